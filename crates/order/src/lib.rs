@@ -1,0 +1,17 @@
+//! What an order is and what is to be done with it when its deadline passes.
+//!
+//! Everything here is pure: no I/O, no async, no clock. The current time is always an argument.
+
+mod coalesce;
+mod deadline;
+mod decide;
+mod id;
+mod lane;
+mod status;
+
+pub use coalesce::coalesce;
+pub use deadline::{BadDeadline, Deadline};
+pub use decide::{Decision, OrderFacts, decide};
+pub use id::{BadOrderId, OrderId};
+pub use lane::{BadLanes, Hop, Lane, Lanes};
+pub use status::{BadStatus, OrderStatus};
