@@ -1,0 +1,21 @@
+//! Everything that knows AMQP: the topology, the wire form, publishing that is confirmed and routed, and
+//! consuming that acks a message only on the channel that brought it.
+
+mod connection;
+mod consume;
+mod error;
+mod management;
+mod outgoing;
+mod publish;
+pub mod topology;
+mod verify;
+pub mod wire;
+
+pub use connection::{Broker, BrokerSettings};
+pub use consume::{Batch, Incoming, Session};
+pub use error::BrokerError;
+pub use management::{Management, ManagementError};
+pub use outgoing::Outgoing;
+pub use publish::{NotPublished, Publisher};
+pub use topology::Topology;
+pub use verify::{Finding, Verification, check_presence, verify};

@@ -1,0 +1,279 @@
+//! What a timeout message says: which orders to look at.
+//!
+//! Two forms are understood: a bare order ID in UTF-8 (`842317`), and
+//! `{"v":1,"orders":[{"id":"842317","due":"2026-11-22T08:30:00Z"}]}`, in which `due` may be missing. It is a
+//! hint for people who read the message; the database's deadline decides.
+
+use std::borrow::Cow;
+
+use order::{BadDeadline, BadOrderId, Deadline, OrderId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// The most orders that one message may name.
+pub const ORDERS_MAX: usize = 256;
+
+/// The most bytes that a message's body may have: 64 KiB.
+pub const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// The version that this program writes and understands.
+const VERSION: &str = "1";
+
+/// A message that was understood, at least in part.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Decoded {
+    /// The orders to look at, in the order in which the message names them.
+    pub orders: Vec<OrderId>,
+    /// Entries that name no order, each with its own bytes.
+    pub bad_entries: Vec<BadEntry>,
+}
+
+/// One entry of a message that is otherwise good.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadEntry {
+    /// The entry as it stood in the message.
+    pub json: String,
+    /// What is wrong with it.
+    pub fault: Fault,
+}
+
+/// Why a message, or an entry of one, cannot be understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// More bytes than [`BODY_BYTES_MAX`].
+    #[error("the body has {0} bytes, at most {BODY_BYTES_MAX} are allowed")]
+    TooLarge(usize),
+    /// Bytes that are not UTF-8.
+    #[error("the body is not UTF-8: byte {0} is wrong")]
+    NotUtf8(usize),
+    /// It begins like a JSON object and is none.
+    #[error("the body is not a JSON object of the expected form: line {line}, column {column}")]
+    NotJson {
+        /// Where the parser stopped, from 1.
+        line: usize,
+        /// Where the parser stopped, from 1.
+        column: usize,
+    },
+    /// A version other than 1, or none.
+    #[error("the version is {0}, only 1 is known")]
+    UnknownVersion(String),
+    /// `orders` is missing, empty or no list.
+    #[error("the message names no orders")]
+    NoOrders,
+    /// More than [`ORDERS_MAX`].
+    #[error("the message names {0} orders, at most {ORDERS_MAX} are allowed")]
+    TooManyOrders(usize),
+    /// An entry that is not an object with the text `id` and, perhaps, the text `due`.
+    #[error("the entry is not of the form {{\"id\":\"…\",\"due\":\"…\"}}")]
+    MalformedEntry,
+    /// An ID that is none.
+    #[error(transparent)]
+    IllegalOrderId(#[from] BadOrderId),
+    /// A `due` that is no instant.
+    #[error("due: {0}")]
+    IllegalDue(#[from] BadDeadline),
+}
+
+impl Fault {
+    /// A short, stable name for headers, counters and scripts.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::TooLarge(_) => "too_large",
+            Self::NotUtf8(_) => "not_utf8",
+            Self::NotJson { .. } => "not_json",
+            Self::UnknownVersion(_) => "unknown_version",
+            Self::NoOrders => "no_orders",
+            Self::TooManyOrders(_) => "too_many_orders",
+            Self::MalformedEntry => "malformed_entry",
+            Self::IllegalOrderId(_) => "illegal_order_id",
+            Self::IllegalDue(_) => "illegal_due",
+        }
+    }
+}
+
+/// The body that names these orders, in version 1.
+///
+/// # Panics
+/// If there are none, or more than [`ORDERS_MAX`]: the caller groups them.
+#[must_use]
+pub fn encode(orders: &[(OrderId, Deadline)]) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Message<'a> {
+        v: u8,
+        orders: Vec<Entry<'a>>,
+    }
+    #[derive(Serialize)]
+    struct Entry<'a> {
+        id: &'a str,
+        due: String,
+    }
+    assert!((1..=ORDERS_MAX).contains(&orders.len()), "{} orders in one message", orders.len());
+    let orders = orders.iter().map(|(id, due)| Entry { id: id.as_str(), due: due.to_string() }).collect();
+    serde_json::to_vec(&Message { v: 1, orders }).unwrap_or_default()
+}
+
+/// Reads a body.
+///
+/// # Errors
+/// A [`Fault`] where nothing of the message can be used. Single entries that are wrong are no error: they
+/// come back beside the good ones.
+pub fn decode(body: &[u8]) -> Result<Decoded, Fault> {
+    if body.len() > BODY_BYTES_MAX {
+        return Err(Fault::TooLarge(body.len()));
+    }
+    let text = std::str::from_utf8(body).map_err(|error| Fault::NotUtf8(error.valid_up_to()))?;
+    if text.trim_start().starts_with('{') {
+        decode_object(text)
+    } else {
+        Ok(Decoded { orders: vec![OrderId::new(text)?], bad_entries: Vec::new() })
+    }
+}
+
+fn decode_object(text: &str) -> Result<Decoded, Fault> {
+    // Each part is read only when the one before it is known to be good, so that a later version with other
+    // fields is called an unknown version and not broken JSON.
+    #[derive(Deserialize)]
+    struct Envelope<'a> {
+        #[serde(borrow)]
+        v: Option<&'a RawValue>,
+        #[serde(borrow)]
+        orders: Option<&'a RawValue>,
+    }
+    let envelope: Envelope<'_> =
+        serde_json::from_str(text).map_err(|e| Fault::NotJson { line: e.line(), column: e.column() })?;
+    match envelope.v.map(RawValue::get) {
+        Some(VERSION) => {}
+        Some(other) => return Err(Fault::UnknownVersion(other.chars().take(20).collect())),
+        None => return Err(Fault::UnknownVersion("missing".to_owned())),
+    }
+    let entries = envelope.orders.ok_or(Fault::NoOrders)?;
+    let entries: Vec<&RawValue> = serde_json::from_str(entries.get()).map_err(|_| Fault::NoOrders)?;
+    if entries.is_empty() {
+        return Err(Fault::NoOrders);
+    }
+    if entries.len() > ORDERS_MAX {
+        return Err(Fault::TooManyOrders(entries.len()));
+    }
+    let mut decoded = Decoded { orders: Vec::with_capacity(entries.len()), bad_entries: Vec::new() };
+    for entry in entries {
+        match decode_entry(entry.get()) {
+            Ok(id) => decoded.orders.push(id),
+            Err(fault) => decoded.bad_entries.push(BadEntry { json: entry.get().to_owned(), fault }),
+        }
+    }
+    Ok(decoded)
+}
+
+fn decode_entry(json: &str) -> Result<OrderId, Fault> {
+    #[derive(Deserialize)]
+    struct Entry<'a> {
+        #[serde(borrow)]
+        id: Cow<'a, str>,
+        #[serde(borrow, default)]
+        due: Option<Cow<'a, str>>,
+    }
+    let entry: Entry<'_> = serde_json::from_str(json).map_err(|_| Fault::MalformedEntry)?;
+    if let Some(due) = entry.due {
+        due.parse::<Deadline>()?;
+    }
+    Ok(OrderId::new(&entry.id)?)
+}
+
+/// A message of one entry, kept byte for byte: the body under which a bad entry, or an order that cannot be
+/// handled, is parked.
+#[must_use]
+pub fn envelope(entry_json: &str) -> Vec<u8> {
+    format!("{{\"v\":1,\"orders\":[{entry_json}]}}").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn code(body: &[u8]) -> &'static str {
+        decode(body).unwrap_err().code()
+    }
+
+    fn id(text: &str) -> OrderId {
+        OrderId::new(text).unwrap()
+    }
+
+    #[test]
+    fn both_forms_are_understood() {
+        let one = Decoded { orders: vec![id("842317")], bad_entries: vec![] };
+        assert_eq!(decode(b"842317").unwrap(), one);
+        assert_eq!(decode(br#"{"v":1,"orders":[{"id":"842317","due":"2026-11-22T08:30:00Z"}]}"#).unwrap(), one);
+        assert_eq!(
+            decode(br#" {"orders":[{"id":"842317","later":[]}],"v":1,"more":0} "#).unwrap(),
+            one,
+            "more fields do not hurt"
+        );
+    }
+
+    #[test]
+    fn each_fault_has_its_code() {
+        assert_eq!(code(&vec![b'9'; BODY_BYTES_MAX + 1]), "too_large");
+        assert_eq!(code(b"84\xff"), "not_utf8");
+        assert_eq!(code(b"{\"v\":1,"), "not_json");
+        assert_eq!(code(b"{\"v\":1,\"v\":1}"), "not_json");
+        assert_eq!(code(br#"{"v":2,"letters":"abc"}"#), "unknown_version");
+        assert_eq!(code(br#"{"v":"1","orders":[{"id":"1"}]}"#), "unknown_version");
+        assert_eq!(code(br#"{"orders":[{"id":"1"}]}"#), "unknown_version");
+        assert_eq!(code(br#"{"v":1}"#), "no_orders");
+        assert_eq!(code(br#"{"v":1,"orders":[]}"#), "no_orders");
+        assert_eq!(code(br#"{"v":1,"orders":"1"}"#), "no_orders");
+        let many = format!(r#"{{"v":1,"orders":[{}]}}"#, vec![r#"{"id":"1"}"#; 257].join(","));
+        assert_eq!(code(many.as_bytes()), "too_many_orders");
+        for text in ["", " ", "12 3", "[1]", "\"1\"", "842317\n", &"9".repeat(65)] {
+            assert_eq!(code(text.as_bytes()), "illegal_order_id", "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_bad_entry_does_not_spoil_its_neighbours() {
+        let body = br#"{"v":1,"orders":[{"id":"a"},{"id":"b b"},{"id":7},7,{"id":"c","due":"soon"},{"id":"d"}]}"#;
+        let decoded = decode(body).unwrap();
+        assert_eq!(decoded.orders, [id("a"), id("d")]);
+        let bad: Vec<_> = decoded.bad_entries.iter().map(|bad| (bad.json.as_str(), bad.fault.code())).collect();
+        assert_eq!(
+            bad,
+            [
+                (r#"{"id":"b b"}"#, "illegal_order_id"),
+                (r#"{"id":7}"#, "malformed_entry"),
+                ("7", "malformed_entry"),
+                (r#"{"id":"c","due":"soon"}"#, "illegal_due"),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_largest_message_that_is_written_is_one_that_is_read() {
+        let due: Deadline = "2026-11-22T08:30:00.123456Z".parse().unwrap();
+        let orders = vec![(id(&"9".repeat(OrderId::LENGTH_MAX)), due); ORDERS_MAX];
+        assert_eq!(decode(&encode(&orders)).unwrap().orders.len(), ORDERS_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(ids in prop::collection::vec("[A-Za-z0-9._:-]{1,64}", 1..=ORDERS_MAX)) {
+            let due: Deadline = "2026-11-22T08:30:00Z".parse().unwrap();
+            let orders: Vec<_> = ids.iter().map(|text| (id(text), due)).collect();
+            let decoded = decode(&encode(&orders)).unwrap();
+            prop_assert_eq!(decoded.orders.iter().map(OrderId::as_str).collect::<Vec<_>>(), ids);
+            prop_assert!(decoded.bad_entries.is_empty());
+        }
+
+        #[test]
+        fn no_body_makes_it_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode(&body);
+        }
+
+        #[test]
+        fn no_object_makes_it_panic(inner in r#"[{}\[\]":,a-z0-9\\ ]{0,60}"#) {
+            let _ = decode(format!("{{\"v\":1,\"orders\":[{inner}]}}").as_bytes());
+        }
+    }
+}
