@@ -1,0 +1,20 @@
+use order::{Deadline, OrderId};
+use sqlx::PgConnection;
+
+/// Makes sure that the order will be looked at when its deadline passes.
+///
+/// Call it with the connection of the transaction that creates the order (or extends its deadline): the
+/// timeout then exists exactly if the order does. It is sent when the transaction has committed, so the
+/// worker can never be faster than the commit. The order may live in any table; only the ID and the
+/// deadline are taken.
+///
+/// # Errors
+/// Whatever the database says; the transaction is then of no use any more.
+pub async fn arm(transaction: &mut PgConnection, order: &OrderId, deadline: Deadline) -> Result<(), sqlx::Error> {
+    sqlx::query("insert into outbox (order_id, due_at) values ($1, $2)")
+        .bind(order.as_str())
+        .bind(deadline.instant())
+        .execute(transaction)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,65 @@
+use std::str::FromStr;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection, PgConnection, PgPool};
+
+/// How to reach the database.
+#[derive(Debug, Clone)]
+pub struct DatabaseSettings {
+    /// `postgres://user:password@host:port/database`, with `sslmode` and `sslrootcert` as libpq knows them.
+    pub url: SecretString,
+    /// How many connections there may be.
+    pub connections_max: u32,
+    /// How long connecting, or waiting for a free connection, may take.
+    pub connect_timeout: Duration,
+    /// How long a statement may take, waiting for locks included.
+    pub statement_timeout: Duration,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The URL, or an option in it.
+    #[error("the database's URL is not valid: {0}")]
+    BadUrl(String),
+    /// No answer, a refused login, a certificate that is not trusted.
+    #[error("cannot use the database at {address}: {reason}")]
+    Unreachable {
+        /// Host and port.
+        address: String,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+/// A pool of connections. One is opened and closed again first, so that whatever is wrong is said now, and not
+/// hidden behind a time-out of the pool.
+///
+/// # Errors
+/// [`ConnectError`].
+pub async fn connect(settings: &DatabaseSettings) -> Result<PgPool, ConnectError> {
+    // sqlx would take any scheme.
+    let url = settings.url.expose_secret();
+    if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(ConnectError::BadUrl("it does not begin with postgres://".to_owned()));
+    }
+    let options = PgConnectOptions::from_str(url).map_err(|error| ConnectError::BadUrl(error.to_string()))?;
+    let timeout_ms = settings.statement_timeout.as_millis().to_string();
+    let options = options.application_name("overdue").options([
+        ("statement_timeout", timeout_ms.as_str()),
+        ("idle_in_transaction_session_timeout", timeout_ms.as_str()),
+    ]);
+    let address = format!("{}:{}", options.get_host(), options.get_port());
+    let unreachable = |reason: String| ConnectError::Unreachable { address, reason };
+    match tokio::time::timeout(settings.connect_timeout, PgConnection::connect_with(&options)).await {
+        Err(_) => return Err(unreachable(format!("no answer within {} ms", settings.connect_timeout.as_millis()))),
+        Ok(Err(error)) => return Err(unreachable(error.to_string())),
+        Ok(Ok(connection)) => drop(connection.close().await),
+    }
+    Ok(PgPoolOptions::new()
+        .max_connections(settings.connections_max)
+        .acquire_timeout(settings.connect_timeout)
+        .connect_lazy_with(options))
+}

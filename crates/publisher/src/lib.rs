@@ -1,0 +1,19 @@
+//! Creating orders, arming their timeouts, and the relay that sends the timeouts to RabbitMQ.
+
+mod arm;
+mod database;
+mod orders;
+mod relay;
+mod schema;
+mod stock;
+mod summary;
+
+pub use arm::arm;
+pub use database::{ConnectError, DatabaseSettings, connect};
+pub use orders::{Item, NewOrder, Order, OrderError, cancel, create, pay, show};
+pub use orders::{LogEntry, OrderView};
+pub use relay::{Relay, RelayCounters, RelaySettings};
+pub use schema::{SchemaError, check, migrate};
+pub use sqlx::{Error as DatabaseError, PgPool};
+pub use stock::{Stock, add_stock, stock};
+pub use summary::{Counts, Lateness, Summary, counts, summary};
