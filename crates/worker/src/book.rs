@@ -1,0 +1,145 @@
+use std::collections::HashMap;
+use std::time::Duration;
+
+use deadpool_postgres::{GenericClient as _, PoolError};
+use order::{Deadline, OrderFacts, OrderId, OrderStatus};
+use time::OffsetDateTime;
+use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
+
+use crate::Pool;
+use crate::database::with_source;
+
+/// Where orders are looked up and settled: PostgreSQL. Nothing of SQL goes further than here.
+#[derive(Clone)]
+pub struct OrderBook {
+    pool: Pool,
+}
+
+/// Orders as they stood at one moment.
+#[derive(Debug)]
+pub struct Loaded {
+    /// By ID; an ID that is missing here is unknown to the database. An error says why a row that is there
+    /// cannot be used.
+    pub orders: HashMap<OrderId, Result<OrderFacts, String>>,
+    /// That moment, by the database's clock.
+    pub now: OffsetDateTime,
+}
+
+/// An order that is to be closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closing {
+    /// Its ID.
+    pub id: OrderId,
+    /// The deadline with which it was loaded: if it has another by now, it is not closed.
+    pub deadline: Deadline,
+}
+
+/// An order that was closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// Its ID.
+    pub id: OrderId,
+    /// From the deadline to the close, by the database's clock.
+    pub lateness: Duration,
+}
+
+/// Why the book could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BookError {
+    /// Nothing is wrong with the orders: the database is away, overloaded or set up wrongly. Nothing was
+    /// changed, or it is not known; the same again later.
+    #[error("the database cannot be used now: {0}")]
+    Away(String),
+    /// The database refused what was to be written: an order breaks a rule. Nothing was changed.
+    #[error("the database refused: {0}")]
+    Refused(String),
+}
+
+impl OrderBook {
+    /// The book in this database.
+    #[must_use]
+    pub fn new(pool: Pool) -> Self {
+        Self { pool }
+    }
+
+    /// Looks the orders up, all in one query.
+    ///
+    /// # Errors
+    /// [`BookError::Away`].
+    pub async fn load(&self, ids: &[OrderId]) -> Result<Loaded, BookError> {
+        let client = self.pool.get().await.map_err(away)?;
+        let statement = client.prepare_cached(include_str!("load.sql")).await.map_err(judge)?;
+        let ids: Vec<&str> = ids.iter().map(OrderId::as_str).collect();
+        let rows = client.query(&statement, &[&ids]).await.map_err(judge)?;
+        let mut loaded = Loaded { orders: HashMap::with_capacity(rows.len()), now: OffsetDateTime::UNIX_EPOCH };
+        for row in rows {
+            loaded.now = row.try_get("now").map_err(judge)?;
+            let Ok(id) = OrderId::new(row.try_get("id").map_err(judge)?) else { continue };
+            if let Some(status) = row.try_get("status").map_err(judge)? {
+                loaded.orders.insert(id, facts(&row, status));
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Closes the orders that are pending still and have the deadline with which they were loaded: the order,
+    /// its stock, its log row and its idempotency key, in one statement. Returns those; the others have
+    /// changed meanwhile. Each ID may stand in `closings` once.
+    ///
+    /// # Errors
+    /// [`BookError::Refused`] if one of the orders breaks a rule: then none was closed.
+    pub async fn settle(&self, closings: &[Closing], actor: &str) -> Result<Vec<Closed>, BookError> {
+        if closings.is_empty() {
+            return Ok(Vec::new());
+        }
+        let client = self.pool.get().await.map_err(away)?;
+        let statement = client.prepare_cached(include_str!("settle.sql")).await.map_err(judge)?;
+        let ids: Vec<&str> = closings.iter().map(|closing| closing.id.as_str()).collect();
+        let deadlines: Vec<OffsetDateTime> = closings.iter().map(|closing| closing.deadline.instant()).collect();
+        let keys: Vec<String> = closings.iter().map(idempotency_key).collect();
+        let rows = client.query(&statement, &[&ids, &deadlines, &keys, &actor]).await.map_err(judge)?;
+        rows.iter().map(closed).collect()
+    }
+}
+
+/// The same for every attempt at closing this order on this deadline, whoever makes it.
+fn idempotency_key(closing: &Closing) -> String {
+    format!("payment-timeout:{}:{}", closing.id, closing.deadline)
+}
+
+fn facts(row: &Row, status: &str) -> Result<OrderFacts, String> {
+    let status: OrderStatus = status.parse().map_err(|error: order::BadStatus| error.to_string())?;
+    let deadline: Option<OffsetDateTime> = row.try_get("payment_deadline").map_err(|error| with_source(&error))?;
+    let deadline = deadline.map(Deadline::at).ok_or("it has no payment deadline")?;
+    Ok(OrderFacts { status, deadline })
+}
+
+fn closed(row: &Row) -> Result<Closed, BookError> {
+    let id: &str = row.try_get("id").map_err(judge)?;
+    let closed_at: OffsetDateTime = row.try_get("closed_at").map_err(judge)?;
+    let deadline: OffsetDateTime = row.try_get("deadline").map_err(judge)?;
+    let id = OrderId::new(id).map_err(|error| BookError::Away(error.to_string()))?;
+    Ok(Closed { id, lateness: Duration::try_from(closed_at - deadline).unwrap_or_default() })
+}
+
+fn away(error: PoolError) -> BookError {
+    match error {
+        PoolError::Backend(error) => judge(error),
+        error => BookError::Away(error.to_string()),
+    }
+}
+
+/// Only what an order's own data can cause counts as refused: a value that does not fit (class 22), a broken
+/// constraint (23), a check option of a view (44), an error that a trigger raised (P0001). All else, from a
+/// deadlock to a missing permission, is no fault of the orders, and they must not be parked for it.
+fn judge(error: tokio_postgres::Error) -> BookError {
+    let Some(db) = error.as_db_error() else { return BookError::Away(with_source(&error)) };
+    let text = format!("{} (SQLSTATE {})", db.message(), db.code().code());
+    let class = &db.code().code()[..2];
+    if matches!(class, "22" | "23" | "44") || *db.code() == SqlState::RAISE_EXCEPTION {
+        BookError::Refused(text)
+    } else {
+        BookError::Away(text)
+    }
+}
