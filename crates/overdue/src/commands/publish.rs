@@ -1,0 +1,138 @@
+use std::io::{BufRead, IsTerminal, stderr, stdin};
+use std::time::Duration;
+
+use broker::{Outgoing, Publisher, Topology, wire};
+use indicatif::{ProgressBar, ProgressStyle};
+use order::{Deadline, Hop, Lanes, OrderId};
+use time::OffsetDateTime;
+
+use crate::commands::print;
+use crate::failure::Failure;
+use crate::servers;
+use crate::settings::PublishSettings;
+
+/// How many orders are published, and confirmed, before more are read.
+const CHUNK_ORDERS: usize = 16 * 1024;
+
+pub(crate) async fn run(settings: PublishSettings) -> Result<(), Failure> {
+    let now = OffsetDateTime::now_utc();
+    let due = match (settings.due, settings.after) {
+        (Some(due), _) => due,
+        (None, after) => Deadline::at(now + after.unwrap_or_default()),
+    };
+    let lanes = settings.lanes.lanes();
+    let broker = servers::broker(&settings.broker, "publish").await?;
+    broker::check_presence(&Topology::new(&lanes), &broker).await?;
+    let publisher = Publisher::new(broker, "publish", settings.broker.confirm_timeout);
+    let bar = progress(settings.ids.len());
+    let mut run = Run { publisher, due, lanes, bare: settings.bare, bar, sent: 0, unsent: Vec::new(), reason: None };
+
+    let mut refused = 0;
+    if settings.ids.is_empty() {
+        refused = run.publish_lines(stdin().lock()).await?;
+    } else {
+        for chunk in settings.ids.chunks(CHUNK_ORDERS) {
+            run.publish(chunk).await;
+        }
+    }
+    run.finish(refused).await
+}
+
+struct Run {
+    publisher: Publisher,
+    due: Deadline,
+    lanes: Lanes,
+    bare: bool,
+    bar: ProgressBar,
+    sent: usize,
+    unsent: Vec<OrderId>,
+    reason: Option<broker::NotPublished>,
+}
+
+impl Run {
+    /// One ID a line; empty lines do not count. Returns how many lines are no IDs; each is named.
+    async fn publish_lines(&mut self, input: impl BufRead) -> Result<usize, Failure> {
+        let mut refused = 0;
+        let mut chunk = Vec::with_capacity(CHUNK_ORDERS);
+        for (number, line) in input.split(b'\n').enumerate() {
+            let line = line.map_err(|error| anyhow::anyhow!("cannot read standard input: {error}"))?;
+            let line = String::from_utf8_lossy(&line);
+            match OrderId::new(line.trim()) {
+                _ if line.trim().is_empty() => continue,
+                Ok(id) => chunk.push(id),
+                Err(error) => {
+                    refused += 1;
+                    self.bar.suspend(|| eprintln!("line {}: {error}", number + 1));
+                }
+            }
+            if chunk.len() == CHUNK_ORDERS {
+                self.publish(&chunk).await;
+                chunk.clear();
+            }
+        }
+        self.publish(&chunk).await;
+        Ok(refused)
+    }
+
+    async fn publish(&mut self, ids: &[OrderId]) {
+        let hop = self.lanes.choose(self.due.remaining(OffsetDateTime::now_utc()));
+        let groups: Vec<&[OrderId]> = ids.chunks(if self.bare { 1 } else { wire::ORDERS_MAX }).collect();
+        let messages: Vec<Outgoing> = groups.iter().map(|group| self.message(group, hop)).collect();
+        for (group, fate) in groups.into_iter().zip(self.publisher.publish(&messages).await) {
+            match fate {
+                Ok(()) => self.sent += group.len(),
+                Err(error) => {
+                    self.unsent.extend_from_slice(group);
+                    self.reason.get_or_insert(error);
+                }
+            }
+            self.bar.inc(group.len() as u64);
+        }
+    }
+
+    fn message(&self, group: &[OrderId], hop: Hop) -> Outgoing {
+        match group {
+            [id] if self.bare => Outgoing::bare_payment_timeout(id, hop),
+            _ => {
+                let orders: Vec<_> = group.iter().map(|id| (id.clone(), self.due)).collect();
+                Outgoing::payment_timeout(&orders, hop)
+            }
+        }
+    }
+
+    /// What was not confirmed goes to standard output, so that it can be piped in once more.
+    async fn finish(self, refused: usize) -> Result<(), Failure> {
+        self.bar.finish_and_clear();
+        self.publisher.close().await;
+        eprintln!("{} orders published, due {}", self.sent, self.due);
+        for id in &self.unsent {
+            print(id);
+        }
+        match self.reason {
+            Some(reason) => {
+                eprintln!(
+                    "{} orders are not confirmed; their IDs are on standard output; publish them again (twice does no harm)",
+                    self.unsent.len()
+                );
+                Err(reason.into())
+            }
+            None if refused > 0 => {
+                Err(Failure::negative(format!("{refused} lines are no order IDs and were not published")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// A bar where the count is known, a counter where it is not, nothing where nobody watches.
+fn progress(count: usize) -> ProgressBar {
+    if !stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match count {
+        0 => (ProgressBar::new_spinner(), "{spinner} {human_pos} orders, {per_sec}"),
+        count => (ProgressBar::new(count as u64), "{bar:40} {human_pos}/{human_len} orders, {per_sec}"),
+    };
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
+}

@@ -1,0 +1,217 @@
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use broker::{Broker, Topology};
+use order::Lanes;
+use publisher::{PgPool, Relay, RelayCounters, RelaySettings};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use worker::{OrderBook, PipelineSettings, Purpose, Worker, WorkerCounters};
+
+use crate::failure::{Failure, Kind};
+use crate::servers;
+use crate::settings::{BrokerSettings, DatabaseSettings, Role, RunSettings, Tuning};
+
+pub(crate) async fn run(settings: &RunSettings) -> Result<(), Failure> {
+    check(settings)?;
+    let shutdown = CancellationToken::new();
+    watch_signals(&shutdown)?;
+    let lanes = settings.lanes.lanes();
+    let mut roles =
+        Roles::start(&settings.only, &settings.database, &settings.broker, lanes, &settings.tuning, &shutdown).await?;
+    tracing::info!(roles = ?roles.names, pid = std::process::id(), "running");
+    roles.finish(&shutdown, settings.shutdown_timeout, settings.report_every).await
+}
+
+/// Settings that fit their types but not each other.
+fn check(settings: &RunSettings) -> Result<(), Failure> {
+    let tuning = &settings.tuning;
+    if tuning.claim_lease <= settings.broker.confirm_timeout {
+        return Err(Failure::settings(format!(
+            "--claim-lease ({}) must be longer than --confirm-timeout ({}), or two relays send the same orders again and again",
+            humantime::format_duration(tuning.claim_lease),
+            humantime::format_duration(settings.broker.confirm_timeout),
+        )));
+    }
+    if tuning.coalesce_window > Lanes::TOLERANCE {
+        return Err(Failure::settings(format!(
+            "--coalesce-window ({}) must not exceed {}: orders would be closed that much too late",
+            humantime::format_duration(tuning.coalesce_window),
+            humantime::format_duration(Lanes::TOLERANCE),
+        )));
+    }
+    Ok(())
+}
+
+/// The first signal asks the roles to stop; the second ends the process at once.
+fn watch_signals(shutdown: &CancellationToken) -> Result<(), Failure> {
+    let listen = |kind| signal(kind).map_err(|error| anyhow!("cannot listen for signals: {error}"));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        loop {
+            let code = tokio::select! {
+                _ = terminate.recv() => 143,
+                _ = interrupt.recv() => 130,
+            };
+            if shutdown.is_cancelled() {
+                tracing::warn!("told to stop twice: ending at once; unfinished messages come again");
+                std::process::exit(code);
+            }
+            tracing::info!("told to stop: finishing what is in hand");
+            shutdown.cancel();
+        }
+    });
+    Ok(())
+}
+
+/// Roles at work in this process.
+pub(crate) struct Roles {
+    names: Vec<&'static str>,
+    tasks: JoinSet<Result<(), anyhow::Error>>,
+    relay: Option<Arc<RelayCounters>>,
+    pub(crate) worker: Option<Arc<WorkerCounters>>,
+}
+
+impl Roles {
+    /// Checks that the servers answer and are as they must be, then starts the roles (`only`: none means all).
+    pub(crate) async fn start(
+        only: &[Role],
+        database: &DatabaseSettings,
+        broker: &BrokerSettings,
+        lanes: Lanes,
+        tuning: &Tuning,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, Failure> {
+        // The relay needs two connections: one to work with, one to listen on.
+        let pool = servers::migrated_database(database, 2).await?;
+        let confirm_timeout = broker.confirm_timeout;
+        let broker = servers::broker(broker, "run").await?;
+        broker::check_presence(&Topology::new(&lanes), &broker).await?;
+        let wanted = |role| only.is_empty() || only.contains(&role);
+        let mut roles = Self { names: Vec::new(), tasks: JoinSet::new(), relay: None, worker: None };
+        if wanted(Role::Relay) {
+            roles.start_relay(pool, broker.clone(), lanes.clone(), tuning, confirm_timeout, shutdown);
+        }
+        if wanted(Role::Worker) {
+            let pool = servers::worker_database(database, usize::from(tuning.pipelines), Purpose::Settle)?;
+            roles.start_worker(pool, broker, lanes, tuning, confirm_timeout, shutdown);
+        }
+        Ok(roles)
+    }
+
+    fn start_relay(
+        &mut self,
+        pool: PgPool,
+        broker: Broker,
+        lanes: Lanes,
+        tuning: &Tuning,
+        confirm_timeout: Duration,
+        shutdown: &CancellationToken,
+    ) {
+        let settings = RelaySettings {
+            window: tuning.coalesce_window,
+            claim_orders_max: tuning.claim_orders_max.into(),
+            lease: tuning.claim_lease,
+            poll: tuning.outbox_poll,
+        };
+        let relay = Relay::new(pool, broker, lanes, settings, confirm_timeout);
+        self.names.push("relay");
+        self.relay = Some(relay.counters());
+        let shutdown = shutdown.clone();
+        self.tasks.spawn(async move {
+            relay.run(shutdown).await;
+            Ok(())
+        });
+    }
+
+    fn start_worker(
+        &mut self,
+        pool: worker::Pool,
+        broker: Broker,
+        lanes: Lanes,
+        tuning: &Tuning,
+        confirm_timeout: Duration,
+        shutdown: &CancellationToken,
+    ) {
+        let settings = PipelineSettings {
+            pipelines: tuning.pipelines.into(),
+            batch_orders_max: tuning.batch_orders_max as usize,
+            prefetch_messages: tuning.prefetch_messages,
+            confirm_timeout,
+            window: tuning.coalesce_window,
+            ..PipelineSettings::default()
+        };
+        let worker = Worker::new(broker, OrderBook::new(pool), lanes, settings);
+        self.names.push("worker");
+        self.worker = Some(worker.counters());
+        let shutdown = shutdown.clone();
+        self.tasks
+            .spawn(async move { worker.run(shutdown).await.map_err(|error| anyhow!("the worker broke: {error}")) });
+    }
+
+    /// Reports now and then, until the roles are told to stop and have ended.
+    pub(crate) async fn finish(
+        &mut self,
+        shutdown: &CancellationToken,
+        shutdown_timeout: Duration,
+        report_every: Duration,
+    ) -> Result<(), Failure> {
+        let mut report = tokio::time::interval(report_every);
+        let mut last = self.report_line();
+        let in_time = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(shutdown_timeout).await;
+        };
+        tokio::pin!(in_time);
+        loop {
+            tokio::select! {
+                ended = self.tasks.join_next() => match ended {
+                    None => break,
+                    Some(Ok(Ok(()))) => {}
+                    // A role that breaks takes the process with it: whoever supervises it starts it again.
+                    Some(Ok(Err(error))) => return Err(error.into()),
+                    Some(Err(error)) => return Err(anyhow!("a role broke: {error}").into()),
+                },
+                _ = report.tick() => {
+                    let line = self.report_line();
+                    if line != last {
+                        tracing::info!("since the start: {line}");
+                        last = line;
+                    }
+                }
+                () = &mut in_time => {
+                    let waited = humantime::format_duration(shutdown_timeout);
+                    return Err(Failure::new(Kind::Unfinished, anyhow!("not finished within {waited}; unfinished messages come again")));
+                }
+            }
+        }
+        tracing::info!("stopped; since the start: {}", self.report_line());
+        Ok(())
+    }
+
+    fn report_line(&self) -> String {
+        let mut parts = Vec::new();
+        if let Some(relay) = &self.relay {
+            let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+            parts.push(format!(
+                "relay sent {} orders in {} messages, {} failures",
+                read(&relay.orders),
+                read(&relay.messages),
+                read(&relay.failures)
+            ));
+        }
+        if let Some(worker) = &self.worker {
+            let now = worker.read();
+            parts.push(format!(
+                "worker settled {} orders in {} batches ({} a batch): {} closed, {} unchanged, {} early, {} parked; {} waits for a server; at most {} ms late",
+                now.orders, now.batches, now.orders.checked_div(now.batches).unwrap_or(0),
+                now.closed, now.unchanged, now.waiting, now.parked, now.held, now.lateness_max_ms
+            ));
+        }
+        parts.join("; ")
+    }
+}

@@ -1,0 +1,137 @@
+use std::process::ExitCode;
+
+use broker::{BrokerError, ManagementError, NotPublished};
+use publisher::{ConnectError, OrderError, SchemaError};
+use worker::{BookError, DatabaseError};
+
+/// Why a command failed, and the exit code that says so. `overdue --help` lists the codes.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    kind: Kind,
+    error: anyhow::Error,
+}
+
+/// The exit codes besides 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A check found something off, or an order was refused.
+    Negative = 1,
+    /// Settings that cannot be used; also what clap exits with.
+    Settings = 2,
+    /// A server is away, or refused us.
+    Unreachable = 3,
+    /// The schema or the topology is not the one that this version needs.
+    Mismatch = 4,
+    /// Told to stop, and not finished in time.
+    Unfinished = 5,
+    /// Anything else.
+    Other = 10,
+}
+
+pub(crate) const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  a check found something off, or an order or an ID was refused
+  2  a setting or an argument cannot be used
+  3  a server cannot be reached, or refused access
+  4  the schema or the topology is not the one that this version needs
+  5  told to stop, and not finished in time (unfinished messages come again)
+ 10  anything else";
+
+impl Failure {
+    pub(crate) fn new(kind: Kind, error: impl Into<anyhow::Error>) -> Self {
+        Self { kind, error: error.into() }
+    }
+
+    pub(crate) fn negative(message: String) -> Self {
+        Self::new(Kind::Negative, anyhow::Error::msg(message))
+    }
+
+    pub(crate) fn settings(message: String) -> Self {
+        Self::new(Kind::Settings, anyhow::Error::msg(message))
+    }
+
+    /// Prints the sentence and gives the code.
+    pub(crate) fn report(&self) -> ExitCode {
+        eprintln!("error: {}", self.error);
+        ExitCode::from(self.kind as u8)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::new(Kind::Other, error)
+    }
+}
+
+impl From<BrokerError> for Failure {
+    fn from(error: BrokerError) -> Self {
+        let kind = match error {
+            BrokerError::BadUrl(_) => Kind::Settings,
+            BrokerError::Topology(_) => Kind::Mismatch,
+            BrokerError::Timeout { .. } | BrokerError::Unreachable { .. } | BrokerError::AccessRefused(_) => {
+                Kind::Unreachable
+            }
+            BrokerError::Protocol(_) => Kind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
+impl From<ManagementError> for Failure {
+    fn from(error: ManagementError) -> Self {
+        let kind = if matches!(error, ManagementError::BadUrl(_)) { Kind::Settings } else { Kind::Unreachable };
+        Self::new(kind, error)
+    }
+}
+
+impl From<NotPublished> for Failure {
+    fn from(error: NotPublished) -> Self {
+        match error {
+            NotPublished::Broker(error) => error.into(),
+            NotPublished::Unroutable(_) => Self::new(Kind::Mismatch, error),
+            NotPublished::Refused | NotPublished::Unconfirmed(_) => Self::new(Kind::Unreachable, error),
+        }
+    }
+}
+
+impl From<SchemaError> for Failure {
+    fn from(error: SchemaError) -> Self {
+        let kind = if matches!(error, SchemaError::Database(_)) { Kind::Unreachable } else { Kind::Mismatch };
+        Self::new(kind, error)
+    }
+}
+
+impl From<OrderError> for Failure {
+    fn from(error: OrderError) -> Self {
+        match error {
+            OrderError::Database(error) => error.into(),
+            error => Self::new(Kind::Negative, error),
+        }
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        let kind = if matches!(error, ConnectError::BadUrl(_)) { Kind::Settings } else { Kind::Unreachable };
+        Self::new(kind, error)
+    }
+}
+
+impl From<publisher::DatabaseError> for Failure {
+    fn from(error: publisher::DatabaseError) -> Self {
+        let kind = if error.as_database_error().is_some() { Kind::Other } else { Kind::Unreachable };
+        Self::new(kind, anyhow::anyhow!("database: {error}"))
+    }
+}
+
+impl From<DatabaseError> for Failure {
+    fn from(error: DatabaseError) -> Self {
+        Self::new(Kind::Settings, error)
+    }
+}
+
+impl From<BookError> for Failure {
+    fn from(error: BookError) -> Self {
+        Self::new(Kind::Unreachable, error)
+    }
+}

@@ -1,0 +1,35 @@
+//! `overdue`: closes unpaid orders when their payment deadline passes.
+
+mod commands;
+mod failure;
+mod servers;
+mod settings;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::settings::{Command, Settings};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let settings = Settings::parse();
+    // Before anything speaks TLS: rustls takes the provider that the process names.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    telemetry::init(&settings.log, matches!(settings.command, Command::Demo(_)));
+    let outcome = match settings.command {
+        Command::Migrate(args) => commands::migrate::run(&args).await,
+        Command::Topology(args) => commands::topology::run(args).await,
+        Command::Run(args) => commands::run::run(&args).await,
+        Command::Order(args) => commands::order::run(args).await,
+        Command::Stock(args) => commands::stock::run(args).await,
+        Command::Publish(args) => commands::publish::run(args).await,
+        Command::Audit(args) => commands::audit::run(&args).await,
+        Command::Demo(args) => commands::demo::run(&args).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,0 +1,66 @@
+//! From settings to servers that answer.
+
+use std::time::Duration;
+
+use broker::Broker;
+use publisher::PgPool;
+use worker::Purpose;
+
+use crate::failure::Failure;
+use crate::settings::{BrokerSettings, DatabaseSettings};
+
+/// A pool for the publisher's side.
+pub(crate) async fn database(settings: &DatabaseSettings, connections_max: u32) -> Result<PgPool, Failure> {
+    let settings = publisher::DatabaseSettings {
+        url: settings.database_url.clone(),
+        connections_max,
+        connect_timeout: settings.database_connect_timeout,
+        statement_timeout: settings.statement_timeout,
+    };
+    Ok(publisher::connect(&settings).await?)
+}
+
+/// The same with a schema that is the one we need.
+pub(crate) async fn migrated_database(settings: &DatabaseSettings, connections_max: u32) -> Result<PgPool, Failure> {
+    let pool = database(settings, connections_max).await?;
+    publisher::check(&pool).await?;
+    Ok(pool)
+}
+
+/// A pool for the worker's side. It connects when it is first used.
+pub(crate) fn worker_database(
+    settings: &DatabaseSettings,
+    connections_max: usize,
+    purpose: Purpose,
+) -> Result<worker::Pool, Failure> {
+    Ok(worker::connect(&worker::DatabaseSettings {
+        url: settings.database_url.clone(),
+        connections_max,
+        connect_timeout: settings.database_connect_timeout,
+        statement_timeout: settings.statement_timeout,
+        purpose,
+    })?)
+}
+
+/// A broker that answers.
+pub(crate) async fn broker(settings: &BrokerSettings, name: &str) -> Result<Broker, Failure> {
+    let ca_pem = match &settings.amqp_ca_file {
+        None => None,
+        Some(file) => Some(std::fs::read_to_string(file).map_err(|error| {
+            Failure::settings(format!("cannot read the certificates in {}: {error}", file.display()))
+        })?),
+    };
+    let broker = Broker::new(&broker::BrokerSettings {
+        url: settings.amqp_url.clone(),
+        ca_pem,
+        connect_timeout: settings.amqp_connect_timeout,
+        name: format!("overdue {name}"),
+    })?;
+    broker.probe().await?;
+    Ok(broker)
+}
+
+/// A duration as a whole number of milliseconds, for logs and tables.
+pub(crate) fn ms(duration: Duration) -> u128 {
+    duration.as_millis()
+}
