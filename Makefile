@@ -1,0 +1,54 @@
+# `make` alone prints this list. CI runs the targets that a person runs.
+
+# Every target that needs servers brings them up first and runs with their settings.
+LOCAL := scripts/local run
+OVERDUE := target/debug/overdue
+CARGO := cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status clean env build release demo test check fmt definitions
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: ## start a private RabbitMQ and PostgreSQL under .local/
+	@scripts/local up
+
+down: ## stop both, keep their data
+	@scripts/local down
+
+status: ## say what runs where
+	@scripts/local status
+
+clean: ## stop both and delete .local/
+	@scripts/local clean
+
+env: ## print the settings that reach them: eval "$$(make -s env)"
+	@scripts/local env
+
+build: ## build everything (development profile)
+	$(CARGO) build --workspace
+
+release: ## build the program for production: target/release/overdue
+	$(CARGO) build --release --package overdue
+
+demo: build ## watch some thousand orders be paid, cancelled and closed
+	$(LOCAL) $(OVERDUE) demo
+
+test: ## run everything that must hold, against real servers
+	$(CARGO) build --workspace
+	PYTHONPATH="$$(scripts/pika)" $(LOCAL) $(CARGO) test --workspace
+
+check: ## formatting, lints, docs, layers, licences
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- --deny warnings
+	RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --workspace --no-deps --document-private-items
+	scripts/check-layers
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check bans licenses sources; \
+	else echo "cargo-deny is not installed: licences, bans and sources are not checked"; fi
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+definitions: build ## write rabbitmq/definitions.json anew from the code
+	$(OVERDUE) topology export >rabbitmq/definitions.json
