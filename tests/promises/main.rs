@@ -1,0 +1,15 @@
+//! The promises of Overdue, on a real RabbitMQ and a real PostgreSQL. Each test has a virtual host and a
+//! database of its own, so they run side by side.
+
+mod closing;
+mod commands;
+mod crashes;
+mod foreign;
+mod outages;
+mod parking;
+mod races;
+mod relaying;
+mod schema;
+mod shop;
+mod tls;
+mod topology;

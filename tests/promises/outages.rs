@@ -1,0 +1,84 @@
+//! A server is away for a while: nothing is lost, nothing is parked, and work goes on by itself.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use tests::{Proxy, World, eventually, management};
+use url::Url;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_database_is_away_messages_are_held_and_not_parked() {
+    let mut world = World::new().await;
+    world.stock("tea", 5).await;
+    let order = world.overdue_order("tea").await;
+    let proxy = proxied(&mut world.database_url).await;
+    let worker = world.worker();
+    // One that goes through, so that there are connections to break.
+    let warm = world.overdue_order("tea").await;
+    let foreign = world.foreign().await;
+    foreign.due_now(warm.id.as_str().as_bytes()).await;
+    world.becomes(&warm.id, "closed").await;
+    proxy.cut();
+    foreign.due_now(order.id.as_str().as_bytes()).await;
+    eventually("the worker waits", async || worker.counted().held >= 1).await;
+    assert_eq!(world.status(&order.id).await, "pending");
+    foreign.queue_holds("overdue.v1.parked", 0).await;
+
+    proxy.pass();
+    world.becomes(&order.id, "closed").await;
+    world.audit().await;
+    worker.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn relay_and_worker_come_back_after_the_network_to_the_broker_broke() {
+    let mut world = World::with_timeouts(&["2s"]).await;
+    world.stock("tea", 5).await;
+    let proxy = proxied(&mut world.amqp_url).await;
+    let (relay, worker) = (world.relay(), world.worker());
+    for _ in 0..2 {
+        let order = world.order("tea", Duration::from_secs(2)).await;
+        world.becomes(&order.id, "closed").await;
+        proxy.cut();
+        let held = worker.counted().held;
+        let meanwhile = world.order("tea", Duration::from_secs(2)).await;
+        eventually("both have noticed", async || worker.counted().held > held && relay.relayed().1 > 0).await;
+        proxy.pass();
+        world.becomes(&meanwhile.id, "closed").await;
+    }
+    world.audit().await;
+    relay.stop().await;
+    worker.stop().await;
+    world.close().await;
+}
+
+/// Puts a proxy before the server that the URL names.
+async fn proxied(url: &mut String) -> Proxy {
+    let mut parsed: Url = url.parse().unwrap();
+    let proxy = Proxy::to(&format!("{}:{}", parsed.host_str().unwrap(), parsed.port().unwrap())).await;
+    parsed.set_host(Some("127.0.0.1")).unwrap();
+    parsed.set_port(Some(proxy.port())).unwrap();
+    *url = parsed.to_string();
+    proxy
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_due_queue_that_is_deleted_and_declared_again_is_consumed_again() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let worker = world.worker();
+    let foreign = world.foreign().await;
+    let first = world.overdue_order("tea").await;
+    foreign.due_now(first.id.as_str().as_bytes()).await;
+    world.becomes(&first.id, "closed").await;
+    // The server cancels the consumer; that ends its stream without an error.
+    management(Method::DELETE, &["queues", &world.vhost, "overdue.v1.due.payment"], None).await;
+    eventually("the worker has noticed", async || worker.counted().held >= 1).await;
+    broker::Topology::new(&world.lanes).declare(&world.broker()).await.unwrap();
+    let second = world.overdue_order("tea").await;
+    foreign.due_now(second.id.as_str().as_bytes()).await;
+    world.becomes(&second.id, "closed").await;
+    worker.stop().await;
+    world.close().await;
+}

@@ -1,0 +1,119 @@
+//! What cannot be understood is set aside with its reason, its bytes and its headers, and nothing else suffers.
+
+use broker::wire;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString};
+use tests::{World, eventually};
+
+fn headers(pairs: &[(&str, AMQPValue)]) -> BasicProperties {
+    let mut table = FieldTable::default();
+    for (name, value) in pairs {
+        table.insert((*name).into(), value.clone());
+    }
+    BasicProperties::default().with_headers(table)
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_kind_of_bad_message_is_parked_whole() {
+    let world = World::new().await;
+    let foreign = world.foreign().await;
+    let entries = vec![r#"{"id":"1"}"#; wire::ORDERS_MAX + 1].join(",");
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("not_utf8", b"84\xff\xfe".to_vec()),
+        ("not_json", br#"{"v":1,"orders":[{"#.to_vec()),
+        ("unknown_version", br#"{"v":2,"orders":[{"id":"1"}]}"#.to_vec()),
+        ("unknown_version", br#"{"orders":[{"id":"1"}]}"#.to_vec()),
+        ("no_orders", br#"{"v":1,"orders":[]}"#.to_vec()),
+        ("illegal_order_id", b"842 317; drop table orders".to_vec()),
+        ("illegal_order_id", b"".to_vec()),
+        ("illegal_order_id", "9".repeat(65).into_bytes()),
+        ("illegal_order_id", br#"{"v":1,"orders":[{"id":"a b"}]}"#.to_vec()),
+        ("malformed_entry", br#"{"v":1,"orders":[{"id":842317}]}"#.to_vec()),
+        ("illegal_due", br#"{"v":1,"orders":[{"id":"1","due":"soon"}]}"#.to_vec()),
+        ("too_many_orders", format!(r#"{{"v":1,"orders":[{entries}]}}"#).into_bytes()),
+        ("too_large", vec![b'9'; wire::BODY_BYTES_MAX + 1]),
+        ("unknown_order", b"nobody-knows-me".to_vec()),
+    ];
+    let worker = world.worker();
+    for (number, (reason, body)) in cases.iter().enumerate() {
+        let properties = headers(&[("case", text(&number.to_string()))]).with_message_id("m-1".into());
+        foreign.publish("overdue.due", "30m.payment", body, properties).await;
+        let parked = foreign.parked(1).await.remove(0);
+        assert_eq!(parked.reason(), *reason, "case {number}");
+        assert_eq!(parked.body, *body, "case {number}: the bytes are the original ones");
+        assert_eq!(parked.header("case"), Some(number.to_string()), "the headers are kept");
+        assert_eq!(parked.header("x-overdue-original-message-id").as_deref(), Some("m-1"));
+        assert!(parked.header("x-overdue-detail").is_some_and(|detail| !detail.is_empty()));
+        assert_eq!(parked.routing_key, "30m.payment");
+    }
+    eventually("all are acked", async || worker.counted().messages == cases.len() as u64).await;
+    assert_eq!(worker.counted().parked, cases.len() as u64);
+    foreign.queue_holds("overdue.v1.due.payment", 0).await;
+    worker.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_entries_park_alone_while_the_rest_settles() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let (first, last) = (world.overdue_order("tea").await, world.overdue_order("tea").await);
+    let foreign = world.foreign().await;
+    let body = format!(
+        r#"{{"v":1,"orders":[{{"id":"{}"}},{{"id":"b b", "note": "kept"}},7,{{"id":"unknown-1"}},{{"id":"{}"}}]}}"#,
+        first.id, last.id
+    );
+    foreign.publish("overdue.due", "30m.payment", body.as_bytes(), BasicProperties::default()).await;
+    let worker = world.worker();
+    world.becomes(&first.id, "closed").await;
+    world.becomes(&last.id, "closed").await;
+    let mut parked: Vec<(String, String)> = foreign
+        .parked(3)
+        .await
+        .into_iter()
+        .map(|parked| (parked.reason(), String::from_utf8(parked.body).unwrap()))
+        .collect();
+    parked.sort();
+    let expected = [
+        ("illegal_order_id", r#"{"v":1,"orders":[{"id":"b b", "note": "kept"}]}"#),
+        ("malformed_entry", r#"{"v":1,"orders":[7]}"#),
+        ("unknown_order", r#"{"v":1,"orders":[{"id":"unknown-1"}]}"#),
+    ];
+    assert_eq!(parked, expected.map(|(reason, body)| (reason.to_owned(), body.to_owned())));
+    worker.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parked_messages_go_nowhere_else() {
+    let world = World::new().await;
+    let foreign = world.foreign().await;
+    // A CC header tells the broker to send the message to other keys as well. Were it kept when the message is
+    // parked, a malformed one would even close the channel, each time anew.
+    let mut elsewhere = FieldArray::default();
+    elsewhere.push(AMQPValue::LongString(LongString::from("elsewhere")));
+    let properties = headers(&[("CC", AMQPValue::FieldArray(elsewhere)), ("tenant", text("shop-7"))]);
+    foreign.publish("overdue.due", "30m.payment", b"not an id", properties).await;
+    let worker = world.worker();
+    let parked = foreign.parked(1).await.remove(0);
+    assert_eq!((parked.reason().as_str(), parked.header("tenant").as_deref()), ("illegal_order_id", Some("shop-7")));
+    assert!(!parked.headers.contains_key("CC") && parked.headers.contains_key("x-overdue-original-cc"));
+    eventually("it is acked", async || worker.counted().messages == 1).await;
+    assert_eq!(worker.counted().held, 0);
+    worker.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_no_lane_wants_is_rescued() {
+    let world = World::new().await;
+    let foreign = world.foreign().await;
+    foreign.publish("overdue.delay", "31m.payment", b"842317", BasicProperties::default()).await;
+    let parked = foreign.parked(1).await.remove(0);
+    assert_eq!((parked.body.as_slice(), parked.routing_key.as_str()), (&b"842317"[..], "31m.payment"));
+    world.close().await;
+}

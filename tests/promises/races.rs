@@ -1,0 +1,87 @@
+//! Two who reach for the same order: each interleaving is forced by holding locks in the database.
+
+use sqlx::Connection;
+use tests::{World, eventually};
+use worker::PipelineSettings;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_between_load_and_close_wins() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let order = world.overdue_order("tea").await;
+    let mut shop = sqlx::PgConnection::connect(&world.database_url).await.unwrap();
+    let mut payment = shop.begin().await.unwrap();
+    // The payment has begun, and holds the row; loading sees the order as pending, closing waits for the row.
+    let pay = "update orders set status = 'paid', paid_at = clock_timestamp() where id = $1 and status = 'pending'";
+    sqlx::query(pay).bind(order.id.as_str()).execute(&mut *payment).await.unwrap();
+    let worker = world.worker();
+    world.foreign().await.due_now(order.id.as_str().as_bytes()).await;
+    eventually("closing waits for the payment", async || world.waiting_for_locks().await == 1).await;
+    sqlx::query("update inventory set reserved = reserved - 1 where sku_id = 'tea'")
+        .execute(&mut *payment)
+        .await
+        .unwrap();
+    payment.commit().await.unwrap();
+
+    eventually("the worker has seen the payment", async || worker.counted().messages == 1).await;
+    assert_eq!(world.status(&order.id).await, "paid");
+    assert_eq!((worker.counted().unchanged, worker.counted().closed), (1, 0));
+    assert_eq!(world.shelf("tea").await, (4, 0), "sold, not released");
+    assert_eq!(world.number("select count(*) from order_log where to_status = 'closed'").await, 0);
+    worker.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_extension_between_load_and_close_wins() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let order = world.overdue_order("tea").await;
+    let mut shop = sqlx::PgConnection::connect(&world.database_url).await.unwrap();
+    let mut extension = shop.begin().await.unwrap();
+    let extend = "update orders set payment_deadline = clock_timestamp() + interval '1 hour' where id = $1";
+    sqlx::query(extend).bind(order.id.as_str()).execute(&mut *extension).await.unwrap();
+    let worker = world.worker();
+    let foreign = world.foreign().await;
+    foreign.due_now(order.id.as_str().as_bytes()).await;
+    eventually("closing waits for the extension", async || world.waiting_for_locks().await == 1).await;
+    extension.commit().await.unwrap();
+
+    eventually("the worker has sent it on", async || worker.counted().waiting == 1).await;
+    assert_eq!(world.status(&order.id).await, "pending");
+    assert_eq!(world.shelf("tea").await, (4, 1));
+    foreign.queue_holds("overdue.v1.delay.30m", 1).await;
+    worker.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_at_one_order_close_it_once() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let order = world.overdue_order("tea").await;
+    let mut shop = sqlx::PgConnection::connect(&world.database_url).await.unwrap();
+    let mut holder = shop.begin().await.unwrap();
+    let lock = "select 1 from orders where id = $1 for update";
+    sqlx::query(lock).bind(order.id.as_str()).execute(&mut *holder).await.unwrap();
+
+    // One message for each: neither takes more than one at a time.
+    let settings = PipelineSettings { pipelines: 1, prefetch_messages: 1, ..PipelineSettings::default() };
+    let workers = [world.worker_with(settings.clone()), world.worker_with(settings)];
+    let foreign = world.foreign().await;
+    foreign.due_now(order.id.as_str().as_bytes()).await;
+    foreign.due_now(order.id.as_str().as_bytes()).await;
+    eventually("both have loaded it and want to close it", async || world.waiting_for_locks().await == 2).await;
+    holder.commit().await.unwrap();
+
+    eventually("both are through", async || workers.iter().all(|worker| worker.counted().messages == 1)).await;
+    let closed: u64 = workers.iter().map(|worker| worker.counted().closed).sum();
+    assert_eq!(closed, 1, "one wins, the other finds it closed");
+    assert_eq!(world.shelf("tea").await, (5, 0));
+    assert_eq!(world.number("select count(*) from order_log where to_status = 'closed'").await, 1);
+    world.audit().await;
+    for worker in workers {
+        worker.stop().await;
+    }
+    world.close().await;
+}

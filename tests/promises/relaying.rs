@@ -1,0 +1,156 @@
+//! The outbox reaches the broker, whole, whatever happens to a relay.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use lapin::options::ConfirmSelectOptions;
+use lapin::types::FieldTable;
+use order::OrderId;
+use publisher::RelaySettings;
+use tests::{World, eventually};
+
+const LATER: Duration = Duration::from_secs(1800);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_due_together_share_messages() {
+    let world = World::new().await;
+    world.stock("tea", 1000).await;
+    join_all((0..300).map(|_| world.order("tea", LATER))).await;
+    world.execute("update outbox set due_at = (select max(due_at) from outbox)").await;
+    let relay = world.relay();
+    eventually("all are sent", async || relay.relayed() == (300, 0)).await;
+    assert_eq!(world.number("select count(*) from outbox").await, 0);
+    world.foreign().await.queue_holds("overdue.v1.delay.30m", 2).await;
+    relay.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_relays_share_the_work() {
+    let world = World::new().await;
+    world.stock("tea", 1000).await;
+    join_all((0..400).map(|_| world.order("tea", LATER))).await;
+    let settings = RelaySettings { claim_orders_max: 10, ..RelaySettings::default() };
+    let relays = [world.relay_with(settings), world.relay_with(settings), world.relay_with(settings)];
+    eventually("all are sent", async || world.number("select count(*) from outbox").await == 0).await;
+    let mut sent = 0;
+    for relay in relays {
+        sent += relay.relayed().0;
+        relay.stop().await;
+    }
+    assert_eq!(sent, 400, "each order was sent by one relay");
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_returned_message_does_not_count_as_published() {
+    let world = World::new().await;
+    world.stock("tea", 10).await;
+    let foreign = world.foreign().await;
+    // No lane, and nobody who rescues: the broker confirms such a message, and returns it.
+    let (lane, parked) = ("overdue.v1.delay.30m", "overdue.v1.parked");
+    foreign
+        .channel
+        .queue_unbind(lane.into(), "overdue.delay".into(), "30m.#".into(), FieldTable::default())
+        .await
+        .unwrap();
+    foreign
+        .channel
+        .queue_unbind(parked.into(), "overdue.unroutable".into(), "".into(), FieldTable::default())
+        .await
+        .unwrap();
+    let relay = world.relay();
+    let lost = world.order("tea", LATER).await;
+    // Sent together with it, and routed.
+    let fine = world.order("tea", Duration::from_secs(7200)).await;
+    eventually("the relay has noticed", async || relay.relayed().1 >= 1).await;
+    eventually("the other is sent", async || {
+        let left: Vec<String> = sqlx::query_scalar("select order_id from outbox").fetch_all(&world.pool).await.unwrap();
+        left == [lost.id.to_string()]
+    })
+    .await;
+    assert_ne!(lost.id, fine.id);
+
+    broker::Topology::new(&world.lanes).declare(&world.broker()).await.unwrap();
+    eventually("it is sent after all", async || world.number("select count(*) from outbox").await == 0).await;
+    assert_eq!(relay.relayed().0, 2);
+    foreign.queue_holds(parked, 0).await;
+    relay.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abandoned_claim_is_taken_over() {
+    let world = World::new().await;
+    world.stock("tea", 10).await;
+    world.order("tea", LATER).await;
+    world.order("tea", LATER).await;
+    // One was claimed by a relay that is gone, the other by one that is at it.
+    world.execute("update outbox set claimed_until = clock_timestamp() - interval '1 second' where id = 1").await;
+    world.execute("update outbox set claimed_until = clock_timestamp() + interval '1 hour' where id = 2").await;
+    let relay = world.relay();
+    eventually("the first is sent", async || relay.relayed() == (1, 0)).await;
+    assert_eq!(world.number("select id from outbox").await, 2, "the other is left alone");
+    relay.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn arming_is_part_of_the_callers_transaction() {
+    let world = World::new().await;
+    let deadline = "2030-01-01T00:00:00Z".parse().unwrap();
+    let mut given_up = world.pool.begin().await.unwrap();
+    publisher::arm(&mut given_up, &OrderId::new("given-up").unwrap(), deadline).await.unwrap();
+    given_up.rollback().await.unwrap();
+    let mut kept = world.pool.begin().await.unwrap();
+    publisher::arm(&mut kept, &OrderId::new("kept").unwrap(), deadline).await.unwrap();
+    assert_eq!(world.number("select count(*) from outbox").await, 0, "nothing is visible before the commit");
+    kept.commit().await.unwrap();
+    let armed: Vec<String> = sqlx::query_scalar("select order_id from outbox").fetch_all(&world.pool).await.unwrap();
+    assert_eq!(armed, ["kept"]);
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_insert_wakes_the_relay() {
+    let world = World::new().await;
+    world.stock("tea", 10).await;
+    // The poll alone would come too late for the test.
+    let relay = world.relay_with(RelaySettings { poll: Duration::from_secs(3600), ..RelaySettings::default() });
+    for sent in 1..=3 {
+        eventually("the relay listens", async || {
+            world.number("select count(*) from pg_stat_activity where datname = current_database() and query ilike 'listen %'").await == 1
+        })
+        .await;
+        world.order("tea", LATER).await;
+        eventually("it is sent", async || relay.relayed() == (sent, 0)).await;
+    }
+    relay.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_lane_refuses_and_the_order_stays_in_the_outbox() {
+    let world = World::new().await;
+    world.stock("tea", 10).await;
+    let foreign = world.foreign().await;
+    // A limit that an administrator set on one lane: reject-publish then refuses, with a nack.
+    tests::management(
+        reqwest::Method::PUT,
+        &["policies", &world.vhost, "full"],
+        Some(serde_json::json!({ "pattern": "30m$", "apply-to": "queues", "definition": { "max-length": 1 } })),
+    )
+    .await;
+    foreign.channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    let relay = world.relay_with(RelaySettings { window: Duration::ZERO, ..RelaySettings::default() });
+    for _ in 0..6 {
+        world.order("tea", LATER).await;
+    }
+    eventually("the relay has been refused", async || relay.relayed().1 >= 1).await;
+    assert!(world.number("select count(*) from outbox").await >= 1);
+    tests::management(reqwest::Method::DELETE, &["policies", &world.vhost, "full"], None).await;
+    eventually("all are sent after all", async || world.number("select count(*) from outbox").await == 0).await;
+    assert_eq!(relay.relayed().0, 6);
+    relay.stop().await;
+    world.close().await;
+}

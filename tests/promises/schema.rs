@@ -1,0 +1,156 @@
+//! The schema refuses nonsense, and what is asked of it often is found by its keys, however tables are laid out.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tests::{World, eventually};
+use worker::Purpose;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nonsense_is_refused() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let order = world.order("tea", Duration::from_secs(3600)).await;
+    let cases = [
+        "update orders set status = 'closed'",
+        "update orders set closed_at = now()",
+        "update orders set status = 'paid'",
+        "update orders set status = 'lost'",
+        "update orders set amount_minor = -1",
+        "update orders set currency = 'yuan'",
+        "update orders set transaction_id = 'x'",
+        "update orders set payment_deadline = 'infinity'",
+        "insert into orders (id, amount_minor, currency, payment_deadline) values ('a b', 1, 'CNY', now())",
+        "update order_items set quantity = 0",
+        "update inventory set reserved = reserved - 2",
+        "update inventory set available = -1",
+        "insert into order_log (order_id, from_status, to_status, reason, actor) values ('x', 'paid', 'paid', 'r', 'a')",
+        "insert into outbox (order_id, due_at) values ('a b', now())",
+        "delete from inventory",
+    ];
+    for case in cases {
+        let refused = sqlx::query(AssertSqlSafe(case)).execute(&world.pool).await.unwrap_err();
+        let code = refused.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
+        assert!(code.is_some_and(|code| code.starts_with("23")), "{case}: {refused}");
+    }
+    assert_eq!(world.status(&order.id).await, "pending");
+    world.close().await;
+}
+
+/// Everything that EXPLAIN says of a statement of the worker, run as the worker runs it.
+async fn plan(world: &World, statement: &str, arguments: &str) -> String {
+    let mut connection = PgConnection::connect(&world.database_url).await.unwrap();
+    for option in Purpose::Settle.session_options().split("-c ").filter(|option| !option.trim().is_empty()) {
+        let (name, value) = option.trim().split_once('=').unwrap();
+        connection.execute(AssertSqlSafe(format!("set {name} = {value}"))).await.unwrap();
+    }
+    connection.execute(AssertSqlSafe(format!("prepare statement as {statement}"))).await.unwrap();
+    let explain = format!("explain (format json) execute statement({arguments})");
+    let plan: Value = sqlx::query_scalar(AssertSqlSafe(explain)).fetch_one(&mut connection).await.unwrap();
+    plan.to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flash_sale_is_found_by_its_keys_whatever_the_statistics_say() {
+    let world = World::new().await;
+    let load = ("load", include_str!("../../crates/worker/src/load.sql"), "array['bulk-1']");
+    let settle = (
+        "settle",
+        include_str!("../../crates/worker/src/settle.sql"),
+        "array['bulk-1'], array[now()], array['k'], 'test'",
+    );
+    let check = async |when: &str| {
+        for (name, statement, arguments) in [load, settle] {
+            let plan = plan(&world, statement, arguments).await;
+            assert!(plan.contains("orders_pkey"), "{name}, {when}: {plan}");
+            for bad in ["orders_pending_by_deadline", "Seq Scan", "Hash Join", "Merge Join"] {
+                assert!(!plan.contains(bad), "{name}, {when}: {bad} in {plan}");
+            }
+        }
+    };
+    check("on fresh tables").await;
+    let orders = "insert into orders (id, amount_minor, currency, payment_deadline, status, closed_at)
+         select prefix || g, 1, 'CNY', now(), status, closed_at from generate_series(1, 20000) g,
+         (values ('old-', 'closed', now())) as v (prefix, status, closed_at)";
+    world.execute(orders).await;
+    world.execute("analyze").await;
+    check("when nothing was pending").await;
+    world.execute(&orders.replace("'old-', 'closed', now()", "'bulk-', 'pending', null::timestamptz")).await;
+    check("when the sale came after the statistics").await;
+    world.execute("analyze").await;
+    check("when all have the same deadline").await;
+    world.close().await;
+}
+
+/// Closes some orders by the message path and checks the books.
+async fn closes_as_ever(world: &World) {
+    let mut orders = Vec::new();
+    for _ in 0..20 {
+        orders.push(world.overdue_order("tea").await);
+    }
+    let paid = world.order("tea", Duration::from_secs(3600)).await;
+    publisher::pay(&world.pool, &paid.id, None).await.unwrap();
+    let worker = world.worker();
+    let foreign = world.foreign().await;
+    for order in orders.iter().chain([&paid]) {
+        foreign.due_now(order.id.as_str().as_bytes()).await;
+    }
+    eventually("all are settled", async || worker.counted().closed == 20 && worker.counted().unchanged == 1).await;
+    assert_eq!(world.shelf("tea").await, (99, 0));
+    assert_eq!(worker.counted().held, 0);
+    world.audit().await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hash_partitioned_tables_serve_as_well() {
+    let world = World::new().await;
+    world
+        .execute(
+            "drop table order_items, orders, order_log cascade;
+             create table orders (id text collate \"C\" primary key, status text not null default 'pending',
+                 amount_minor bigint not null, currency text not null, payment_deadline timestamptz not null,
+                 created_at timestamptz not null default clock_timestamp(), paid_at timestamptz, closed_at timestamptz,
+                 transaction_id text) partition by hash (id);
+             create table order_items (order_id text collate \"C\" not null, sku_id text collate \"C\" not null,
+                 quantity bigint not null, primary key (order_id, sku_id)) partition by hash (order_id);
+             create table order_log (id bigint not null default nextval('outbox_id_seq'), order_id text collate \"C\" not null,
+                 from_status text, to_status text not null, reason text not null, actor text not null, idempotency_key text,
+                 at timestamptz not null default clock_timestamp(), primary key (order_id, id)) partition by hash (order_id);
+             do $$ begin
+                 for part in 0..3 loop
+                     execute format('create table orders_%s partition of orders for values with (modulus 4, remainder %s)', part, part);
+                     execute format('create table order_items_%s partition of order_items for values with (modulus 4, remainder %s)', part, part);
+                     execute format('create table order_log_%s partition of order_log for values with (modulus 4, remainder %s)', part, part);
+                 end loop;
+             end $$",
+        )
+        .await;
+    world.stock("tea", 100).await;
+    closes_as_ever(&world).await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_over_a_shops_own_tables_serve_as_well() {
+    let world = World::new().await;
+    world
+        .execute(
+            "drop table order_items, orders, inventory cascade;
+             create table shop_stock (code varchar(40) primary key, free int8 not null check (free >= 0), held int8 not null default 0 check (held >= 0));
+             create table shop_order (order_no varchar(64) primary key, state text not null default 'pending', total int8 not null,
+                 cur text not null, pay_until timestamptz not null, made timestamptz not null default clock_timestamp(),
+                 paid timestamptz, shut timestamptz, tx text, remark text);
+             create table shop_line (order_no varchar(64) not null references shop_order, code varchar(40) not null, n int8 not null, primary key (order_no, code));
+             create view orders as select order_no::text collate \"C\" as id0, order_no as id, state as status, total as amount_minor,
+                 cur as currency, pay_until as payment_deadline, made as created_at, paid as paid_at, shut as closed_at, tx as transaction_id from shop_order;
+             create view order_items as select order_no as order_id, code as sku_id, n as quantity from shop_line;
+             create view inventory as select code as sku_id, free as available, held as reserved from shop_stock",
+        )
+        .await;
+    // The shop's own code makes its orders; here, the publisher's statements do as well.
+    world.execute("insert into shop_stock (code, free) values ('tea', 100)").await;
+    closes_as_ever(&world).await;
+    world.close().await;
+}

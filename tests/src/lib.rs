@@ -1,0 +1,17 @@
+//! What the promises stand on: a world of its own for each test (a virtual host and a database), programs to
+//! run and kill in it, and a network that can be cut.
+//!
+//! The servers are those that `make up` starts, or your own; their URLs come from the environment. Without
+//! servers the tests fail, they do not skip.
+
+mod foreign;
+mod process;
+mod proxy;
+mod servers;
+mod world;
+
+pub use foreign::{Foreign, ParkedMessage};
+pub use process::Process;
+pub use proxy::Proxy;
+pub use servers::{env, management};
+pub use world::{Gate, Roles, World, eventually};

@@ -1,0 +1,77 @@
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use crate::eventually;
+
+/// The program itself, running as its users run it. Ends with the test.
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+/// The program that was built together with the tests.
+pub(crate) fn binary() -> PathBuf {
+    let tests = std::env::current_exe().expect("the path of the tests");
+    let directory = tests.parent().and_then(|deps| deps.parent()).expect("target/<profile>/deps");
+    let binary = directory.join("overdue");
+    assert!(binary.exists(), "{} is missing: run the tests with `make test`, which builds it", binary.display());
+    binary
+}
+
+impl Process {
+    /// Starts `command` with its log in a file.
+    pub(crate) fn spawn(mut command: Command, name: &str) -> Self {
+        let log = std::env::temp_dir().join(format!("overdue-test-{}-{name}.log", uuid::Uuid::now_v7().simple()));
+        let file = File::create(&log).expect("a log file");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("a log file"))
+            .stderr(file)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the program starts");
+        Self { child, log }
+    }
+
+    /// Waits until the log says `text`.
+    pub async fn says(&self, text: &str) {
+        eventually(&format!("the log says {text:?}"), async || self.log_text().contains(text)).await;
+    }
+
+    /// What it has logged so far.
+    #[must_use]
+    pub fn log_text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Ends it as a crash would: SIGKILL.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("the process can be killed");
+    }
+
+    /// Sends SIGTERM.
+    pub async fn terminate(&self) {
+        let id = self.child.id().expect("it is running").to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().await.expect("kill").success());
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let ended = timeout(Duration::from_secs(60), self.child.wait()).await;
+        ended.unwrap_or_else(|_| panic!("it did not end; its log:\n{}", self.log_text())).expect("a status")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the program\n{}", self.log_text());
+        }
+        let _ = std::fs::remove_file(&self.log);
+    }
+}

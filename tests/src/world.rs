@@ -1,0 +1,408 @@
+use std::process::Output;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use broker::{Broker, BrokerSettings, Topology};
+use order::{Deadline, Lane, Lanes, OrderId};
+use publisher::{Item, NewOrder, Order, Relay, RelayCounters, RelaySettings};
+use reqwest::Method;
+use serde_json::json;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+use worker::{CounterValues, OrderBook, PipelineSettings, Purpose, Worker, WorkerCounters};
+
+use crate::process::binary;
+use crate::servers::install;
+use crate::{Foreign, Process, env, management};
+
+/// A virtual host with the topology in it and a database with the schema in it, for one test alone.
+pub struct World {
+    /// Also the name of the database.
+    pub vhost: String,
+    /// For looking at the database, and for the publisher.
+    pub pool: PgPool,
+    /// `postgres://…` of this world's database.
+    pub database_url: String,
+    /// `amqp://…` of this world's virtual host.
+    pub amqp_url: String,
+    /// The lanes that are declared.
+    pub lanes: Lanes,
+    /// Those of them that are not standard, as the program is told of them.
+    timeouts: String,
+    orders: AtomicU32,
+}
+
+/// Roles that run inside the test.
+pub struct Roles {
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+    worker: Option<Arc<WorkerCounters>>,
+    relay: Option<Arc<RelayCounters>>,
+}
+
+/// Holds a statement up inside the database, as long as it lives.
+pub struct Gate {
+    holder: PgConnection,
+}
+
+/// Waits until `condition` holds; fails with `what` after a minute.
+///
+/// # Panics
+/// After a minute.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < deadline, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The database that the others are copied from: the first of this process.
+fn template() -> String {
+    format!("t{}_0", std::process::id())
+}
+
+impl World {
+    /// A world with the standard lanes.
+    pub async fn new() -> Self {
+        Self::with_timeouts(&[]).await
+    }
+
+    /// A world with lanes for these payment timeouts besides the standard ones.
+    pub async fn with_timeouts(timeouts: &[&str]) -> Self {
+        let world = Self::bare(timeouts).await;
+        Topology::new(&world.lanes).declare(&world.broker()).await.expect("the topology can be declared");
+        world
+    }
+
+    /// A world without a topology.
+    pub async fn bare(timeouts: &[&str]) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(1);
+        install();
+        prepare_servers().await;
+        let name = format!("t{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        management(Method::PUT, &["vhosts", &name], Some(json!({}))).await;
+        let amqp_url = with_path(&env("OVERDUE_AMQP_URL"), &name);
+        let user = Url::from_str(&amqp_url).expect("a URL").username().to_owned();
+        let all = json!({ "configure": ".*", "write": ".*", "read": ".*" });
+        management(Method::PUT, &["permissions", &name, &user], Some(all)).await;
+
+        let mut admin = admin_connection().await;
+        execute(&mut admin, &format!("create database {name} template {}", template())).await;
+        let database_url = with_path(&env("OVERDUE_DATABASE_URL"), &name);
+        let options = PgConnectOptions::from_str(&database_url).expect("a URL");
+        let pool = PgPoolOptions::new().max_connections(8).connect_lazy_with(options);
+        let lanes: Vec<Lane> = timeouts.iter().map(|text| text.parse().expect("a lane")).collect();
+        let lanes = Lanes::standard(&lanes);
+        let timeouts = if timeouts.is_empty() { "30m".to_owned() } else { timeouts.join(",") };
+        Self { vhost: name, pool, database_url, amqp_url, lanes, timeouts, orders: AtomicU32::new(0) }
+    }
+
+    /// Deletes the virtual host and the database. Worlds of failed tests are deleted by the next run.
+    pub async fn close(self) {
+        self.pool.close().await;
+        delete_world(&mut admin_connection().await, &self.vhost).await;
+    }
+
+    /// The broker, as the program's crates see it.
+    #[must_use]
+    pub fn broker(&self) -> Broker {
+        let settings = BrokerSettings {
+            url: self.amqp_url.as_str().into(),
+            ca_pem: None,
+            connect_timeout: Duration::from_secs(10),
+            name: "test".to_owned(),
+        };
+        Broker::new(&settings).expect("a broker's URL")
+    }
+
+    /// A client of the broker that is not this project's.
+    pub async fn foreign(&self) -> Foreign {
+        Foreign::connect(&self.amqp_url).await
+    }
+
+    /// Starts a relay inside the test.
+    #[must_use]
+    pub fn relay(&self) -> Roles {
+        self.relay_with(RelaySettings::default())
+    }
+
+    /// Starts a relay inside the test.
+    #[must_use]
+    pub fn relay_with(&self, settings: RelaySettings) -> Roles {
+        let relay = Relay::new(self.pool.clone(), self.broker(), self.lanes.clone(), settings, Duration::from_secs(5));
+        let (shutdown, counters) = (CancellationToken::new(), relay.counters());
+        let task = tokio::spawn(relay.run(shutdown.clone()));
+        Roles { shutdown, task, worker: None, relay: Some(counters) }
+    }
+
+    /// Starts a worker with two pipelines inside the test.
+    #[must_use]
+    pub fn worker(&self) -> Roles {
+        self.worker_with(PipelineSettings::default())
+    }
+
+    /// Starts a worker inside the test.
+    #[must_use]
+    pub fn worker_with(&self, settings: PipelineSettings) -> Roles {
+        let book = OrderBook::new(worker_pool(&self.database_url, 4, Purpose::Settle));
+        let worker = Worker::new(self.broker(), book, self.lanes.clone(), settings);
+        let (shutdown, counters) = (CancellationToken::new(), worker.counters());
+        let stop = shutdown.clone();
+        let task = tokio::spawn(async move { worker.run(stop).await.expect("no pipeline panics") });
+        Roles { shutdown, task, worker: Some(counters), relay: None }
+    }
+
+    /// The program, set up for this world.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("OVERDUE_")) {
+            command.env_remove(name);
+        }
+        command
+            .args(arguments)
+            .env("OVERDUE_DATABASE_URL", &self.database_url)
+            .env("OVERDUE_AMQP_URL", &self.amqp_url)
+            .env("OVERDUE_PAYMENT_TIMEOUTS", &self.timeouts)
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Runs the program to its end.
+    pub async fn overdue(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().await.expect("the program runs")
+    }
+
+    /// Starts the program and leaves it running.
+    #[must_use]
+    pub fn start(&self, arguments: &[&str]) -> Process {
+        Process::spawn(self.command(arguments), "overdue")
+    }
+
+    /// Starts a prepared command and leaves it running.
+    #[must_use]
+    pub fn start_command(&self, command: Command) -> Process {
+        Process::spawn(command, "overdue")
+    }
+
+    /// Puts stock on the shelf.
+    pub async fn stock(&self, sku: &str, quantity: i64) {
+        publisher::add_stock(&self.pool, sku, quantity).await.expect("stock can be added");
+    }
+
+    /// Creates an order for one piece of `sku`.
+    pub async fn order(&self, sku: &str, payment_timeout: Duration) -> Order {
+        self.order_of(&[(sku, 1)], payment_timeout).await
+    }
+
+    /// Creates an order.
+    pub async fn order_of(&self, items: &[(&str, i64)], payment_timeout: Duration) -> Order {
+        publisher::create(&self.pool, &self.new_order(items, payment_timeout)).await.expect("the order can be created")
+    }
+
+    /// An order with a fresh ID.
+    pub fn new_order(&self, items: &[(&str, i64)], payment_timeout: Duration) -> NewOrder {
+        let number = self.orders.fetch_add(1, Ordering::Relaxed);
+        NewOrder {
+            id: OrderId::new(&format!("o-{number}")).expect("an order ID"),
+            amount_minor: 1999,
+            currency: "CNY".to_owned(),
+            items: items.iter().map(|(sku, quantity)| Item { sku: (*sku).to_owned(), quantity: *quantity }).collect(),
+            payment_timeout,
+        }
+    }
+
+    /// Creates an order that is due already, without a message on its way.
+    pub async fn overdue_order(&self, sku: &str) -> Order {
+        let order = self.order(sku, Duration::from_secs(3600)).await;
+        self.execute("delete from outbox").await;
+        let deadline = self.set_deadline(&order.id, -1.0).await;
+        Order { deadline, ..order }
+    }
+
+    /// Moves an order's deadline to so many seconds from now, as a shop does that extends it.
+    pub async fn set_deadline(&self, id: &OrderId, seconds: f64) -> Deadline {
+        let moved = sqlx::query_scalar(
+            "update orders set payment_deadline = clock_timestamp() + $2 * interval '1 second' where id = $1 returning payment_deadline",
+        );
+        Deadline::at(moved.bind(id.as_str()).bind(seconds).fetch_one(&self.pool).await.expect("the order"))
+    }
+
+    /// Where an order stands.
+    pub async fn status(&self, id: &OrderId) -> String {
+        let status = sqlx::query_scalar("select status from orders where id = $1");
+        status.bind(id.as_str()).fetch_one(&self.pool).await.expect("the order")
+    }
+
+    /// Waits until an order stands at `status`.
+    pub async fn becomes(&self, id: &OrderId, status: &str) {
+        eventually(&format!("order {id} is {status}"), async || self.status(id).await == status).await;
+    }
+
+    /// A number from the database.
+    pub async fn number(&self, query: &str) -> i64 {
+        sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(&self.pool).await.expect(query)
+    }
+
+    /// Runs statements.
+    pub async fn execute(&self, statements: &str) {
+        sqlx::raw_sql(AssertSqlSafe(statements)).execute(&self.pool).await.expect(statements);
+    }
+
+    /// Available and reserved stock of a SKU.
+    pub async fn shelf(&self, sku: &str) -> (i64, i64) {
+        let stock = sqlx::query_as("select available, reserved from inventory where sku_id = $1");
+        stock.bind(sku).fetch_one(&self.pool).await.expect("the SKU")
+    }
+
+    /// How many statements of the worker wait for a lock in this world's database.
+    pub async fn waiting_for_locks(&self) -> i64 {
+        self.number(
+            "select count(*) from pg_stat_activity
+             where datname = current_database() and wait_event_type = 'Lock' and application_name = 'overdue'",
+        )
+        .await
+    }
+
+    /// Makes every `event` (such as `insert on order_log`) wait until the gate is opened.
+    pub async fn gate(&self, event: &str) -> Gate {
+        let mut holder = PgConnection::connect(&self.database_url).await.expect("a connection");
+        execute(&mut holder, "select pg_advisory_lock(4711)").await;
+        self.execute(&format!(
+            "create function pass_gate() returns trigger language plpgsql as $$
+             begin
+                 perform pg_advisory_xact_lock_shared(4711);
+                 return case when tg_op = 'DELETE' then old else new end;
+             end $$;
+             create trigger gate before {event} for each row execute function pass_gate()"
+        ))
+        .await;
+        Gate { holder }
+    }
+
+    /// Fails unless the books are clean.
+    pub async fn audit(&self) {
+        let pool = worker_pool(&self.database_url, 1, Purpose::Report);
+        let audit = worker::audit(&pool, Duration::from_secs(3600)).await.expect("the audit runs");
+        assert!(audit.clean, "{audit:#?}");
+    }
+
+    /// Fails unless the database has never seen a deadlock.
+    pub async fn no_deadlocks(&self) {
+        assert_eq!(self.number("select deadlocks from pg_stat_database where datname = current_database()").await, 0);
+    }
+}
+
+impl Gate {
+    /// Lets everybody through who waits, and whoever comes later.
+    pub async fn open(self) {
+        self.holder.close().await.expect("the gate opens");
+    }
+}
+
+impl Roles {
+    /// What the worker has counted.
+    ///
+    /// # Panics
+    /// If there is no worker among the roles.
+    #[must_use]
+    pub fn counted(&self) -> CounterValues {
+        self.worker.as_ref().expect("a worker").read()
+    }
+
+    /// Orders that the relay has sent, and failures that it had.
+    ///
+    /// # Panics
+    /// If there is no relay among the roles.
+    #[must_use]
+    pub fn relayed(&self) -> (u64, u64) {
+        let relay = self.relay.as_ref().expect("a relay");
+        (relay.orders.load(Ordering::Relaxed), relay.failures.load(Ordering::Relaxed))
+    }
+
+    /// Tells the roles to stop, and waits until they have.
+    ///
+    /// # Panics
+    /// If a role panicked.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.expect("the role ends without a panic");
+    }
+}
+
+fn worker_pool(database_url: &str, connections_max: usize, purpose: Purpose) -> worker::Pool {
+    let settings = worker::DatabaseSettings {
+        url: database_url.into(),
+        connections_max,
+        connect_timeout: Duration::from_secs(5),
+        statement_timeout: Duration::from_secs(30),
+        purpose,
+    };
+    worker::connect(&settings).expect("a database's URL")
+}
+
+/// Once for the process: a database to copy from, and the worlds of earlier runs away.
+async fn prepare_servers() {
+    static PREPARED: OnceCell<()> = OnceCell::const_new();
+    PREPARED
+        .get_or_init(async || {
+            let mut admin = admin_connection().await;
+            delete_old_worlds(&mut admin).await;
+            execute(&mut admin, &format!("create database {}", template())).await;
+            let pool =
+                PgPool::connect(&with_path(&env("OVERDUE_DATABASE_URL"), &template())).await.expect("the template");
+            publisher::migrate(&pool).await.expect("the migrations apply");
+            pool.close().await;
+        })
+        .await;
+}
+
+/// Worlds are called after the process that made them; those of processes that are gone may go too.
+async fn delete_old_worlds(admin: &mut PgConnection) {
+    let databases: Vec<String> = sqlx::query_scalar(r"select datname from pg_database where datname ~ '^t\d+_\d+$'")
+        .fetch_all(&mut *admin)
+        .await
+        .expect("databases");
+    let vhosts = management(Method::GET, &["vhosts"], None).await;
+    let vhosts = vhosts.as_array().into_iter().flatten().filter_map(|vhost| vhost["name"].as_str().map(str::to_owned));
+    for name in databases.into_iter().chain(vhosts) {
+        let process =
+            name.strip_prefix('t').and_then(|rest| rest.split_once('_')).map(|(process, _)| process.to_owned());
+        let Some(process) = process.filter(|process| process.bytes().all(|byte| byte.is_ascii_digit())) else {
+            continue;
+        };
+        if !std::path::Path::new("/proc").join(process).exists() {
+            delete_world(admin, &name).await;
+        }
+    }
+}
+
+async fn delete_world(admin: &mut PgConnection, name: &str) {
+    execute(admin, &format!("drop database if exists {name} with (force)")).await;
+    let vhosts = management(Method::GET, &["vhosts"], None).await;
+    if vhosts.as_array().into_iter().flatten().any(|vhost| vhost["name"] == name) {
+        management(Method::DELETE, &["vhosts", name], None).await;
+    }
+}
+
+async fn admin_connection() -> PgConnection {
+    PgConnection::connect(&env("OVERDUE_DATABASE_URL")).await.expect("the database server answers")
+}
+
+async fn execute(connection: &mut PgConnection, statements: &str) {
+    sqlx::raw_sql(AssertSqlSafe(statements)).execute(connection).await.expect(statements);
+}
+
+fn with_path(url: &str, path: &str) -> String {
+    let mut url: Url = url.parse().expect("a URL");
+    url.set_path(path);
+    url.to_string()
+}
