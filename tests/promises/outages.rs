@@ -82,3 +82,25 @@ async fn a_due_queue_that_is_deleted_and_declared_again_is_consumed_again() {
     worker.stop().await;
     world.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_connection_that_has_gone_silent_is_given_up() {
+    let mut world = World::with_timeouts(&["2s"]).await;
+    world.stock("tea", 5).await;
+    world.answer_timeout = Duration::from_millis(500);
+    let proxy = proxied(&mut world.database_url).await;
+    let (relay, worker) = (world.relay(), world.worker());
+    for round in 1..=2 {
+        let order = world.order("tea", Duration::from_secs(2)).await;
+        world.becomes(&order.id, "closed").await;
+        assert_eq!(relay.relayed().0, round);
+        // Nobody is told; only new connections work.
+        proxy.freeze();
+    }
+    let order = world.order("tea", Duration::from_secs(2)).await;
+    world.becomes(&order.id, "closed").await;
+    world.audit().await;
+    relay.stop().await;
+    worker.stop().await;
+    world.close().await;
+}

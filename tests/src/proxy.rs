@@ -1,22 +1,33 @@
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// A network between a program and a server that can be held up or cut. Binds to 127.0.0.1.
+/// A network between a program and a server that can be held up, frozen or cut. Binds to 127.0.0.1.
 pub struct Proxy {
     address: SocketAddr,
-    mode: watch::Sender<Mode>,
+    shared: Arc<Shared>,
 }
 
+#[derive(Default)]
+struct Shared {
+    /// New connections are refused.
+    refusing: Mutex<bool>,
+    connections: Mutex<Vec<watch::Sender<Mode>>>,
+}
+
+/// What happens to one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Pass,
     /// What the program sends goes no further; what the server sends arrives.
     HoldRequests,
-    /// Connections break, and new ones break at once.
+    /// Nothing arrives any more on either side.
+    Frozen,
+    /// It breaks.
     Cut,
 }
 
@@ -25,9 +36,9 @@ impl Proxy {
     pub async fn to(target: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let (mode, watcher) = watch::channel(Mode::Pass);
-        tokio::spawn(accept(listener, target.to_owned(), watcher));
-        Self { address, mode }
+        let shared = Arc::<Shared>::default();
+        tokio::spawn(accept(listener, target.to_owned(), Arc::clone(&shared)));
+        Self { address, shared }
     }
 
     /// The port to connect to on 127.0.0.1.
@@ -36,32 +47,60 @@ impl Proxy {
         self.address.port()
     }
 
-    /// Everything flows.
+    /// New connections flow again.
     pub fn pass(&self) {
-        self.mode.send_replace(Mode::Pass);
+        self.shared.refuse(false);
     }
 
-    /// What the program sends from now on does not arrive.
+    /// What the program sends from now on, over the connections that it has, does not arrive.
     pub fn hold_requests(&self) {
-        self.mode.send_replace(Mode::HoldRequests);
+        self.shared.set_all(Mode::HoldRequests);
+    }
+
+    /// The connections that there are carry nothing any more, and do not break either. New ones flow.
+    pub fn freeze(&self) {
+        self.shared.set_all(Mode::Frozen);
     }
 
     /// Breaks all connections and refuses new ones.
     pub fn cut(&self) {
-        self.mode.send_replace(Mode::Cut);
+        self.shared.refuse(true);
+        self.shared.set_all(Mode::Cut);
     }
 }
 
-async fn accept(listener: TcpListener, target: String, mode: watch::Receiver<Mode>) {
-    while let Ok((client, _)) = listener.accept().await {
-        if *mode.borrow() == Mode::Cut {
-            continue;
+impl Shared {
+    fn refuse(&self, refuse: bool) {
+        *self.refusing.lock().unwrap_or_else(PoisonError::into_inner) = refuse;
+    }
+
+    fn set_all(&self, mode: Mode) {
+        for connection in self.connections.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            connection.send_replace(mode);
         }
+    }
+
+    /// The sign that a new connection looks at; `None` if it is refused.
+    fn admit(&self) -> Option<watch::Receiver<Mode>> {
+        // Held while the connection is entered, so that a cut comes either before or after it.
+        let refusing = self.refusing.lock().unwrap_or_else(PoisonError::into_inner);
+        if *refusing {
+            return None;
+        }
+        let (mode, watcher) = watch::channel(Mode::Pass);
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).push(mode);
+        Some(watcher)
+    }
+}
+
+async fn accept(listener: TcpListener, target: String, shared: Arc<Shared>) {
+    while let Ok((client, _)) = listener.accept().await {
+        let Some(mode) = shared.admit() else { continue };
         let Ok(server) = TcpStream::connect(&target).await else { continue };
         let (client_read, client_write) = client.into_split();
         let (server_read, server_write) = server.into_split();
         tokio::spawn(pump(client_read, server_write, mode.clone(), true));
-        tokio::spawn(pump(server_read, client_write, mode.clone(), false));
+        tokio::spawn(pump(server_read, client_write, mode, false));
     }
 }
 
@@ -70,15 +109,15 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::
     let copy = async {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(read @ 1..) = from.read(&mut buffer).await {
-            let released = mode.wait_for(|mode| !(requests && *mode == Mode::HoldRequests)).await.map(|mode| *mode);
+            let held = |mode: &Mode| *mode == Mode::Frozen || (requests && *mode == Mode::HoldRequests);
+            let released = mode.wait_for(|mode| !held(mode)).await.map(|mode| *mode);
             // What was held up when the line was cut is lost.
-            if !matches!(released, Ok(Mode::Pass | Mode::HoldRequests)) {
-                break;
-            }
-            if to.write_all(&buffer[..read]).await.is_err() {
+            if matches!(released, Err(_) | Ok(Mode::Cut)) || to.write_all(&buffer[..read]).await.is_err() {
                 break;
             }
         }
+        // A frozen line does not tell that the other side has hung up.
+        let _ = mode.wait_for(|mode| *mode != Mode::Frozen).await;
     };
     tokio::select! {
         () = copy => {}

@@ -36,6 +36,8 @@ pub struct World {
     pub lanes: Lanes,
     /// Those of them that are not standard, as the program is told of them.
     timeouts: String,
+    /// How long roles inside the test let the database be silent.
+    pub answer_timeout: Duration,
     orders: AtomicU32,
 }
 
@@ -102,7 +104,16 @@ impl World {
         let lanes: Vec<Lane> = timeouts.iter().map(|text| text.parse().expect("a lane")).collect();
         let lanes = Lanes::standard(&lanes);
         let timeouts = if timeouts.is_empty() { "30m".to_owned() } else { timeouts.join(",") };
-        Self { vhost: name, pool, database_url, amqp_url, lanes, timeouts, orders: AtomicU32::new(0) }
+        Self {
+            vhost: name,
+            pool,
+            database_url,
+            amqp_url,
+            lanes,
+            timeouts,
+            answer_timeout: Duration::from_secs(35),
+            orders: AtomicU32::new(0),
+        }
     }
 
     /// Deletes the virtual host and the database. Worlds of failed tests are deleted by the next run.
@@ -137,10 +148,17 @@ impl World {
     /// Starts a relay inside the test.
     #[must_use]
     pub fn relay_with(&self, settings: RelaySettings) -> Roles {
-        let relay = Relay::new(self.pool.clone(), self.broker(), self.lanes.clone(), settings, Duration::from_secs(5));
+        let settings = RelaySettings { answer_timeout: self.answer_timeout, ..settings };
+        let relay = Relay::new(self.relay_pool(), self.broker(), self.lanes.clone(), settings, Duration::from_secs(5));
         let (shutdown, counters) = (CancellationToken::new(), relay.counters());
         let task = tokio::spawn(relay.run(shutdown.clone()));
         Roles { shutdown, task, worker: None, relay: Some(counters) }
+    }
+
+    /// The relay's own connections, to where `database_url` leads.
+    fn relay_pool(&self) -> PgPool {
+        let options = PgConnectOptions::from_str(&self.database_url).expect("a URL").application_name("overdue");
+        PgPoolOptions::new().max_connections(2).acquire_timeout(Duration::from_secs(5)).connect_lazy_with(options)
     }
 
     /// Starts a worker with two pipelines inside the test.
@@ -152,7 +170,7 @@ impl World {
     /// Starts a worker inside the test.
     #[must_use]
     pub fn worker_with(&self, settings: PipelineSettings) -> Roles {
-        let book = OrderBook::new(worker_pool(&self.database_url, 4, Purpose::Settle));
+        let book = OrderBook::new(worker_pool(&self.database_url, 4, Purpose::Settle), self.answer_timeout);
         let worker = Worker::new(self.broker(), book, self.lanes.clone(), settings);
         let (shutdown, counters) = (CancellationToken::new(), worker.counters());
         let stop = shutdown.clone();

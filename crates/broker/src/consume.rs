@@ -1,8 +1,12 @@
+use std::time::Duration;
+
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, Consumer};
+
+use tokio::time::timeout;
 
 use crate::connection::close;
 use crate::outgoing::insert_text;
@@ -74,9 +78,12 @@ impl Session {
     /// Tells the broker to send nothing more, and hangs up. What was sent ahead and not taken goes back to
     /// the queue.
     pub async fn close(self) {
-        let tag = self.consumer.tag();
-        let _ = self.channel.basic_cancel(tag, BasicCancelOptions::default()).await;
-        let _ = self.channel.close(200, "OK".into()).await;
+        let politely = async {
+            let _ = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default()).await;
+            let _ = self.channel.close(200, "OK".into()).await;
+        };
+        // The connection may be dead without anybody having said so.
+        let _ = timeout(Duration::from_secs(2), politely).await;
         close(&self.connection).await;
     }
 

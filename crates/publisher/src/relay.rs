@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use broker::{Broker, NotPublished, Outgoing, Publisher, wire};
 use order::{Deadline, Lanes, OrderId, coalesce};
 use retry::Policy;
-use sqlx::PgPool;
 use sqlx::postgres::PgListener;
+use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +23,9 @@ pub struct RelaySettings {
     pub lease: Duration,
     /// How often the outbox is looked at although nothing was notified.
     pub poll: Duration,
+    /// How long the database may take to answer before its connection is given up as dead. Longer than its
+    /// own statement timeout.
+    pub answer_timeout: Duration,
 }
 
 impl Default for RelaySettings {
@@ -32,6 +35,7 @@ impl Default for RelaySettings {
             claim_orders_max: 8192,
             lease: Duration::from_secs(20),
             poll: Duration::from_secs(2),
+            answer_timeout: Duration::from_secs(35),
         }
     }
 }
@@ -71,9 +75,14 @@ struct Claimed {
 enum RelayError {
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
+    #[error("the database did not answer within {0} ms")]
+    Silent(u128),
     #[error(transparent)]
     NotPublished(#[from] NotPublished),
 }
+
+/// When orders are tried again that the broker did not take.
+const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 impl Relay {
     /// The channel on which inserts into the outbox notify.
@@ -126,34 +135,51 @@ impl Relay {
 
     /// Claims, publishes and deletes once. Returns how many rows were claimed.
     async fn pass(&mut self) -> Result<i64, RelayError> {
-        let (claimed, now) = self.claim().await?;
-        let groups = coalesce(claimed, |claimed| claimed.due, now.read(), self.settings.window, wire::ORDERS_MAX);
-        let count: usize = groups.iter().map(Vec::len).sum();
+        let mut connection = self.pool.acquire().await?;
+        let outcome = self.pass_on(&mut connection).await;
+        if matches!(outcome, Err(RelayError::Silent(_))) {
+            // The pool would wait for it to answer before it lets another take its place.
+            drop(connection.detach());
+        }
+        outcome
+    }
+
+    async fn pass_on(&mut self, connection: &mut PgConnection) -> Result<i64, RelayError> {
+        let (claimed, now) = self.answered(claim(connection, &self.settings)).await?;
+        let count = claimed.len();
         if count == 0 {
             return Ok(0);
         }
+        let groups = coalesce(claimed, |claimed| claimed.due, now.read(), self.settings.window, wire::ORDERS_MAX);
         let messages: Vec<Outgoing> = groups.iter().map(|group| message(group, &self.lanes, now.read())).collect();
         let fates = self.publisher.publish(&messages).await;
 
-        let (mut sent, mut unsent) = (Vec::with_capacity(count), Vec::new());
+        let (mut sent, mut refused, mut unsent) = (Vec::with_capacity(count), Vec::new(), Vec::new());
         let mut failure = None;
         for (group, fate) in groups.iter().zip(fates) {
             let rows = group.iter().map(|claimed| claimed.row);
             match fate {
                 Ok(()) => {
                     sent.extend(rows);
-                    self.counters.messages.fetch_add(1, Ordering::Relaxed);
+                    add(&self.counters.messages, 1);
+                    continue;
+                }
+                // Something about this lane: the others must not wait for it.
+                Err(error @ (NotPublished::Unroutable(_) | NotPublished::Refused)) => {
+                    tracing::warn!(%error, orders = group.len(), "a message was not taken; its orders stay in the outbox");
+                    refused.extend(rows);
                 }
                 Err(error) => {
                     unsent.extend(rows);
-                    self.counters.failures.fetch_add(1, Ordering::Relaxed);
-                    failure.get_or_insert(error);
+                    failure = Some(error);
                 }
             }
+            add(&self.counters.failures, 1);
         }
-        self.delete(&sent).await?;
-        self.counters.orders.fetch_add(sent.len() as u64, Ordering::Relaxed);
-        self.release(&unsent).await?;
+        self.answered(delete(connection, &sent)).await?;
+        add(&self.counters.orders, sent.len());
+        self.answered(release(connection, &refused, REFUSED_AGAIN_AFTER)).await?;
+        self.answered(release(connection, &unsent, Duration::ZERO)).await?;
         tracing::debug!(orders = sent.len(), messages = messages.len(), "sent");
         match failure {
             Some(error) => Err(error.into()),
@@ -161,46 +187,11 @@ impl Relay {
         }
     }
 
-    /// Takes rows that nobody is at. A claim is a mark with an end and not a lock: no transaction may stay open
-    /// while the broker is waited for.
-    async fn claim(&self) -> Result<(Vec<Claimed>, DatabaseTime), sqlx::Error> {
-        let rows: Vec<(i64, String, OffsetDateTime, OffsetDateTime)> = sqlx::query_as(
-            "update outbox o set claimed_until = clock_timestamp() + $2 * interval '1 millisecond'
-             from (select id from outbox where claimed_until is null or claimed_until < clock_timestamp()
-                   order by id limit $1 for update skip locked) free
-             where o.id = free.id
-             returning o.id, o.order_id, o.due_at, clock_timestamp()",
-        )
-        .bind(self.settings.claim_orders_max)
-        .bind(i64::try_from(self.settings.lease.as_millis()).unwrap_or(i64::MAX))
-        .fetch_all(&self.pool)
-        .await?;
-        let now = DatabaseTime::of(rows.last().map(|(.., now)| *now));
-        let mut claimed = Vec::with_capacity(rows.len());
-        for (row, order, due, _) in rows {
-            match OrderId::new(&order) {
-                Ok(order) => claimed.push(Claimed { row, order, due: Deadline::at(due) }),
-                // The table's CHECK does not let such a row in. Should it be gone: the others must not suffer.
-                Err(error) => tracing::error!(outbox_id = row, %error, "a row of the outbox names no order; it stays"),
-            }
-        }
-        Ok((claimed, now))
-    }
-
-    async fn delete(&self, rows: &[i64]) -> Result<(), sqlx::Error> {
-        if !rows.is_empty() {
-            sqlx::query("delete from outbox where id = any($1)").bind(rows).execute(&self.pool).await?;
-        }
-        Ok(())
-    }
-
-    /// Gives claims back before their time, so that the next try need not wait for the lease to end.
-    async fn release(&self, rows: &[i64]) -> Result<(), sqlx::Error> {
-        if !rows.is_empty() {
-            let statement = "update outbox set claimed_until = null where id = any($1)";
-            sqlx::query(statement).bind(rows).execute(&self.pool).await?;
-        }
-        Ok(())
+    /// A connection may be dead without anybody having said so.
+    async fn answered<T>(&self, statement: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, RelayError> {
+        let limit = self.settings.answer_timeout;
+        let answer = tokio::time::timeout(limit, statement).await.map_err(|_| RelayError::Silent(limit.as_millis()))?;
+        Ok(answer?)
     }
 
     /// Until a notification arrives (and then a little longer, so that orders can gather) or the poll is due.
@@ -239,6 +230,60 @@ impl Relay {
             .inspect_err(|error| tracing::warn!(%error, "the relay cannot listen for notifications; it polls"))
             .ok()
     }
+}
+
+/// Takes rows that nobody is at. A claim is a mark with an end and not a lock: no transaction may stay open
+/// while the broker is waited for.
+async fn claim(
+    connection: &mut PgConnection,
+    settings: &RelaySettings,
+) -> Result<(Vec<Claimed>, DatabaseTime), sqlx::Error> {
+    let rows: Vec<(i64, String, OffsetDateTime, OffsetDateTime)> = sqlx::query_as(
+        "update outbox o set claimed_until = clock_timestamp() + $2 * interval '1 millisecond'
+         from (select id from outbox where claimed_until is null or claimed_until < clock_timestamp()
+               order by id limit $1 for update skip locked) free
+         where o.id = free.id
+         returning o.id, o.order_id, o.due_at, clock_timestamp()",
+    )
+    .bind(settings.claim_orders_max)
+    .bind(milliseconds(settings.lease))
+    .fetch_all(connection)
+    .await?;
+    let now = DatabaseTime::of(rows.last().map(|(.., now)| *now));
+    let mut claimed = Vec::with_capacity(rows.len());
+    for (row, order, due, _) in rows {
+        match OrderId::new(&order) {
+            Ok(order) => claimed.push(Claimed { row, order, due: Deadline::at(due) }),
+            // The table's CHECK does not let such a row in. Should it be gone: the others must not suffer.
+            Err(error) => tracing::error!(outbox_id = row, %error, "a row of the outbox names no order; it stays"),
+        }
+    }
+    Ok((claimed, now))
+}
+
+async fn delete(connection: &mut PgConnection, rows: &[i64]) -> Result<(), sqlx::Error> {
+    if !rows.is_empty() {
+        sqlx::query("delete from outbox where id = any($1)").bind(rows).execute(connection).await?;
+    }
+    Ok(())
+}
+
+/// Gives claims back before the lease ends: to be taken again after a while, or at once.
+async fn release(connection: &mut PgConnection, rows: &[i64], after: Duration) -> Result<(), sqlx::Error> {
+    if !rows.is_empty() {
+        let statement =
+            "update outbox set claimed_until = clock_timestamp() + $2 * interval '1 millisecond' where id = any($1)";
+        sqlx::query(statement).bind(rows).bind(milliseconds(after)).execute(connection).await?;
+    }
+    Ok(())
+}
+
+fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn add(counter: &AtomicU64, count: usize) {
+    counter.fetch_add(count as u64, Ordering::Relaxed);
 }
 
 /// The database's clock, carried on by this machine's: what is remaining of a deadline must not depend on how

@@ -6,6 +6,7 @@ use order::{Deadline, OrderFacts, OrderId, OrderStatus};
 use time::OffsetDateTime;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 
 use crate::Pool;
 use crate::database::with_source;
@@ -14,6 +15,7 @@ use crate::database::with_source;
 #[derive(Clone)]
 pub struct OrderBook {
     pool: Pool,
+    answer_timeout: Duration,
 }
 
 /// Orders as they stood at one moment.
@@ -57,10 +59,11 @@ pub enum BookError {
 }
 
 impl OrderBook {
-    /// The book in this database.
+    /// The book in this database. `answer_timeout` is how long a query may take before its connection counts
+    /// as dead, which it may be without anybody having said so; longer than the database's own statement timeout.
     #[must_use]
-    pub fn new(pool: Pool) -> Self {
-        Self { pool }
+    pub fn new(pool: Pool, answer_timeout: Duration) -> Self {
+        Self { pool, answer_timeout }
     }
 
     /// Looks the orders up, all in one query.
@@ -68,10 +71,8 @@ impl OrderBook {
     /// # Errors
     /// [`BookError::Away`].
     pub async fn load(&self, ids: &[OrderId]) -> Result<Loaded, BookError> {
-        let client = self.pool.get().await.map_err(away)?;
-        let statement = client.prepare_cached(include_str!("load.sql")).await.map_err(judge)?;
         let ids: Vec<&str> = ids.iter().map(OrderId::as_str).collect();
-        let rows = client.query(&statement, &[&ids]).await.map_err(judge)?;
+        let rows = self.query(include_str!("load.sql"), &[&ids]).await?;
         let mut loaded = Loaded { orders: HashMap::with_capacity(rows.len()), now: OffsetDateTime::UNIX_EPOCH };
         for row in rows {
             loaded.now = row.try_get("now").map_err(judge)?;
@@ -93,13 +94,25 @@ impl OrderBook {
         if closings.is_empty() {
             return Ok(Vec::new());
         }
-        let client = self.pool.get().await.map_err(away)?;
-        let statement = client.prepare_cached(include_str!("settle.sql")).await.map_err(judge)?;
         let ids: Vec<&str> = closings.iter().map(|closing| closing.id.as_str()).collect();
         let deadlines: Vec<OffsetDateTime> = closings.iter().map(|closing| closing.deadline.instant()).collect();
         let keys: Vec<String> = closings.iter().map(idempotency_key).collect();
-        let rows = client.query(&statement, &[&ids, &deadlines, &keys, &actor]).await.map_err(judge)?;
+        let rows = self.query(include_str!("settle.sql"), &[&ids, &deadlines, &keys, &actor]).await?;
         rows.iter().map(closed).collect()
+    }
+
+    async fn query(&self, statement: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, BookError> {
+        let client = self.pool.get().await.map_err(away)?;
+        let query = async {
+            let statement = client.prepare_cached(statement).await?;
+            client.query(&statement, parameters).await
+        };
+        // A connection that is given up here goes back to the pool, which asks it whether it lives before it
+        // hands it out again, and does not wait for long.
+        let answer = tokio::time::timeout(self.answer_timeout, query).await;
+        answer
+            .map_err(|_| BookError::Away(format!("no answer within {} ms", self.answer_timeout.as_millis())))?
+            .map_err(judge)
     }
 }
 

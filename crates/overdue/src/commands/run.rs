@@ -72,6 +72,8 @@ fn watch_signals(shutdown: &CancellationToken) -> Result<(), Failure> {
 pub(crate) struct Roles {
     names: Vec<&'static str>,
     tasks: JoinSet<Result<(), anyhow::Error>>,
+    /// How long the database may be silent: its own statement timeout comes first.
+    answer_timeout: Duration,
     relay: Option<Arc<RelayCounters>>,
     pub(crate) worker: Option<Arc<WorkerCounters>>,
 }
@@ -92,7 +94,8 @@ impl Roles {
         let broker = servers::broker(broker, "run").await?;
         broker::check_presence(&Topology::new(&lanes), &broker).await?;
         let wanted = |role| only.is_empty() || only.contains(&role);
-        let mut roles = Self { names: Vec::new(), tasks: JoinSet::new(), relay: None, worker: None };
+        let answer_timeout = database.statement_timeout + Duration::from_secs(5);
+        let mut roles = Self { names: Vec::new(), tasks: JoinSet::new(), answer_timeout, relay: None, worker: None };
         if wanted(Role::Relay) {
             roles.start_relay(pool, broker.clone(), lanes.clone(), tuning, confirm_timeout, shutdown);
         }
@@ -117,6 +120,7 @@ impl Roles {
             claim_orders_max: tuning.claim_orders_max.into(),
             lease: tuning.claim_lease,
             poll: tuning.outbox_poll,
+            answer_timeout: self.answer_timeout,
         };
         let relay = Relay::new(pool, broker, lanes, settings, confirm_timeout);
         self.names.push("relay");
@@ -145,7 +149,7 @@ impl Roles {
             window: tuning.coalesce_window,
             ..PipelineSettings::default()
         };
-        let worker = Worker::new(broker, OrderBook::new(pool), lanes, settings);
+        let worker = Worker::new(broker, OrderBook::new(pool, self.answer_timeout), lanes, settings);
         self.names.push("worker");
         self.worker = Some(worker.counters());
         let shutdown = shutdown.clone();
