@@ -1,8 +1,8 @@
 //! Two who reach for the same order: each interleaving is forced by holding locks in the database.
 
-use sqlx::Connection;
+use sqlx::{AssertSqlSafe, Connection};
 use tests::{World, eventually};
-use worker::PipelineSettings;
+use worker::{Closing, PipelineSettings};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_between_load_and_close_wins() {
@@ -83,5 +83,37 @@ async fn two_workers_at_one_order_close_it_once() {
     for worker in workers {
         worker.stop().await;
     }
+    world.close().await;
+}
+
+/// Whoever waits for a row must hold none that comes later, or two could wait for each other. So a row is held
+/// up, and the later one must still be free.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_locked_in_the_order_of_their_keys() {
+    let world = World::new().await;
+    for sku in ["a", "z"] {
+        world.stock(sku, 5).await;
+    }
+    for held_up in ["orders where id = $1", "inventory where sku_id = $1"] {
+        let orders = [world.overdue_order("z").await, world.overdue_order("a").await];
+        let (first, last) = match held_up.starts_with("orders") {
+            true => (orders[0].id.to_string(), orders[1].id.to_string()),
+            false => ("a".to_owned(), "z".to_owned()),
+        };
+        let lock = format!("select 1 from {held_up} for update nowait");
+        let mut holder = sqlx::PgConnection::connect(&world.database_url).await.unwrap();
+        let mut transaction = holder.begin().await.unwrap();
+        sqlx::query(AssertSqlSafe(lock.as_str())).bind(&first).execute(&mut *transaction).await.unwrap();
+        // The later first.
+        let closings: Vec<_> =
+            orders.iter().rev().map(|order| Closing { id: order.id.clone(), deadline: order.deadline }).collect();
+        let book = world.book();
+        let settling = tokio::spawn(async move { book.settle(&closings, "test").await.unwrap().len() });
+        eventually("settling waits for the first", async || world.waiting_for_locks().await == 1).await;
+        sqlx::query(AssertSqlSafe(lock.as_str())).bind(&last).execute(&world.pool).await.expect("the last is free");
+        transaction.commit().await.unwrap();
+        assert_eq!(settling.await.unwrap(), 2);
+    }
+    world.audit().await;
     world.close().await;
 }

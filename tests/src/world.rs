@@ -170,12 +170,17 @@ impl World {
     /// Starts a worker inside the test.
     #[must_use]
     pub fn worker_with(&self, settings: PipelineSettings) -> Roles {
-        let book = OrderBook::new(worker_pool(&self.database_url, 4, Purpose::Settle), self.answer_timeout);
-        let worker = Worker::new(self.broker(), book, self.lanes.clone(), settings);
+        let worker = Worker::new(self.broker(), self.book(), self.lanes.clone(), settings);
         let (shutdown, counters) = (CancellationToken::new(), worker.counters());
         let stop = shutdown.clone();
         let task = tokio::spawn(async move { worker.run(stop).await.expect("no pipeline panics") });
         Roles { shutdown, task, worker: Some(counters), relay: None }
+    }
+
+    /// The order book, as the worker sees it.
+    #[must_use]
+    pub fn book(&self) -> OrderBook {
+        OrderBook::new(worker_pool(&self.database_url, 4, Purpose::Settle), self.answer_timeout)
     }
 
     /// The program, set up for this world.
