@@ -104,3 +104,60 @@ async fn a_database_connection_that_has_gone_silent_is_given_up() {
     worker.stop().await;
     world.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_close_whose_answer_is_lost_is_not_parked() {
+    let mut world = World::new().await;
+    world.stock("tea", 5).await;
+    let order = world.overdue_order("tea").await;
+    let gate = world.gate("insert on order_log").await;
+    let proxy = proxied(&mut world.database_url).await;
+    let worker = world.worker();
+    let foreign = world.foreign().await;
+    foreign.due_now(order.id.as_str().as_bytes()).await;
+    eventually("the close is on its way", async || world.waiting_for_locks().await == 1).await;
+    // Whether it was committed, the worker cannot know.
+    proxy.cut();
+    eventually("the worker waits", async || worker.counted().held >= 1).await;
+    gate.open().await;
+    world.becomes(&order.id, "closed").await;
+    proxy.pass();
+    eventually("the message is handled", async || worker.counted().messages == 1).await;
+    assert_eq!((worker.counted().unchanged, worker.counted().parked), (1, 0));
+    assert_eq!(world.shelf("tea").await, (5, 0));
+    world.audit().await;
+    worker.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_that_is_no_fault_of_the_order_is_tried_again() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let worker = world.worker();
+    let foreign = world.foreign().await;
+    // A deadlock, a serialisation failure, a cancelled statement, a missing permission: each twice, then not.
+    for (number, code) in ["40P01", "40001", "57014", "42501"].into_iter().enumerate() {
+        world
+            .execute(&format!(
+                "create sequence if not exists tries;
+                 select setval('tries', 1);
+                 create or replace function trouble() returns trigger language plpgsql as $$
+                 begin
+                     if nextval('tries') < 4 then raise exception 'trouble' using errcode = '{code}'; end if;
+                     return new;
+                 end $$;
+                 drop trigger if exists trouble on order_log;
+                 create trigger trouble before insert on order_log for each row when (new.to_status = 'closed') execute function trouble()"
+            ))
+            .await;
+        let order = world.overdue_order("tea").await;
+        foreign.due_now(order.id.as_str().as_bytes()).await;
+        world.becomes(&order.id, "closed").await;
+        eventually("it was tried again", async || worker.counted().held == 2 * (number as u64 + 1)).await;
+    }
+    assert_eq!(worker.counted().parked, 0);
+    world.audit().await;
+    worker.stop().await;
+    world.close().await;
+}
