@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use lapin::BasicProperties;
-use lapin::options::BasicPublishOptions;
-use lapin::types::FieldTable;
+use lapin::options::{BasicGetOptions, BasicPublishOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use order::OrderId;
 use publisher::RelaySettings;
 use tests::{World, eventually};
@@ -161,6 +161,31 @@ async fn a_full_lane_refuses_and_the_order_stays_in_the_outbox() {
     tests::management(reqwest::Method::DELETE, &["policies", &world.vhost, "full"], None).await;
     eventually("all are sent after all", async || world.number("select count(*) from outbox").await == 0).await;
     assert_eq!(relay.relayed().0, 2);
+    relay.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_persistent_and_carries_its_exact_remaining_time() {
+    let world = World::with_timeouts(&["2s"]).await;
+    world.stock("tea", 10).await;
+    let relay = world.relay();
+    let order = world.order("tea", Duration::from_secs(2)).await;
+    let foreign = world.foreign().await;
+    foreign.queue_holds("overdue.v1.due.payment", 1).await;
+    let due = "overdue.v1.due.payment".into();
+    let message =
+        foreign.channel.basic_get(due, BasicGetOptions::default()).await.unwrap().expect("it is due").delivery;
+    assert_eq!(*message.properties.delivery_mode(), Some(2));
+    let body = format!(r#"{{"v":1,"orders":[{{"id":"{}","due":"{}"}}]}}"#, order.id, order.deadline);
+    assert_eq!(String::from_utf8(message.data).unwrap(), body);
+    // The broker takes the expiration off when it dead-letters, and notes it.
+    let headers = message.properties.headers().clone().expect("headers");
+    let Some(AMQPValue::FieldArray(deaths)) = headers.inner().get("x-death") else { panic!("{headers:?}") };
+    let AMQPValue::FieldTable(death) = &deaths.as_slice()[0] else { panic!("{deaths:?}") };
+    let Some(AMQPValue::LongString(expiration)) = death.inner().get("original-expiration") else { panic!("{death:?}") };
+    let expiration_ms: u64 = expiration.to_string().parse().unwrap();
+    assert!(expiration_ms < 2_000, "{expiration_ms} ms: less the time that it took to get to the broker");
     relay.stop().await;
     world.close().await;
 }
