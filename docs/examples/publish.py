@@ -23,20 +23,15 @@ def main() -> int:
     channel = connection.channel()
     channel.confirm_delivery()  # from now on basic_publish waits for the broker's confirm
     persistent = pika.BasicProperties(delivery_mode=2)
-    try:
-        for order_id in arguments.order_ids:
-            channel.basic_publish(
-                exchange="overdue.delay",
-                routing_key=f"{arguments.lane}.payment",
-                body=order_id.encode(),
-                properties=persistent,
-                mandatory=True,
-            )
-    except pika.exceptions.UnroutableError:
-        print(f"no lane {arguments.lane}: declare it, or use one that exists", file=sys.stderr)
-        return 1
-    finally:
-        connection.close()
+    for order_id in arguments.order_ids:
+        # A lane that does not exist is no error here: the broker sets the message aside in overdue.v1.parked.
+        channel.basic_publish(
+            exchange="overdue.delay",
+            routing_key=f"{arguments.lane}.payment",
+            body=order_id.encode(),
+            properties=persistent,
+        )
+    connection.close()
     return 0
 
 

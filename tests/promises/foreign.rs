@@ -26,30 +26,3 @@ async fn a_python_service_closes_orders_with_a_bare_id() {
     worker.stop().await;
     world.close().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn python_learns_that_a_lane_does_not_exist() {
-    let world = World::new().await;
-    // Rescued by the broker unless nobody rescues: then the message comes back to the publisher.
-    let foreign = world.foreign().await;
-    let nothing = lapin::types::FieldTable::default();
-    foreign
-        .channel
-        .queue_unbind("overdue.v1.parked".into(), "overdue.unroutable".into(), "".into(), nothing)
-        .await
-        .unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/publish.py");
-    let output = Command::new("python3")
-        .arg(script)
-        .args(["--lane", "31m", &world.amqp_url, "842317"])
-        .output()
-        .await
-        .expect("python runs");
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        String::from_utf8_lossy(&output.stderr).contains("no lane 31m"),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    world.close().await;
-}

@@ -117,3 +117,50 @@ async fn a_key_that_no_lane_wants_is_rescued() {
     assert_eq!((parked.body.as_slice(), parked.routing_key.as_str()), (&b"842317"[..], "31m.payment"));
     world.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_breaks_the_session_is_parked_alone() {
+    let world = World::new().await;
+    world.stock("tea", 50).await;
+    let foreign = world.foreign().await;
+    // A property that is not UTF-8: the AMQP library hangs up when it is to read this, each time anew.
+    let publish = "import pika, sys; c = pika.BlockingConnection(pika.URLParameters(sys.argv[1])); \
+                   c.channel().basic_publish('overdue.due', '30m.payment', b'unreadable', pika.BasicProperties(correlation_id=b'\\xff\\xfe\\x01', delivery_mode=2)); c.close()";
+    let python = tokio::process::Command::new("python3").args(["-c", publish, &world.amqp_url]).output().await.unwrap();
+    assert!(python.status.success(), "{}", String::from_utf8_lossy(&python.stderr));
+    let mut orders = Vec::new();
+    for _ in 0..20 {
+        let order = world.overdue_order("tea").await;
+        foreign.due_now(order.id.as_str().as_bytes()).await;
+        orders.push(order);
+    }
+    let worker = world.worker();
+    for order in &orders {
+        world.becomes(&order.id, "closed").await;
+    }
+    // The broker parks it at its delivery limit. No client of ours can read it there, so it is only counted.
+    foreign.queue_holds("overdue.v1.parked", 1).await;
+    assert_eq!(world.shelf("tea").await, (50, 0));
+    worker.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_nothing_closes_is_parked_and_does_not_spin() {
+    let world = World::new().await;
+    world.stock("tea", 50).await;
+    let order = world.overdue_order("tea").await;
+    world
+        .execute(
+            "create function never() returns trigger language plpgsql as $$ begin return null; end $$;
+             create trigger never before update on orders for each row execute function never()",
+        )
+        .await;
+    let foreign = world.foreign().await;
+    foreign.due_now(order.id.as_str().as_bytes()).await;
+    let worker = world.worker();
+    assert_eq!(foreign.parked(1).await[0].reason(), "not_closed");
+    assert_eq!((world.status(&order.id).await.as_str(), world.shelf("tea").await), ("pending", (49, 1)));
+    worker.stop().await;
+    world.close().await;
+}

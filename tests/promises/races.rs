@@ -86,6 +86,32 @@ async fn two_workers_at_one_order_close_it_once() {
     world.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn items_that_change_between_load_and_close_are_released_as_they_are() {
+    let world = World::new().await;
+    world.stock("tea", 10).await;
+    let order = world.overdue_order("tea").await;
+    let mut shop = sqlx::PgConnection::connect(&world.database_url).await.unwrap();
+    let mut change = shop.begin().await.unwrap();
+    let lock = "select 1 from orders where id = $1 for update";
+    sqlx::query(lock).bind(order.id.as_str()).execute(&mut *change).await.unwrap();
+    let worker = world.worker();
+    world.foreign().await.due_now(order.id.as_str().as_bytes()).await;
+    eventually("closing waits for the change", async || world.waiting_for_locks().await == 1).await;
+    for statement in [
+        "update order_items set quantity = 3",
+        "update inventory set available = available - 2, reserved = reserved + 2",
+    ] {
+        sqlx::query(statement).execute(&mut *change).await.unwrap();
+    }
+    change.commit().await.unwrap();
+    world.becomes(&order.id, "closed").await;
+    assert_eq!(world.shelf("tea").await, (10, 0), "all three are back");
+    world.audit().await;
+    worker.stop().await;
+    world.close().await;
+}
+
 /// Whoever waits for a row must hold none that comes later, or two could wait for each other. So a row is held
 /// up, and the later one must still be free.
 #[tokio::test(flavor = "multi_thread")]

@@ -55,13 +55,14 @@ async fn plan(world: &World, statement: &str, arguments: &str) -> String {
 async fn a_flash_sale_is_found_by_its_keys_whatever_the_statistics_say() {
     let world = World::new().await;
     let load = ("load", include_str!("../../crates/worker/src/load.sql"), "array['bulk-1']");
+    let lock = ("lock", include_str!("../../crates/worker/src/lock.sql"), "array['bulk-1']");
     let settle = (
         "settle",
         include_str!("../../crates/worker/src/settle.sql"),
         "array['bulk-1'], array[now()], array['k'], 'test'",
     );
     let check = async |when: &str| {
-        for (name, statement, arguments) in [load, settle] {
+        for (name, statement, arguments) in [load, lock, settle] {
             let plan = plan(&world, statement, arguments).await;
             assert!(plan.contains("orders_pkey"), "{name}, {when}: {plan}");
             for bad in ["orders_pending_by_deadline", "Seq Scan", "Hash Join", "Merge Join"] {

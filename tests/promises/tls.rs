@@ -58,3 +58,75 @@ async fn a_server_that_cannot_prove_who_it_is_is_refused() {
     assert!(text.contains("certificate"), "{text}");
     world.close().await;
 }
+
+/// The worker speaks TLS to the database by itself, so that is tried by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_worker_verifies_as_much_as_sslmode_says() {
+    let world = World::new().await;
+    let right = env("OVERDUE_TEST_TLS_CA_FILE");
+    let wrong = std::env::temp_dir().join(format!("overdue-test-{}.pem", uuid::Uuid::now_v7().simple()));
+    let openssl = tokio::process::Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-subj",
+            "/CN=somebody else",
+            "-keyout",
+            "/dev/null",
+            "-out",
+        ])
+        .arg(&wrong)
+        .output()
+        .await
+        .unwrap();
+    assert!(openssl.status.success());
+    let wrong_file = wrong.to_str().unwrap();
+    let base = tls_url("OVERDUE_TEST_TLS_DATABASE_URL", &world);
+    let (base, _) = base.split_once('?').unwrap();
+    let by_address = base.replace("@localhost", "@127.0.0.1");
+    let cases = [
+        (base, "verify-full", Some(right.as_str()), true),
+        (&by_address, "verify-full", Some(&right), false),
+        (&by_address, "verify-ca", Some(&right), true),
+        (base, "verify-full", Some(wrong_file), false),
+        (base, "verify-ca", Some(wrong_file), false),
+        (base, "require", Some(wrong_file), false),
+        (base, "verify-full", None, false),
+        (base, "require", None, true),
+        (base, "prefer", None, true),
+        (base, "disable", None, true),
+    ];
+    for (base, mode, root, expected) in cases {
+        let root = root.map(|root| format!("&sslrootcert={root}")).unwrap_or_default();
+        let url = format!("{base}?sslmode={mode}{root}");
+        let timeout = std::time::Duration::from_secs(5);
+        let settings = worker::DatabaseSettings {
+            url: url.as_str().into(),
+            connections_max: 1,
+            connect_timeout: timeout,
+            statement_timeout: timeout,
+            purpose: worker::Purpose::Settle,
+        };
+        let of_worker = worker::probe(&worker::connect(&settings).unwrap()).await;
+        assert_eq!(of_worker.is_ok(), expected, "worker, {mode}{root}: {of_worker:?}");
+        let settings = publisher::DatabaseSettings {
+            url: url.as_str().into(),
+            connections_max: 1,
+            connect_timeout: timeout,
+            statement_timeout: timeout,
+        };
+        let of_publisher = publisher::connect(&settings).await;
+        assert_eq!(of_publisher.is_ok(), expected, "publisher, {mode}{root}: {of_publisher:?}");
+        for error in [of_worker.err().map(|error| error.to_string()), of_publisher.err().map(|error| error.to_string())]
+            .into_iter()
+            .flatten()
+        {
+            assert!(error.contains("certificate"), "{error}");
+        }
+    }
+    std::fs::remove_file(wrong).unwrap();
+    world.close().await;
+}

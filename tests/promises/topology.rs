@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use broker::{Management, Topology, verify};
-use lapin::options::QueueDeclareOptions;
+use lapin::options::{QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use order::Lanes;
 use reqwest::Method;
@@ -18,7 +18,10 @@ fn standard() -> Topology {
 fn the_definitions_file_is_what_the_code_exports() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rabbitmq/definitions.json");
     let file: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    assert_eq!(file, standard().definitions("/"), "run `make definitions`");
+    assert!(
+        file == standard().definitions("/"),
+        "rabbitmq/definitions.json is not what the code exports: run `make definitions`"
+    );
 }
 
 /// Everything of ours that the broker has, without what tells the virtual hosts apart.
@@ -81,6 +84,12 @@ async fn verify_names_everything_that_is_off() {
     // A policy that sets what the arguments leave open: waiting orders would vanish.
     let policy = json!({ "pattern": "30s$", "apply-to": "queues", "definition": { "expires": 60000 } });
     management(Method::PUT, &["policies", &world.vhost, "tidy"], Some(policy)).await;
+    // Of two numbers the lower one holds.
+    let policy = json!({ "pattern": "30m$", "apply-to": "queues", "definition": { "message-ttl": 2000 } });
+    management(Method::PUT, &["policies", &world.vhost, "hasty"], Some(policy)).await;
+    // A way past the lanes.
+    let (due, delay) = ("overdue.v1.due.payment".into(), "overdue.delay".into());
+    foreign.channel.queue_bind(due, delay, "#".into(), QueueBindOptions::default(), nothing()).await.unwrap();
 
     let expected = [
         "exchange overdue.events: is missing",
@@ -90,6 +99,8 @@ async fn verify_names_everything_that_is_off() {
         "binding overdue.delay -> overdue.v1.delay.2m (2m.#): is missing",
         "queue overdue.v1.delay.2h: dead-letter-strategy is in effect null, not \"at-least-once\"",
         "queue overdue.v1.delay.30s: expires is in effect 60000, not null",
+        "queue overdue.v1.delay.30m: message-ttl is in effect 2000, not 1800000",
+        "binding overdue.delay -> overdue.v1.due.payment (#): leads messages into a queue of ours",
     ];
     // The management API lags behind the broker by some seconds.
     let mut missing = Vec::new();
@@ -109,9 +120,19 @@ async fn verify_names_everything_that_is_off() {
 async fn verify_changes_nothing() {
     let world = World::bare(&[]).await;
     let verification = verify(&standard(), &world.broker(), None).await.unwrap();
-    assert_eq!(verification.findings.len(), 17, "{:?}", verification.findings);
+    assert_eq!(verification.findings.len(), 18, "{:?}", verification.findings);
     assert_eq!(verification.unchecked.len(), 1, "says what it could not check without the management API");
     let left = live(&world.vhost).await;
     assert_eq!(left, json!({ "exchanges": [], "queues": [], "bindings": [] }));
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_was_asked_for_and_could_not_be_made_is_no_pass() {
+    let world = World::new().await;
+    let nobody = Management::new(&env("OVERDUE_MANAGEMENT_URL").replace('@', "wrong@").into()).unwrap();
+    let verification = verify(&standard(), &world.broker(), Some(&nobody)).await.unwrap();
+    assert_eq!(verification.findings.len(), 1, "{verification:?}");
+    assert!(verification.findings[0].problem.contains("refused access"), "{verification:?}");
     world.close().await;
 }

@@ -38,6 +38,8 @@ pub struct World {
     timeouts: String,
     /// How long roles inside the test let the database be silent.
     pub answer_timeout: Duration,
+    /// How long a statement of a worker inside the test may take.
+    pub statement_timeout: Duration,
     orders: AtomicU32,
 }
 
@@ -112,6 +114,7 @@ impl World {
             lanes,
             timeouts,
             answer_timeout: Duration::from_secs(35),
+            statement_timeout: Duration::from_secs(30),
             orders: AtomicU32::new(0),
         }
     }
@@ -180,7 +183,7 @@ impl World {
     /// The order book, as the worker sees it.
     #[must_use]
     pub fn book(&self) -> OrderBook {
-        OrderBook::new(worker_pool(&self.database_url, 4, Purpose::Settle), self.answer_timeout)
+        OrderBook::new(worker_pool(&self.database_url, 4, Purpose::Settle, self.statement_timeout), self.answer_timeout)
     }
 
     /// The program, set up for this world.
@@ -313,7 +316,7 @@ impl World {
 
     /// Fails unless the books are clean.
     pub async fn audit(&self) {
-        let pool = worker_pool(&self.database_url, 1, Purpose::Report);
+        let pool = worker_pool(&self.database_url, 1, Purpose::Report, self.statement_timeout);
         let audit = worker::audit(&pool, Duration::from_secs(3600)).await.expect("the audit runs");
         assert!(audit.clean, "{audit:#?}");
     }
@@ -361,12 +364,17 @@ impl Roles {
     }
 }
 
-fn worker_pool(database_url: &str, connections_max: usize, purpose: Purpose) -> worker::Pool {
+fn worker_pool(
+    database_url: &str,
+    connections_max: usize,
+    purpose: Purpose,
+    statement_timeout: Duration,
+) -> worker::Pool {
     let settings = worker::DatabaseSettings {
         url: database_url.into(),
         connections_max,
         connect_timeout: Duration::from_secs(5),
-        statement_timeout: Duration::from_secs(30),
+        statement_timeout,
         purpose,
     };
     worker::connect(&settings).expect("a database's URL")

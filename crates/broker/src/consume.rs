@@ -21,6 +21,8 @@ pub struct Session {
     connection: Connection,
     channel: Channel,
     consumer: Consumer,
+    /// The consumer's stream tells its end only once, perhaps while messages are in hand.
+    ended: bool,
 }
 
 /// Messages that arrived together. They can be acked only on the channel that brought them: a batch of an
@@ -41,6 +43,9 @@ pub struct Incoming {
     delivery_tag: u64,
 }
 
+/// How long handing an ack to the connection may take.
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+
 impl Session {
     /// Connects and subscribes to `queue`. `prefetch` is the only bound on what the broker sends ahead.
     ///
@@ -55,7 +60,7 @@ impl Session {
             .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
             .await
             .map_err(error)?;
-        Ok(Self { broker: broker.clone(), connection, channel, consumer })
+        Ok(Self { broker: broker.clone(), connection, channel, consumer, ended: false })
     }
 
     /// Waits for a message and takes with it whatever else has arrived already, until the messages name
@@ -88,8 +93,13 @@ impl Session {
     }
 
     async fn next(&mut self) -> Option<Delivery> {
+        if self.ended {
+            return None;
+        }
         // An error is always followed by the end of the stream: both mean that the session is over.
-        self.consumer.next().await.and_then(Result::ok)
+        let delivery = self.consumer.next().await.and_then(Result::ok);
+        self.ended = delivery.is_none();
+        delivery
     }
 }
 
@@ -108,8 +118,15 @@ impl Batch {
         let Some(last) = self.messages.last() else { return Ok(()) };
         // A session takes messages in the order of their tags and has one batch at a time, so everything up
         // to this tag is in this batch or was acked before.
-        let options = BasicAckOptions { multiple: true };
-        self.channel.basic_ack(last.delivery_tag, options).await.map_err(|error| self.broker.error(&error))
+        let ack = self.channel.basic_ack(last.delivery_tag, BasicAckOptions { multiple: true });
+        // On a channel that the broker closes at this moment, lapin may never answer.
+        match timeout(ACK_TIMEOUT, ack).await {
+            Ok(acked) => acked.map_err(|error| self.broker.error(&error)),
+            Err(_) => Err(BrokerError::Timeout {
+                address: self.broker.address().to_owned(),
+                timeout_ms: ACK_TIMEOUT.as_millis(),
+            }),
+        }
     }
 }
 
@@ -186,20 +203,23 @@ fn kept_headers(original: Option<&FieldTable>) -> FieldTable {
     kept
 }
 
+/// Bytes as AMQP encodes them: each name with its length, each value with its type and, mostly, its length.
 fn size_of_table(table: &FieldTable) -> usize {
-    table.inner().iter().map(|(name, value)| name.as_str().len() + size_of_value(value)).sum()
+    table.inner().iter().map(|(name, value)| 1 + name.as_str().len() + size_of_value(value)).sum()
 }
 
 fn size_of_value(value: &AMQPValue) -> usize {
-    match value {
-        AMQPValue::ShortString(text) => text.as_str().len(),
-        AMQPValue::LongString(text) => text.len(),
-        AMQPValue::ByteArray(bytes) => bytes.len(),
-        AMQPValue::FieldArray(values) => values.as_slice().iter().map(size_of_value).sum(),
-        AMQPValue::FieldTable(table) => size_of_table(table),
-        // Everything else is at most eight bytes and its type's letter.
-        _ => 9,
-    }
+    const TYPE_AND_LENGTH: usize = 5;
+    TYPE_AND_LENGTH
+        + match value {
+            AMQPValue::ShortString(text) => text.as_str().len(),
+            AMQPValue::LongString(text) => text.len(),
+            AMQPValue::ByteArray(bytes) => bytes.len(),
+            AMQPValue::FieldArray(values) => values.as_slice().iter().map(size_of_value).sum(),
+            AMQPValue::FieldTable(table) => size_of_table(table),
+            // Everything else is a number of at most eight bytes.
+            _ => 8,
+        }
 }
 
 #[cfg(test)]

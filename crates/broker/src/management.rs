@@ -29,7 +29,9 @@ pub enum ManagementError {
         reason: String,
     },
     /// Wrong user or password, or a user without the tag `monitoring`.
-    #[error("the management API refused access: the user needs the tag `monitoring` and access to the virtual host")]
+    #[error(
+        "the management API refused access: the user and password must be right, and the user needs the tag `monitoring` and access to the virtual host"
+    )]
     AccessRefused,
 }
 

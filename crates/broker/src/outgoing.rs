@@ -2,7 +2,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use order::{Deadline, Hop, OrderId};
 
-use crate::topology::{DELAY_EXCHANGE, payment_key};
+use crate::topology::{LANES_EXCHANGE, payment_key};
 use crate::wire;
 
 /// A message that is to be published: persistent always, and mandatory.
@@ -36,7 +36,7 @@ impl Outgoing {
         if let Some(ms) = hop.expiration_ms {
             properties = properties.with_expiration(ms.to_string().into());
         }
-        Self { exchange: DELAY_EXCHANGE, routing_key: payment_key(hop.lane), body, properties }
+        Self { exchange: LANES_EXCHANGE, routing_key: payment_key(hop.lane), body, properties }
     }
 
     fn with_content_type(mut self, content_type: &'static str) -> Self {

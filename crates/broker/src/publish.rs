@@ -40,10 +40,16 @@ pub enum NotPublished {
     /// The broker did not confirm it in time. A broker low on memory or disk blocks publishers.
     #[error("not confirmed within {0} ms")]
     Unconfirmed(u128),
+    /// The broker reads nothing from publishers until it has memory and disk again. Nothing was sent.
+    #[error("the broker blocks publishers: it is low on memory or disk")]
+    Blocked,
     /// The connection was not there, or broke on the way.
     #[error(transparent)]
     Broker(#[from] BrokerError),
 }
+
+/// How long a publish to a broker that blocks publishers waits before it gives up.
+const BLOCKED_LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How many messages may be on the way, not yet confirmed, at a time.
 const IN_FLIGHT_MAX: usize = 1024;
@@ -59,6 +65,14 @@ impl Publisher {
     /// in the same order.
     pub async fn publish(&mut self, messages: &[Outgoing]) -> Vec<Result<(), NotPublished>> {
         let mut batch = InFlight::of(messages.len());
+        if self.is_blocked() {
+            // Sent now, it would only be sent again, and all of it would arrive once the broker reads on.
+            tokio::time::sleep(BLOCKED_LOOK_EVERY.min(self.confirm_timeout)).await;
+            if self.is_blocked() {
+                batch.fail_rest(&NotPublished::Blocked);
+                return batch.into_results(messages);
+            }
+        }
         match timeout(self.confirm_timeout, self.publish_into(messages, &mut batch)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -66,8 +80,11 @@ impl Publisher {
                 batch.fail_rest(&NotPublished::Broker(error));
             }
             Err(_) => {
-                // Whatever the broker confirms from now on belongs to nobody.
-                self.open = None;
+                // Whatever the broker confirms from now on belongs to nobody. A blocked connection is kept: it
+                // cannot even be closed before the broker reads on, and each new one would be blocked as well.
+                if !self.is_blocked() {
+                    self.open = None;
+                }
                 batch.fail_rest(&NotPublished::Unconfirmed(self.confirm_timeout.as_millis()));
             }
         }
@@ -87,6 +104,10 @@ impl Publisher {
         if let Some(open) = self.open.take() {
             close(&open.connection).await;
         }
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.connection.status().blocked() && open.channel.status().connected())
     }
 
     async fn publish_into(&mut self, messages: &[Outgoing], batch: &mut InFlight) -> Result<(), BrokerError> {

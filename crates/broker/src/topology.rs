@@ -12,8 +12,12 @@ use serde_json::{Value, json};
 use crate::connection::close;
 use crate::{Broker, BrokerError};
 
-/// Where messages enter a lane; the routing key is `<lane>.<kind>`.
+/// Where foreign publishers' messages enter a lane; the routing key is `<lane>.<kind>`. What no lane wants is
+/// rescued.
 pub const DELAY_EXCHANGE: &str = "overdue.delay";
+/// Where our own messages enter a lane, with the same keys. Nothing is rescued here: a rescued message counts as
+/// routed, and a publisher that keeps what was not routed must learn of it.
+pub const LANES_EXCHANGE: &str = "overdue.lanes";
 /// Where messages go when their lane's time has passed, with the routing key that they had.
 pub const DUE_EXCHANGE: &str = "overdue.due";
 /// Where messages are set aside for a person.
@@ -94,6 +98,11 @@ impl Topology {
         let mut topology = Self { exchanges: exchanges(), queues: Vec::new(), bindings: Vec::new() };
         for lane in lanes.iter() {
             topology.add_queue(lane_queue(lane), lane_arguments(lane), DELAY_EXCHANGE, format!("{lane}.#"));
+            topology.bindings.push(Binding {
+                source: LANES_EXCHANGE,
+                queue: lane_queue(lane),
+                routing_key: format!("{lane}.#"),
+            });
         }
         topology.add_queue(DUE_PAYMENT_QUEUE.to_owned(), due_arguments(), DUE_EXCHANGE, format!("*.{PAYMENT_KIND}"));
         topology.add_queue(
@@ -180,6 +189,7 @@ fn exchanges() -> Vec<Exchange> {
         exchange(UNROUTABLE_EXCHANGE, "fanout", vec![]),
         exchange(PARKED_EXCHANGE, "fanout", vec![]),
         exchange(DELAY_EXCHANGE, "topic", rescued()),
+        exchange(LANES_EXCHANGE, "topic", vec![]),
         exchange(DUE_EXCHANGE, "topic", rescued()),
         exchange(EVENTS_EXCHANGE, "topic", vec![]),
     ]

@@ -51,17 +51,24 @@ pub async fn verify(
     close(&connection).await;
     outcome?;
     let Some(management) = management else {
-        verification.unchecked.push(
-            "bindings, policies, broker version and feature flags: give the management API's URL to have them checked"
-                .to_owned(),
-        );
+        let advice = "give the management API's URL to have them checked";
+        verification.unchecked.push(format!("bindings, policies, broker version and feature flags: {advice}"));
         return Ok(verification);
     };
     match Live::load(management, broker.vhost()).await {
-        Ok(live) => live.compare(topology, &mut verification.findings),
-        Err(error) => {
-            verification.unchecked.push(format!("bindings, policies, broker version and feature flags: {error}"));
+        Ok(live) => {
+            live.compare(topology, &mut verification.findings);
+            if live.feature_flags.is_none() {
+                let advice = "the user may not ask for them; older brokers want the tag `administrator`";
+                verification.unchecked.push(format!("feature flags: {advice}"));
+            }
         }
+        // Asked for, and not done: that is not a pass.
+        Err(error) => verification.findings.push(Finding {
+            object: "management API".to_owned(),
+            problem: format!("bindings, policies and broker version cannot be checked ({error})"),
+            advice: "mend that, or leave its URL out to check by AMQP alone".to_owned(),
+        }),
     }
     Ok(verification)
 }
@@ -146,7 +153,8 @@ fn judge(
 /// What the management API says of the broker.
 struct Live {
     version: String,
-    feature_flags: Value,
+    /// `None` if the user may not see them.
+    feature_flags: Option<Value>,
     bindings: Value,
     queues: Value,
 }
@@ -156,7 +164,11 @@ impl Live {
         let overview = management.get(&["overview"]).await?;
         Ok(Self {
             version: overview["rabbitmq_version"].as_str().unwrap_or_default().to_owned(),
-            feature_flags: management.get(&["feature-flags"]).await?,
+            feature_flags: match management.get(&["feature-flags"]).await {
+                Ok(flags) => Some(flags),
+                Err(ManagementError::AccessRefused) => None,
+                Err(error) => return Err(error),
+            },
             bindings: management.get(&["bindings", vhost]).await?,
             queues: management.get(&["queues", vhost]).await?,
         })
@@ -176,6 +188,14 @@ impl Live {
                 });
             }
         }
+        for row in rows(&self.bindings).filter(|row| is_foreign(topology, row)) {
+            let text = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
+            findings.push(Finding {
+                object: format!("binding {} -> {} ({})", text("source"), text("destination"), text("routing_key")),
+                problem: "leads messages into a queue of ours, and is not ours".to_owned(),
+                advice: "remove it".to_owned(),
+            });
+        }
         for queue in &topology.queues {
             findings.extend(self.queue_findings(queue));
         }
@@ -183,7 +203,7 @@ impl Live {
 
     /// At-least-once dead-lettering needs `stream_queue`, which is always on from 4.0 and then may not be listed.
     fn flag_finding(&self, name: &str) -> Option<Finding> {
-        let flag = rows(&self.feature_flags).find(|flag| flag["name"] == name)?;
+        let flag = rows(self.feature_flags.as_ref()?).find(|flag| flag["name"] == name)?;
         (flag["state"] == "disabled").then(|| Finding {
             object: format!("feature flag {name}"),
             problem: "is disabled, without it lanes dead-letter at most once and may lose messages".to_owned(),
@@ -200,13 +220,18 @@ impl Live {
         })
     }
 
-    /// Arguments win over policies, but a policy can set what the arguments leave open.
+    /// A policy can set what the arguments leave open; and of a number that both set, the lower one holds.
     fn queue_findings(&self, queue: &Queue) -> Vec<Finding> {
         let Some(live) = rows(&self.queues).find(|row| row["name"] == queue.name.as_str()) else { return Vec::new() };
         let wanted = arguments_json(&queue.arguments);
         let effective = |name: &str| {
-            let argument = &live["arguments"][format!("x-{name}")];
-            if argument.is_null() { &live["effective_policy_definition"][name] } else { argument }
+            let (argument, policy) =
+                (&live["arguments"][format!("x-{name}")], &live["effective_policy_definition"][name]);
+            match (argument.as_i64(), policy.as_i64()) {
+                (Some(ours), Some(theirs)) if theirs < ours => policy,
+                _ if argument.is_null() => policy,
+                _ => argument,
+            }
         };
         let checked = [
             "message-ttl",
@@ -231,6 +256,20 @@ impl Live {
             })
             .collect()
     }
+}
+
+/// A binding into a queue of ours that is not of the topology. Every queue has one from the default exchange.
+fn is_foreign(topology: &Topology, row: &Value) -> bool {
+    let ours = |queue: &Queue| row["destination"] == queue.name.as_str();
+    let known = |binding: &Binding| {
+        row["source"] == binding.source
+            && row["destination"] == binding.queue.as_str()
+            && row["routing_key"] == binding.routing_key.as_str()
+    };
+    row["destination_type"] == "queue"
+        && row["source"] != ""
+        && topology.queues.iter().any(ours)
+        && !topology.bindings.iter().any(known)
 }
 
 fn rows(list: &Value) -> impl Iterator<Item = &Value> {

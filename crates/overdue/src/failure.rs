@@ -89,7 +89,9 @@ impl From<NotPublished> for Failure {
         match error {
             NotPublished::Broker(error) => error.into(),
             NotPublished::Unroutable(_) => Self::new(Kind::Mismatch, error),
-            NotPublished::Refused | NotPublished::Unconfirmed(_) => Self::new(Kind::Unreachable, error),
+            NotPublished::Refused | NotPublished::Unconfirmed(_) | NotPublished::Blocked => {
+                Self::new(Kind::Unreachable, error)
+            }
         }
     }
 }

@@ -9,7 +9,10 @@ use crate::settings::{LogFormat, LogSettings};
 /// filter was given.
 pub(crate) fn init(settings: &LogSettings, quiet: bool) {
     let wanted = if quiet && settings.filter == "info" { "warn" } else { settings.filter.as_str() };
-    let mut filter = EnvFilter::builder().parse_lossy(wanted);
+    // A narrower directive for a module of lapin would win over ours.
+    let wanted: Vec<&str> =
+        wanted.split(',').filter(|directive| !directive.trim_start().starts_with("lapin")).collect();
+    let mut filter = EnvFilter::builder().parse_lossy(wanted.join(","));
     // lapin logs whole messages at WARN, bodies and all, and at ERROR what it returns to us anyway. sqlx logs
     // statements.
     for directive in ["lapin=off", "sqlx=warn"] {

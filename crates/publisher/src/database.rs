@@ -2,7 +2,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{Connection, PgConnection, PgPool};
 
 /// How to reach the database.
@@ -46,6 +46,11 @@ pub async fn connect(settings: &DatabaseSettings) -> Result<PgPool, ConnectError
         return Err(ConnectError::BadUrl("it does not begin with postgres://".to_owned()));
     }
     let options = PgConnectOptions::from_str(url).map_err(|error| ConnectError::BadUrl(error.to_string()))?;
+    // As libpq does: with a root certificate at hand, `require` means `verify-ca`. sqlx would verify nothing.
+    let options = match options.get_ssl_mode() {
+        PgSslMode::Require if url.contains("sslrootcert=") => options.ssl_mode(PgSslMode::VerifyCa),
+        _ => options,
+    };
     let timeout_ms = settings.statement_timeout.as_millis().to_string();
     let options = options.application_name("overdue").options([
         ("statement_timeout", timeout_ms.as_str()),

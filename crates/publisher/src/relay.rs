@@ -2,6 +2,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+
 use broker::{Broker, NotPublished, Outgoing, Publisher, wire};
 use order::{Deadline, Lanes, OrderId, coalesce};
 use retry::Policy;
@@ -208,8 +210,8 @@ impl Relay {
             Err(_) => {}
             Ok(Ok(_)) => {
                 tokio::time::sleep(self.settings.window).await;
-                // One look at the outbox answers them all.
-                while live.next_buffered().is_some() {}
+                // One look at the outbox answers all that have arrived.
+                while live.recv().now_or_never().is_some_and(|received| received.is_ok()) {}
             }
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the relay cannot listen for notifications; it polls until it can");
@@ -239,10 +241,13 @@ async fn claim(
     settings: &RelaySettings,
 ) -> Result<(Vec<Claimed>, DatabaseTime), sqlx::Error> {
     let rows: Vec<(i64, String, OffsetDateTime, OffsetDateTime)> = sqlx::query_as(
-        "update outbox o set claimed_until = clock_timestamp() + $2 * interval '1 millisecond'
-         from (select id from outbox where claimed_until is null or claimed_until < clock_timestamp()
-               order by id limit $1 for update skip locked) free
-         where o.id = free.id
+        // Materialised: joined in as a subquery it may be run anew for each row of the outbox, limit and all.
+        "with free as materialized (
+             select id from outbox where claimed_until is null or claimed_until < clock_timestamp()
+             order by id limit $1 for update skip locked
+         )
+         update outbox o set claimed_until = clock_timestamp() + $2 * interval '1 millisecond'
+         from free where o.id = free.id
          returning o.id, o.order_id, o.due_at, clock_timestamp()",
     )
     .bind(settings.claim_orders_max)

@@ -36,7 +36,7 @@ const CHECKS: [(&str, &str, &str); 7] = [
         "overdue_pending",
         "no order is pending past its deadline by more than the grace",
         "select id as key from orders
-         where status = 'pending' and payment_deadline < clock_timestamp() - $1 * interval '1 second'",
+         where status = 'pending' and payment_deadline < transaction_timestamp() - $1 * interval '1 second'",
     ),
     (
         "reserved_stock",
@@ -76,7 +76,7 @@ const CHECKS: [(&str, &str, &str); 7] = [
     (
         "outbox_sent",
         "no timeout has waited in the outbox for longer than the grace",
-        "select order_id as key from outbox where created_at < clock_timestamp() - $1 * interval '1 second'",
+        "select order_id as key from outbox where created_at < transaction_timestamp() - $1 * interval '1 second'",
     ),
 ];
 

@@ -6,7 +6,6 @@ use order::{Deadline, OrderFacts, OrderId, OrderStatus};
 use time::OffsetDateTime;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
 
 use crate::Pool;
 use crate::database::with_source;
@@ -53,6 +52,9 @@ pub enum BookError {
     /// changed, or it is not known; the same again later.
     #[error("the database cannot be used now: {0}")]
     Away(String),
+    /// It took longer than a statement may. Nothing was changed; fewer orders at a time may do.
+    #[error("the database was too slow: {0}")]
+    Slow(String),
     /// The database refused what was to be written: an order breaks a rule. Nothing was changed.
     #[error("the database refused: {0}")]
     Refused(String),
@@ -72,7 +74,12 @@ impl OrderBook {
     /// [`BookError::Away`].
     pub async fn load(&self, ids: &[OrderId]) -> Result<Loaded, BookError> {
         let ids: Vec<&str> = ids.iter().map(OrderId::as_str).collect();
-        let rows = self.query(include_str!("load.sql"), &[&ids]).await?;
+        let rows = self
+            .with_client(async |client| {
+                let statement = client.prepare_cached(include_str!("load.sql")).await?;
+                client.query(&statement, &[&ids]).await
+            })
+            .await?;
         let mut loaded = Loaded { orders: HashMap::with_capacity(rows.len()), now: OffsetDateTime::UNIX_EPOCH };
         for row in rows {
             loaded.now = row.try_get("now").map_err(judge)?;
@@ -85,7 +92,7 @@ impl OrderBook {
     }
 
     /// Closes the orders that are pending still and have the deadline with which they were loaded: the order,
-    /// its stock, its log row and its idempotency key, in one statement. Returns those; the others have
+    /// its stock, its log row and its idempotency key, in one transaction. Returns those; the others have
     /// changed meanwhile. Each ID may stand in `closings` once.
     ///
     /// # Errors
@@ -97,22 +104,34 @@ impl OrderBook {
         let ids: Vec<&str> = closings.iter().map(|closing| closing.id.as_str()).collect();
         let deadlines: Vec<OffsetDateTime> = closings.iter().map(|closing| closing.deadline.instant()).collect();
         let keys: Vec<String> = closings.iter().map(idempotency_key).collect();
-        let rows = self.query(include_str!("settle.sql"), &[&ids, &deadlines, &keys, &actor]).await?;
+        let rows = self
+            .with_client(async |client| {
+                let lock = client.prepare_cached(include_str!("lock.sql")).await?;
+                let settle = client.prepare_cached(include_str!("settle.sql")).await?;
+                let transaction = client.transaction().await?;
+                transaction.execute(&lock, &[&ids]).await?;
+                let rows = transaction.query(&settle, &[&ids, &deadlines, &keys, &actor]).await?;
+                transaction.commit().await?;
+                Ok(rows)
+            })
+            .await?;
         rows.iter().map(closed).collect()
     }
 
-    async fn query(&self, statement: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, BookError> {
-        let client = self.pool.get().await.map_err(away)?;
-        let query = async {
-            let statement = client.prepare_cached(statement).await?;
-            client.query(&statement, parameters).await
+    async fn with_client<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut deadpool_postgres::Client) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, BookError> {
+        let mut client = self.pool.get().await.map_err(away)?;
+        let outcome = match tokio::time::timeout(self.answer_timeout, work(&mut client)).await {
+            Ok(answer) => answer.map_err(judge),
+            Err(_) => Err(BookError::Away(format!("no answer within {} ms", self.answer_timeout.as_millis()))),
         };
-        // A connection that is given up here goes back to the pool, which asks it whether it lives before it
-        // hands it out again, and does not wait for long.
-        let answer = tokio::time::timeout(self.answer_timeout, query).await;
-        answer
-            .map_err(|_| BookError::Away(format!("no answer within {} ms", self.answer_timeout.as_millis())))?
-            .map_err(judge)
+        if matches!(outcome, Err(BookError::Away(_))) {
+            // It may be dead, or lead to a server that has become read-only; the next may lead to a better one.
+            drop(deadpool_postgres::Client::take(client));
+        }
+        outcome
     }
 }
 
@@ -139,7 +158,7 @@ fn closed(row: &Row) -> Result<Closed, BookError> {
 fn away(error: PoolError) -> BookError {
     match error {
         PoolError::Backend(error) => judge(error),
-        error => BookError::Away(error.to_string()),
+        error => BookError::Away(with_source(&error)),
     }
 }
 
@@ -152,6 +171,8 @@ fn judge(error: tokio_postgres::Error) -> BookError {
     let class = &db.code().code()[..2];
     if matches!(class, "22" | "23" | "44") || *db.code() == SqlState::RAISE_EXCEPTION {
         BookError::Refused(text)
+    } else if *db.code() == SqlState::QUERY_CANCELED {
+        BookError::Slow(text)
     } else {
         BookError::Away(text)
     }

@@ -14,6 +14,8 @@ use tokio_postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use url::Url;
 
+use crate::BookError;
+
 /// A pool of connections to PostgreSQL.
 pub type Pool = deadpool_postgres::Pool;
 
@@ -112,6 +114,15 @@ pub fn connect(settings: &DatabaseSettings) -> Result<Pool, DatabaseError> {
         .recycle_timeout(Some(settings.connect_timeout))
         .build()
         .map_err(|error| DatabaseError::BadUrl(error.to_string()))
+}
+
+/// Takes a connection and gives it back: tells whether there is one to be had.
+///
+/// # Errors
+/// [`BookError::Away`] says why not.
+pub async fn probe(pool: &Pool) -> Result<(), BookError> {
+    let away = |error: deadpool_postgres::PoolError| BookError::Away(with_source(&error));
+    pool.get().await.map(drop).map_err(away)
 }
 
 /// What is verified of the server's certificate, by the names of libpq
@@ -251,12 +262,18 @@ impl ServerCertVerifier for ServerVerifier {
     }
 }
 
-/// An error and its cause in one sentence: the driver's errors name their kind alone.
+/// An error and its causes in one sentence: the driver's errors name their kind alone, and often twice.
 pub(crate) fn with_source(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
+    let mut sentence = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !sentence.ends_with(&text) {
+            sentence = format!("{sentence}: {text}");
+        }
+        next = cause.source();
     }
+    sentence
 }
 
 #[cfg(test)]

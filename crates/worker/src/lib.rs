@@ -9,5 +9,5 @@ mod pipeline;
 pub use audit::{Audit, Check, audit};
 pub use book::{BookError, Closed, Closing, Loaded, OrderBook};
 pub use counters::{CounterValues, WorkerCounters};
-pub use database::{DatabaseError, DatabaseSettings, Pool, Purpose, connect};
+pub use database::{DatabaseError, DatabaseSettings, Pool, Purpose, connect, probe};
 pub use pipeline::{PipelineSettings, Worker};

@@ -27,6 +27,9 @@ pub struct PipelineSettings {
     pub confirm_timeout: Duration,
     /// Orders that go back to a lane and are due within this time of each other may share a message.
     pub window: Duration,
+    /// After so long without a message the subscription is made anew. A broker can forget a consumer without
+    /// telling it, for example when a queue is deleted and declared again while a message is in hand.
+    pub renew_idle_after: Duration,
     /// Who the order log says it was.
     pub actor: String,
 }
@@ -39,6 +42,7 @@ impl Default for PipelineSettings {
             prefetch_messages: 2048,
             confirm_timeout: Duration::from_secs(10),
             window: Duration::from_millis(50),
+            renew_idle_after: Duration::from_secs(30),
             actor: "worker".to_owned(),
         }
     }
@@ -116,51 +120,132 @@ enum Outcome {
     Parked { reason: &'static str, detail: String },
 }
 
+/// Why some orders could not be closed together.
+enum Setback {
+    /// One of them breaks a rule; what the database said.
+    Refused(String),
+    /// They are too many for one statement.
+    Slow,
+}
+
+/// How a session ended.
+enum Ended {
+    /// The program is to stop.
+    Stopped,
+    /// It was a careful one, and went well.
+    Trusted,
+    /// Nothing came for a while.
+    Idle,
+    /// The broker ended it, or something broke; why.
+    Broken(String),
+}
+
+/// After so many batches a careful session has shown that the head of the queue can be read.
+const TRUSTED_AFTER_BATCHES: u32 = 5;
+
+/// Between sessions that could be opened and then broke: short, so that a message that breaks them is soon at
+/// its delivery limit and out of the way.
+const BROKEN: Policy = Policy { initial: Duration::from_millis(100), max: Duration::from_millis(500) };
+
+/// How often an order may be found changed between load and close before something must be wrong with it.
+const ROUNDS_MAX: u32 = 8;
+
+/// What must be published before a batch may be acked.
+enum FollowUp {
+    /// Orders that wait longer, due within the window of each other; latest due last. The lane is chosen when
+    /// they are sent, which may be long after they were decided.
+    Wait(Vec<(OrderId, Deadline)>),
+    /// What is set aside.
+    Park(Outgoing),
+}
+
+/// The database's time, carried on by this machine's clock.
+#[derive(Clone, Copy)]
+struct DatabaseTime {
+    read: OffsetDateTime,
+    at: Instant,
+}
+
+impl DatabaseTime {
+    fn now(self) -> OffsetDateTime {
+        self.read + self.at.elapsed()
+    }
+}
+
 /// The program is to stop while something has to be waited out. The batch is given up, unacked.
 struct Interrupted;
 
 impl Pipeline {
     /// Sessions, one after the other: each connects and subscribes anew, and works until it breaks.
+    ///
+    /// A message that breaks the session itself (one that the AMQP library cannot read) comes again each time,
+    /// until the broker parks it at its delivery limit. What was sent ahead along with it counts as delivered,
+    /// too. So a session is careful, one message at a time, until it has acked some; then it ends, and the next
+    /// takes all it may.
     async fn run(mut self) {
-        let mut delays = Policy::RECONNECT.delays();
+        let mut away = Policy::RECONNECT.delays();
+        let mut broken = BROKEN.delays();
+        let (mut careful, mut renewed) = (true, false);
         while !self.shutdown.is_cancelled() {
             let queue = topology::DUE_PAYMENT_QUEUE;
-            let opening = Session::open(&self.broker, queue, self.settings.prefetch_messages);
+            let prefetch = if careful { 1 } else { self.settings.prefetch_messages };
+            let opening = Session::open(&self.broker, queue, prefetch);
             let opened = tokio::select! {
                 opened = opening => opened,
                 () = self.shutdown.cancelled() => break,
             };
-            let error = match opened {
+            let (delays, error) = match opened {
                 Ok(session) => {
-                    tracing::info!(queue, "consuming");
-                    delays.reset();
-                    self.work(session).await
+                    if !renewed {
+                        tracing::info!(queue, prefetch, "consuming");
+                    }
+                    away.reset();
+                    let ended = self.work(session, careful).await;
+                    renewed = matches!(ended, Ended::Idle);
+                    match ended {
+                        Ended::Stopped => break,
+                        Ended::Idle => continue,
+                        Ended::Trusted => {
+                            careful = false;
+                            broken.reset();
+                            continue;
+                        }
+                        Ended::Broken(error) => {
+                            careful = true;
+                            (&mut broken, error)
+                        }
+                    }
                 }
-                Err(error) => Some(error.to_string()),
+                Err(error) => (&mut away, error.to_string()),
             };
-            let Some(error) = error else { break };
-            if self.wait(&mut delays, "the consumer cannot go on", &error).await.is_err() {
+            if self.wait(delays, "the consumer cannot go on", &error).await.is_err() {
                 break;
             }
         }
         self.publisher.close().await;
     }
 
-    /// Works until the session ends (then returns why) or the program is to stop.
-    async fn work(&mut self, mut session: Session) -> Option<String> {
+    /// Works until the session ends, has earned trust, or the program is to stop.
+    async fn work(&mut self, mut session: Session, careful: bool) -> Ended {
+        let mut acked = 0;
         let ended = loop {
+            if careful && acked == TRUSTED_AFTER_BATCHES {
+                break Ended::Trusted;
+            }
             let received = tokio::select! {
                 received = session.receive(self.settings.batch_orders_max) => received,
-                () = self.shutdown.cancelled() => break None,
+                () = tokio::time::sleep(self.settings.renew_idle_after) => break Ended::Idle,
+                () = self.shutdown.cancelled() => break Ended::Stopped,
             };
-            let Some(batch) = received else { break Some("the broker ended the subscription".to_owned()) };
+            let Some(batch) = received else { break Ended::Broken("the subscription has ended".to_owned()) };
             if self.process(&batch).await.is_err() {
-                break None;
+                break Ended::Stopped;
             }
             let messages = batch.messages().len();
             if let Err(error) = batch.ack().await {
-                break Some(error.to_string());
+                break Ended::Broken(error.to_string());
             }
+            acked += 1;
             add(&self.counters.batches, 1);
             add(&self.counters.messages, messages);
         };
@@ -178,10 +263,10 @@ impl Pipeline {
             .flat_map(|content| &content.orders);
         // Each order once, in the order of the IDs, however many messages name it.
         let ids: Vec<OrderId> = ids.cloned().collect::<BTreeSet<_>>().into_iter().collect();
-        let (outcomes, now) = self.settle(&ids).await?;
-        let follow_ups = self.follow_ups(batch, &outcomes, now);
+        let (outcomes, time) = self.settle(&ids).await?;
+        let follow_ups = self.follow_ups(batch, &outcomes, time);
         let follow_up_count = follow_ups.len();
-        self.publish(follow_ups).await?;
+        self.publish(follow_ups, time).await?;
         tracing::debug!(
             messages = batch.messages().len(),
             orders = ids.len(),
@@ -194,13 +279,33 @@ impl Pipeline {
 
     /// Loads, decides and closes until it is known of each order what became of it. An order that changed
     /// between load and close (paid, cancelled, extended at that very moment) is looked at once more.
-    async fn settle(&mut self, ids: &[OrderId]) -> Result<(HashMap<OrderId, Outcome>, OffsetDateTime), Interrupted> {
+    async fn settle(&mut self, ids: &[OrderId]) -> Result<(HashMap<OrderId, Outcome>, DatabaseTime), Interrupted> {
         let mut outcomes = HashMap::with_capacity(ids.len());
-        let mut now = OffsetDateTime::UNIX_EPOCH;
+        let mut time = DatabaseTime { read: OffsetDateTime::UNIX_EPOCH, at: Instant::now() };
         let mut open = ids.to_vec();
-        while !open.is_empty() {
+        let mut delays = BROKEN.delays();
+        for round in 1.. {
+            if open.is_empty() {
+                break;
+            }
+            if round > 2 {
+                // Once is a race. Again and again is a trigger, or a policy, that keeps the order from closing.
+                self.wait(
+                    &mut delays,
+                    "orders were not closed although they are due",
+                    &format!("{} orders", open.len()),
+                )
+                .await?;
+            }
+            if round > ROUNDS_MAX {
+                let detail = format!("{ROUNDS_MAX} attempts at closing it changed nothing");
+                outcomes.extend(
+                    open.drain(..).map(|id| (id, Outcome::Parked { reason: "not_closed", detail: detail.clone() })),
+                );
+                break;
+            }
             let loaded = self.load(&open).await?;
-            now = loaded.now;
+            time = DatabaseTime { read: loaded.now, at: Instant::now() };
             let mut closings = Vec::new();
             for id in open.drain(..) {
                 let outcome = match loaded.orders.get(&id) {
@@ -225,11 +330,12 @@ impl Pipeline {
             open = self.close(closings, &mut outcomes).await?;
         }
         self.count(&outcomes);
-        Ok((outcomes, now))
+        Ok((outcomes, time))
     }
 
-    /// Closes, and returns the orders that have changed meanwhile. Where the database refuses the whole, it is
-    /// halved and halved again until the order that breaks a rule stands alone; that one is parked.
+    /// Closes, and returns the orders that have changed meanwhile. Where the database refuses the whole, or does
+    /// not get through with it in time, it is halved and halved again: until the order that breaks a rule stands
+    /// alone, and is parked, or the rest is quick enough.
     async fn close(
         &mut self,
         closings: Vec<Closing>,
@@ -251,7 +357,9 @@ impl Pipeline {
                     let half = part.split_off(part.len() / 2);
                     parts.extend([half, part]);
                 }
-                Err(detail) => {
+                // Not met: slowness is told of several only.
+                Err(Setback::Slow) => parts.push(part),
+                Err(Setback::Refused(detail)) => {
                     for closing in part {
                         tracing::error!(order = %closing.id, %detail, "the order cannot be closed; it is parked");
                         outcomes.insert(
@@ -265,39 +373,43 @@ impl Pipeline {
         Ok(changed)
     }
 
-    /// What must be published before the batch may be acked: orders that wait longer, and what is parked.
-    fn follow_ups(&self, batch: &Batch, outcomes: &HashMap<OrderId, Outcome>, now: OffsetDateTime) -> Vec<Outgoing> {
+    /// What the outcomes lead to: orders that wait longer, and what is parked.
+    fn follow_ups(&self, batch: &Batch, outcomes: &HashMap<OrderId, Outcome>, time: DatabaseTime) -> Vec<FollowUp> {
         let waiting = outcomes.iter().filter_map(|(id, outcome)| match outcome {
             Outcome::Waiting(deadline) => Some((id.clone(), *deadline)),
             _ => None,
         });
-        let groups = coalesce(waiting.collect(), |(_, due)| *due, now, self.settings.window, wire::ORDERS_MAX);
-        let mut messages: Vec<Outgoing> = groups
-            .iter()
-            .map(|group| {
-                let remaining = group.last().map_or(Duration::ZERO, |(_, latest)| latest.remaining(now));
-                Outgoing::payment_timeout(group, self.lanes.choose(remaining))
-            })
-            .collect();
-        let before = messages.len();
-        messages.extend(batch.messages().iter().flat_map(|message| parked(message, outcomes)));
-        add(&self.counters.parked, messages.len() - before);
-        messages
+        let groups = coalesce(waiting.collect(), |(_, due)| *due, time.now(), self.settings.window, wire::ORDERS_MAX);
+        let parked: Vec<Outgoing> = batch.messages().iter().flat_map(|message| parked(message, outcomes)).collect();
+        add(&self.counters.parked, parked.len());
+        groups.into_iter().map(FollowUp::Wait).chain(parked.into_iter().map(FollowUp::Park)).collect()
     }
 
     /// Publishes until everything is confirmed and routed; what the broker has already is not sent again.
-    async fn publish(&mut self, mut messages: Vec<Outgoing>) -> Result<(), Interrupted> {
+    async fn publish(&mut self, mut follow_ups: Vec<FollowUp>, time: DatabaseTime) -> Result<(), Interrupted> {
         let mut delays = Policy::RECONNECT.delays();
-        while !messages.is_empty() {
+        while !follow_ups.is_empty() {
+            let now = time.now();
+            let messages: Vec<Outgoing> = follow_ups.iter().map(|follow_up| self.message(follow_up, now)).collect();
             let fates = self.publisher.publish(&messages).await;
             let failure = fates.iter().find_map(|fate| fate.as_ref().err()).map(ToString::to_string);
             let mut fates = fates.into_iter();
-            messages.retain(|_| fates.next().is_none_or(|fate| fate.is_err()));
+            follow_ups.retain(|_| fates.next().is_none_or(|fate| fate.is_err()));
             if let Some(error) = failure {
                 self.wait(&mut delays, "what a batch leads to cannot be published", &error).await?;
             }
         }
         Ok(())
+    }
+
+    fn message(&self, follow_up: &FollowUp, now: OffsetDateTime) -> Outgoing {
+        match follow_up {
+            FollowUp::Park(message) => message.clone(),
+            FollowUp::Wait(group) => {
+                let remaining = group.last().map_or(Duration::ZERO, |(_, latest)| latest.remaining(now));
+                Outgoing::payment_timeout(group, self.lanes.choose(remaining))
+            }
+        }
     }
 
     /// Loads, and waits out a database that is away.
@@ -311,14 +423,15 @@ impl Pipeline {
         }
     }
 
-    /// Closes, and waits out a database that is away. A refusal is an answer: what the database says of it.
-    async fn close_part(&self, part: &[Closing]) -> Result<Result<Vec<Closed>, String>, Interrupted> {
+    /// Closes, and waits out a database that is away. A setback is an answer.
+    async fn close_part(&self, part: &[Closing]) -> Result<Result<Vec<Closed>, Setback>, Interrupted> {
         let mut delays = Policy::RECONNECT.delays();
         loop {
             match self.book.settle(part, &self.settings.actor).await {
                 Ok(closed) => return Ok(Ok(closed)),
-                Err(BookError::Refused(detail)) => return Ok(Err(detail)),
-                Err(error @ BookError::Away(_)) => self.wait(&mut delays, "orders cannot be closed", &error).await?,
+                Err(BookError::Refused(detail)) => return Ok(Err(Setback::Refused(detail))),
+                Err(BookError::Slow(_)) if part.len() > 1 => return Ok(Err(Setback::Slow)),
+                Err(error) => self.wait(&mut delays, "orders cannot be closed", &error).await?,
             }
         }
     }

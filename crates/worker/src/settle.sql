@@ -1,29 +1,23 @@
--- Closes orders and does all that goes with it, in one statement.
+-- Closes orders and does all that goes with it, in one statement; lock.sql has locked them before, in the same
+-- transaction.
 -- $1: order IDs, each once. $2: the deadline with which each was loaded. $3: the idempotency key of each.
 -- $4: who does it. Returns the orders that were closed; those missing from the answer have changed meanwhile.
---
--- Rows are locked in the order of their keys, orders before stock: whoever else locks them does so in the
--- same order, so nobody waits in a circle.
 with due as (
     select * from unnest($1::text[], $2::timestamptz[], $3::text[]) as due (id, deadline, key)
 ),
--- Waits for whoever has an order locked, and then sees what they left. Orders are looked up by ID alone: were
--- status or deadline asked for here, the planner could take the index of pending orders by deadline instead,
--- and read all orders of a flash sale for each one.
-locked as materialized (
+-- Looked up by ID alone, as in lock.sql; what they were found to be is compared in the next step.
+found as materialized (
     select o.id, o.status, o.payment_deadline, due.deadline, due.key
-    from orders o
-    join due on due.id = o.id
-    order by o.id
-    for no key update of o
+    from due
+    join orders o on o.id = due.id
 ),
 -- The guard: only what is pending under its lock, and still has the deadline with which it was loaded, closes.
 closed as (
     update orders o
     set status = 'closed', closed_at = clock_timestamp()
-    from locked
-    where o.id = locked.id and locked.status = 'pending' and locked.payment_deadline = locked.deadline
-    returning o.id, o.closed_at, locked.deadline, locked.key
+    from found
+    where o.id = found.id and found.status = 'pending' and found.payment_deadline = found.deadline
+    returning o.id, o.closed_at, found.deadline, found.key
 ),
 -- What the closed orders had reserved, added up, so that a hot SKU is updated once.
 released as (
@@ -32,6 +26,7 @@ released as (
     join order_items i on i.order_id = closed.id
     group by i.sku_id
 ),
+-- Locked in the order of the SKUs, after the orders, as everybody does.
 stock as materialized (
     select s.sku_id, released.quantity
     from inventory s

@@ -84,14 +84,17 @@ pub(crate) async fn run(settings: &DemoSettings) -> Result<(), Failure> {
 fn refuse_elsewhere(url: &SecretString) -> Result<(), Failure> {
     let url: Url =
         url.expose_secret().parse().map_err(|error| Failure::settings(format!("a URL is not valid: {error}")))?;
-    let here = match url.host() {
-        None => true,
-        Some(Host::Domain(name)) => {
-            name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-        }
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-    };
+    // PostgreSQL's URLs may name another host among their parameters.
+    let elsewhere = url.query_pairs().any(|(name, _)| matches!(name.as_ref(), "host" | "hostaddr"));
+    let here = !elsewhere
+        && match url.host() {
+            None => true,
+            Some(Host::Domain(name)) => {
+                name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            }
+            Some(Host::Ipv4(ip)) => ip.is_loopback(),
+            Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        };
     if here {
         return Ok(());
     }

@@ -18,7 +18,11 @@ pub(crate) async fn run(settings: PublishSettings) -> Result<(), Failure> {
     let now = OffsetDateTime::now_utc();
     let due = match (settings.due, settings.after) {
         (Some(due), _) => due,
-        (None, after) => Deadline::at(now + after.unwrap_or_default()),
+        (None, after) => {
+            let after = time::Duration::try_from(after.unwrap_or_default()).ok();
+            let instant = after.and_then(|after| now.checked_add(after));
+            Deadline::at(instant.ok_or_else(|| Failure::settings("--after leads beyond the calendar".to_owned()))?)
+        }
     };
     let lanes = settings.lanes.lanes();
     let broker = servers::broker(&settings.broker, "publish").await?;

@@ -101,6 +101,8 @@ impl Roles {
         }
         if wanted(Role::Worker) {
             let pool = servers::worker_database(database, usize::from(tuning.pipelines), Purpose::Settle)?;
+            // It has a TLS of its own; better to learn now that it does not get through.
+            worker::probe(&pool).await?;
             roles.start_worker(pool, broker, lanes, tuning, confirm_timeout, shutdown);
         }
         Ok(roles)
