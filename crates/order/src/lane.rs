@@ -103,8 +103,9 @@ impl Lanes {
     ///
     /// If a lane fits (its TTL is the remaining time or up to the tolerance more), the message goes there
     /// with its remaining time as its expiration and comes out on its deadline. Otherwise it waits out a
-    /// whole lane and is then looked at again. The lane is the first of a plan with the fewest hops, as long
-    /// as six hops or fewer do; beyond that it is the longest lane that the remaining time covers.
+    /// whole lane and is then looked at again. The lane is the first of a plan with the fewest hops, where six
+    /// hops or fewer do; elsewhere it is the longest lane that the remaining time covers, and the search is
+    /// made again at the next hop.
     ///
     /// Always taking the longest would cost hops: 20 minutes are two hops through `10m`, but five when
     /// `15m` comes first.

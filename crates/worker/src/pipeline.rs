@@ -156,7 +156,7 @@ enum FollowUp {
     /// they are sent, which may be long after they were decided.
     Wait(Vec<(OrderId, Deadline)>),
     /// What is set aside.
-    Park(Outgoing),
+    Park(Box<Outgoing>),
 }
 
 /// The database's time, carried on by this machine's clock.
@@ -382,7 +382,7 @@ impl Pipeline {
         let groups = coalesce(waiting.collect(), |(_, due)| *due, time.now(), self.settings.window, wire::ORDERS_MAX);
         let parked: Vec<Outgoing> = batch.messages().iter().flat_map(|message| parked(message, outcomes)).collect();
         add(&self.counters.parked, parked.len());
-        groups.into_iter().map(FollowUp::Wait).chain(parked.into_iter().map(FollowUp::Park)).collect()
+        groups.into_iter().map(FollowUp::Wait).chain(parked.into_iter().map(Box::new).map(FollowUp::Park)).collect()
     }
 
     /// Publishes until everything is confirmed and routed; what the broker has already is not sent again.
@@ -404,7 +404,7 @@ impl Pipeline {
 
     fn message(&self, follow_up: &FollowUp, now: OffsetDateTime) -> Outgoing {
         match follow_up {
-            FollowUp::Park(message) => message.clone(),
+            FollowUp::Park(message) => Outgoing::clone(message),
             FollowUp::Wait(group) => {
                 let remaining = group.last().map_or(Duration::ZERO, |(_, latest)| latest.remaining(now));
                 Outgoing::payment_timeout(group, self.lanes.choose(remaining))
