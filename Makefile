@@ -23,7 +23,7 @@ status: ## say what runs where
 clean: ## stop both and delete .local/
 	@scripts/local clean
 
-env: ## print the settings that reach them: eval "$$(make -s env)"
+env: ## print the settings that reach them, as shell exports
 	@scripts/local env
 
 build: ## build everything (development profile)
@@ -37,7 +37,7 @@ demo: build ## watch some thousand orders be paid, cancelled and closed
 
 test: ## run everything that must hold, against real servers
 	$(CARGO) build --workspace
-	PYTHONPATH="$$(scripts/pika)" $(LOCAL) $(CARGO) test --workspace
+	packages="$$(scripts/pika)" && PYTHONPATH="$$packages" $(LOCAL) $(CARGO) test --workspace
 
 check: ## formatting, lints, docs, layers, licences
 	$(CARGO) fmt --all --check

@@ -117,6 +117,7 @@ async fn the_worker_verifies_as_much_as_sslmode_says() {
             connections_max: 1,
             connect_timeout: timeout,
             statement_timeout: timeout,
+            session: &[],
         };
         let of_publisher = publisher::connect(&settings).await;
         assert_eq!(of_publisher.is_ok(), expected, "publisher, {mode}{root}: {of_publisher:?}");

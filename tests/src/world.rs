@@ -161,6 +161,7 @@ impl World {
     /// The relay's own connections, to where `database_url` leads.
     fn relay_pool(&self) -> PgPool {
         let options = PgConnectOptions::from_str(&self.database_url).expect("a URL").application_name("overdue");
+        let options = options.options(publisher::RELAY_SESSION.iter().copied());
         PgPoolOptions::new().max_connections(2).acquire_timeout(Duration::from_secs(5)).connect_lazy_with(options)
     }
 

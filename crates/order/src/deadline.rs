@@ -19,7 +19,8 @@ impl Deadline {
     /// The deadline at `instant`, cut to whole microseconds.
     #[must_use]
     pub fn at(instant: OffsetDateTime) -> Self {
-        let utc = instant.to_offset(UtcOffset::UTC);
+        // At the edges of the calendar there may be no such instant in UTC; then it stays as it is.
+        let utc = instant.checked_to_offset(UtcOffset::UTC).unwrap_or(instant);
         let nanosecond = utc.nanosecond() / 1_000 * 1_000;
         Self(utc.replace_nanosecond(nanosecond).unwrap_or(utc))
     }
@@ -87,5 +88,7 @@ mod tests {
         let a: Deadline = "2026-11-22T09:30:00.123456789+01:00".parse().unwrap();
         assert_eq!(a.to_string(), "2026-11-22T08:30:00.123456Z");
         assert!("22.11.2026".parse::<Deadline>().is_err());
+        // No year 10000 in UTC: no reason to panic.
+        assert!("9999-12-31T23:59:59-23:59".parse::<Deadline>().is_ok());
     }
 }

@@ -52,7 +52,7 @@ impl Failure {
 
     /// Prints the sentence and gives the code.
     pub(crate) fn report(&self) -> ExitCode {
-        eprintln!("error: {}", self.error);
+        complain!("error: {}", self.error);
         ExitCode::from(self.kind as u8)
     }
 }

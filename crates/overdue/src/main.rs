@@ -1,5 +1,13 @@
 //! `overdue`: closes unpaid orders when their payment deadline passes.
 
+/// Prints a line to standard error. Whoever reads it may have hung up, which is no reason to break.
+macro_rules! complain {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($part)*);
+    }};
+}
+
 mod commands;
 mod failure;
 mod servers;

@@ -11,11 +11,28 @@ use crate::settings::{BrokerSettings, DatabaseSettings};
 
 /// A pool for the publisher's side.
 pub(crate) async fn database(settings: &DatabaseSettings, connections_max: u32) -> Result<PgPool, Failure> {
+    connect(settings, connections_max, &[]).await
+}
+
+/// A pool for a relay, with a schema that is the one we need.
+pub(crate) async fn relay_database(settings: &DatabaseSettings) -> Result<PgPool, Failure> {
+    // One connection to work with, one to listen on.
+    let pool = connect(settings, 2, publisher::RELAY_SESSION).await?;
+    publisher::check(&pool).await?;
+    Ok(pool)
+}
+
+async fn connect(
+    settings: &DatabaseSettings,
+    connections_max: u32,
+    session: &'static [(&'static str, &'static str)],
+) -> Result<PgPool, Failure> {
     let settings = publisher::DatabaseSettings {
         url: settings.database_url.clone(),
         connections_max,
         connect_timeout: settings.database_connect_timeout,
         statement_timeout: settings.statement_timeout,
+        session,
     };
     Ok(publisher::connect(&settings).await?)
 }

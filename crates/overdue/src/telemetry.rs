@@ -20,8 +20,11 @@ pub(crate) fn init(settings: &LogSettings, quiet: bool) {
             filter = filter.add_directive(directive);
         }
     }
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr)
+        .log_internal_errors(false)
+        .with_ansi(stderr().is_terminal());
     match settings.format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),

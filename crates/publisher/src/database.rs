@@ -16,7 +16,13 @@ pub struct DatabaseSettings {
     pub connect_timeout: Duration,
     /// How long a statement may take, waiting for locks included.
     pub statement_timeout: Duration,
+    /// Settings of the session besides, such as [`RELAY_SESSION`].
+    pub session: &'static [(&'static str, &'static str)],
 }
+
+/// Settings of a relay's sessions: rows of the outbox are found by their keys, although the statistics, made
+/// when it was empty, say that reading all of it costs nothing.
+pub const RELAY_SESSION: &[(&str, &str)] = &[("enable_seqscan", "off"), ("plan_cache_mode", "force_custom_plan")];
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +62,7 @@ pub async fn connect(settings: &DatabaseSettings) -> Result<PgPool, ConnectError
         ("statement_timeout", timeout_ms.as_str()),
         ("idle_in_transaction_session_timeout", timeout_ms.as_str()),
     ]);
+    let options = options.options(settings.session.iter().copied());
     let address = format!("{}:{}", options.get_host(), options.get_port());
     let unreachable = |reason: String| ConnectError::Unreachable { address, reason };
     match tokio::time::timeout(settings.connect_timeout, PgConnection::connect_with(&options)).await {

@@ -9,7 +9,7 @@ mod stock;
 mod summary;
 
 pub use arm::arm;
-pub use database::{ConnectError, DatabaseSettings, connect};
+pub use database::{ConnectError, DatabaseSettings, RELAY_SESSION, connect};
 pub use orders::{Item, NewOrder, Order, OrderError, cancel, create, pay, show};
 pub use orders::{LogEntry, OrderView};
 pub use relay::{Relay, RelayCounters, RelaySettings};

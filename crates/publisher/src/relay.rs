@@ -241,13 +241,12 @@ async fn claim(
     settings: &RelaySettings,
 ) -> Result<(Vec<Claimed>, DatabaseTime), sqlx::Error> {
     let rows: Vec<(i64, String, OffsetDateTime, OffsetDateTime)> = sqlx::query_as(
-        // Materialised: joined in as a subquery it may be run anew for each row of the outbox, limit and all.
-        "with free as materialized (
-             select id from outbox where claimed_until is null or claimed_until < clock_timestamp()
-             order by id limit $1 for update skip locked
-         )
-         update outbox o set claimed_until = clock_timestamp() + $2 * interval '1 millisecond'
-         from free where o.id = free.id
+        // By ctid, which leads to the rows whatever the planner believes of an outbox that was empty a moment
+        // ago: joined in as a subquery, the choice may be run anew for each row, limit and all.
+        "update outbox o set claimed_until = clock_timestamp() + $2 * interval '1 millisecond'
+         where o.ctid = any(array(
+             select ctid from outbox where claimed_until is null or claimed_until < clock_timestamp()
+             order by id limit $1 for update skip locked))
          returning o.id, o.order_id, o.due_at, clock_timestamp()",
     )
     .bind(settings.claim_orders_max)

@@ -66,7 +66,7 @@ impl Run {
                 Ok(id) => chunk.push(id),
                 Err(error) => {
                     refused += 1;
-                    self.bar.suspend(|| eprintln!("line {}: {error}", number + 1));
+                    self.bar.suspend(|| complain!("line {}: {error}", number + 1));
                 }
             }
             if chunk.len() == CHUNK_ORDERS {
@@ -108,13 +108,13 @@ impl Run {
     async fn finish(self, refused: usize) -> Result<(), Failure> {
         self.bar.finish_and_clear();
         self.publisher.close().await;
-        eprintln!("{} orders published, due {}", self.sent, self.due);
+        complain!("{} orders published, due {}", self.sent, self.due);
         for id in &self.unsent {
             print(id);
         }
         match self.reason {
             Some(reason) => {
-                eprintln!(
+                complain!(
                     "{} orders are not confirmed; their IDs are on standard output; publish them again (twice does no harm)",
                     self.unsent.len()
                 );

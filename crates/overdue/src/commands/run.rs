@@ -1,6 +1,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use broker::{Broker, Topology};
@@ -52,17 +52,24 @@ fn watch_signals(shutdown: &CancellationToken) -> Result<(), Failure> {
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let shutdown = shutdown.clone();
     tokio::spawn(async move {
+        let mut told = None;
         loop {
             let code = tokio::select! {
                 _ = terminate.recv() => 143,
                 _ = interrupt.recv() => 130,
             };
+            // Some programs signal a process and then its group: that is one wish, not two.
+            if told.is_some_and(|told: Instant| told.elapsed() < Duration::from_millis(300)) {
+                continue;
+            }
+            told = Some(Instant::now());
+            // First the deed, then the word: whoever reads the log may be gone.
             if shutdown.is_cancelled() {
                 tracing::warn!("told to stop twice: ending at once; unfinished messages come again");
                 std::process::exit(code);
             }
-            tracing::info!("told to stop: finishing what is in hand");
             shutdown.cancel();
+            tracing::info!("told to stop: finishing what is in hand");
         }
     });
     Ok(())
@@ -88,8 +95,7 @@ impl Roles {
         tuning: &Tuning,
         shutdown: &CancellationToken,
     ) -> Result<Self, Failure> {
-        // The relay needs two connections: one to work with, one to listen on.
-        let pool = servers::migrated_database(database, 2).await?;
+        let pool = servers::relay_database(database).await?;
         let confirm_timeout = broker.confirm_timeout;
         let broker = servers::broker(broker, "run").await?;
         broker::check_presence(&Topology::new(&lanes), &broker).await?;

@@ -21,7 +21,7 @@ pub(crate) async fn run(args: TopologyArgs) -> Result<(), Failure> {
                 print(finding);
             }
             for unchecked in &verification.unchecked {
-                eprintln!("not checked: {unchecked}");
+                complain!("not checked: {unchecked}");
             }
             match verification.findings.len() {
                 0 => {
