@@ -7,8 +7,9 @@ use futures_util::FutureExt;
 use broker::{Broker, NotPublished, Outgoing, Publisher, wire};
 use order::{Deadline, Lanes, OrderId, coalesce};
 use retry::Policy;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgListener;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, Postgres};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
@@ -60,6 +61,7 @@ pub struct RelayCounters {
 /// sends the same orders again, which does no harm.
 pub struct Relay {
     pool: PgPool,
+    connection: Option<PoolConnection<Postgres>>,
     publisher: Publisher,
     lanes: Lanes,
     settings: RelaySettings,
@@ -94,7 +96,7 @@ impl Relay {
     #[must_use]
     pub fn new(pool: PgPool, broker: Broker, lanes: Lanes, settings: RelaySettings, confirm_timeout: Duration) -> Self {
         let publisher = Publisher::new(broker, "relay", confirm_timeout);
-        Self { pool, publisher, lanes, settings, counters: Arc::default() }
+        Self { pool, connection: None, publisher, lanes, settings, counters: Arc::default() }
     }
 
     /// What it has done; may be read while it runs.
@@ -137,11 +139,15 @@ impl Relay {
 
     /// Claims, publishes and deletes once. Returns how many rows were claimed.
     async fn pass(&mut self) -> Result<i64, RelayError> {
-        let mut connection = self.pool.acquire().await?;
+        // Kept from pass to pass: handing it back, and taking it out again, would wait for it to answer.
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.pool.acquire().await?,
+        };
         let outcome = self.pass_on(&mut connection).await;
-        if matches!(outcome, Err(RelayError::Silent(_))) {
-            // The pool would wait for it to answer before it lets another take its place.
-            drop(connection.detach());
+        match outcome {
+            Err(RelayError::Silent(_) | RelayError::Database(_)) => drop(connection.detach()),
+            _ => self.connection = Some(connection),
         }
         outcome
     }
