@@ -125,6 +125,18 @@ impl Lanes {
             .unwrap_or(self.lanes[self.lanes.len() - 1]);
         Hop { lane, expiration_ms: None }
     }
+
+    /// Where a message waits for about this long, in one hop: the shortest lane that lasts as long (or the longest
+    /// of all), with the wait as the message's own expiration. It may come out later than that, by no more than
+    /// what the lane lasts longer: it waits for those ahead of it. It never holds up anybody itself.
+    #[must_use]
+    pub fn at_least(&self, wait: Duration) -> Hop {
+        let wait_ms = round_up_to_ms(wait);
+        match self.lanes.iter().rev().find(|lane| lane.ttl_ms >= wait_ms) {
+            Some(&lane) => Hop { lane, expiration_ms: (wait_ms < lane.ttl_ms).then_some(wait_ms) },
+            None => Hop { lane: self.lanes[0], expiration_ms: None },
+        }
+    }
 }
 
 /// The longest lane of some `hops` lanes (longest first) whose TTLs add up to `remaining_ms` or at most

@@ -2,16 +2,20 @@
 //!
 //! Everything here is pure: no I/O, no async, no clock. The current time is always an argument.
 
+mod closing;
 mod coalesce;
 mod deadline;
 mod decide;
 mod id;
 mod lane;
+mod payment;
 mod status;
 
+pub use closing::{CloseRules, Heard, Step, Verdict, next_step};
 pub use coalesce::coalesce;
 pub use deadline::{BadDeadline, Deadline};
 pub use decide::{Decision, OrderFacts, decide};
 pub use id::{BadOrderId, OrderId};
 pub use lane::{BadLanes, Hop, Lane, Lanes};
+pub use payment::{CloseOutcome, Money, PaymentFacts, Prepay, Receipt, Trade, TradeState};
 pub use status::{BadStatus, OrderStatus};

@@ -20,6 +20,14 @@ impl Policy {
     /// For a server that is away: from a quarter of a second to ten seconds.
     pub const RECONNECT: Self = Self { initial: Duration::from_millis(250), max: Duration::from_secs(10) };
 
+    /// The delay before attempt number `attempt` (from 1), for whoever keeps no sequence but only the number.
+    #[must_use]
+    pub fn delay(self, attempt: u32) -> Duration {
+        let doublings = attempt.saturating_sub(1).min(31);
+        let initial = self.initial.saturating_mul(1 << doublings).min(self.max);
+        Self { initial, ..self }.delays().next_delay()
+    }
+
     /// A fresh, endless sequence of delays.
     #[must_use]
     pub fn delays(self) -> Delays {
@@ -70,5 +78,8 @@ mod tests {
         }
         delays.reset();
         assert!(within(delays.next_delay(), 100));
+        for (attempt, centre_ms) in [(0, 100), (1, 100), (2, 200), (4, 800), (5, 1_000), (u32::MAX, 1_000)] {
+            assert!(within(policy.delay(attempt), centre_ms), "attempt {attempt}");
+        }
     }
 }

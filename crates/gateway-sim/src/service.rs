@@ -1,0 +1,123 @@
+//! The signed HTTP contract of `docs/payment-service.openapi.json`: an existing payment service looks like this.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use ring::hmac;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::ledger::Found;
+use crate::server::{Asked, Reply, Shared};
+use crate::{Call, Mishap, SERVICE_KEY, State};
+
+/// Answers a call; `None`: the connection breaks.
+pub(crate) async fn answer(state: &Shared, asked: &Asked, path: &[&str]) -> Option<Reply> {
+    if !is_signed(asked) {
+        return Some(signed(401, &json!({ "code": "bad_signature" })));
+    }
+    let body: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
+    if asked.method == Method::POST && !asked.headers.contains_key("idempotency-key") {
+        return Some(signed(400, &json!({ "code": "idempotency_key_missing" })));
+    }
+    let (status, body) = match (asked.method.clone(), path) {
+        (Method::GET, ["trades", trade_no]) => {
+            let mishaps = state.ledger.called(trade_no, Call::Query);
+            trouble(state, trade_no, &mishaps)?;
+            trade(state, trade_no)
+        }
+        (Method::POST, ["trades", trade_no, "close"]) => {
+            let mishaps = state.ledger.called(trade_no, Call::Close);
+            trouble(state, trade_no, &mishaps)?;
+            match state.ledger.close(trade_no) {
+                Found::Nothing => (404, json!({ "code": "trade_not_found" })),
+                Found::Trade(State::NotPaid) => (200, json!({ "outcome": "accepted" })),
+                Found::Trade(State::Closed) => (200, json!({ "outcome": "already_closed" })),
+                Found::Trade(_) => (200, json!({ "outcome": "already_paid" })),
+            }
+        }
+        (Method::POST, ["refunds"]) => {
+            let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
+            let (refund_no, trade_no) = (text("refund_no"), text("trade_no"));
+            let amount = body["amount_minor"].as_i64().unwrap_or(0);
+            match state.ledger.refund(&refund_no, &trade_no, amount, "PROCESSING") {
+                Ok(_) => (202, refund(&refund_no, "processing")),
+                Err(message) => (409, json!({ "code": "refund_refused", "message": message })),
+            }
+        }
+        (Method::GET, ["refunds", refund_no]) => match state.ledger.query_refund(refund_no) {
+            Some(_) => (200, refund(refund_no, "succeeded")),
+            None => (404, json!({ "code": "refund_not_found" })),
+        },
+        _ => (404, json!({ "code": "no_such_path" })),
+    };
+    Some(signed(status, &body))
+}
+
+/// The mishaps that this contract knows here; `None`: the connection breaks.
+fn trouble(state: &Shared, trade_no: &str, mishaps: &[Mishap]) -> Option<()> {
+    for mishap in mishaps {
+        match mishap {
+            Mishap::PayBefore => drop(state.ledger.pay(trade_no)),
+            Mishap::LoseRequest => return None,
+            _ => {}
+        }
+    }
+    Some(())
+}
+
+fn trade(state: &Shared, trade_no: &str) -> (u16, Value) {
+    let Some(trade) = state.ledger.trade(trade_no) else { return (404, json!({ "code": "trade_not_found" })) };
+    let body = json!({
+        "trade_no": trade_no,
+        "state": trade.state,
+        "transaction_id": trade.transaction_id,
+        "paid_at": trade.paid_at.and_then(|at| at.format(&Rfc3339).ok()),
+        "amount_minor": trade.amount_minor,
+        "currency": trade.currency,
+    });
+    (200, body)
+}
+
+fn refund(refund_no: &str, state: &str) -> Value {
+    json!({ "refund_no": refund_no, "state": state })
+}
+
+pub(crate) fn notification(state: &Shared, trade_no: &str) -> (HeaderMap, Vec<u8>) {
+    let body = json!({ "event": "trade", "data": trade(state, trade_no).1 }).to_string().into_bytes();
+    let headers = signature_headers("NOTIFICATION", &body);
+    let headers = headers
+        .into_iter()
+        .filter_map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?)));
+    (headers.collect(), body)
+}
+
+fn signed(status: u16, body: &Value) -> Reply {
+    let mut reply = Reply::json(status, body);
+    reply.headers.extend(signature_headers(&status.to_string(), &reply.body));
+    reply
+}
+
+fn signature_headers(first: &str, body: &[u8]) -> [(&'static str, String); 3] {
+    let timestamp = OffsetDateTime::now_utc().unix_timestamp().to_string();
+    let nonce = uuid::Uuid::now_v7().simple().to_string();
+    let signature = STANDARD.encode(hmac::sign(&key(), &message(first, &timestamp, &nonce, body)));
+    [("overdue-timestamp", timestamp), ("overdue-nonce", nonce), ("overdue-signature", signature)]
+}
+
+fn is_signed(asked: &Asked) -> bool {
+    let header = |name: &str| asked.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let first = format!("{} {}", asked.method, asked.uri.path());
+    let message = message(&first, header("overdue-timestamp"), header("overdue-nonce"), &asked.body);
+    let signature = STANDARD.decode(header("overdue-signature")).unwrap_or_default();
+    header("overdue-key-id") == SERVICE_KEY.0 && hmac::verify(&key(), &message, &signature).is_ok()
+}
+
+fn key() -> hmac::Key {
+    hmac::Key::new(hmac::HMAC_SHA256, SERVICE_KEY.1.as_bytes())
+}
+
+fn message(first: &str, timestamp: &str, nonce: &str, body: &[u8]) -> Vec<u8> {
+    [first.as_bytes(), b"\n", timestamp.as_bytes(), b"\n", nonce.as_bytes(), b"\n", body, b"\n"].concat()
+}

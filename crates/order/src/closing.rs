@@ -1,0 +1,308 @@
+//! The close protocol: query, close at the gateway, query again, and only then close here.
+//!
+//! One attempt is at most three calls. Which comes next, and what may be concluded, is decided here, without
+//! any I/O; whoever makes the calls (and the model checker in the tests) follows [`next_step`].
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use crate::{CloseOutcome, PaymentFacts, Prepay, Receipt, Trade, TradeState};
+
+/// What was heard last within an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard<'a> {
+    /// Nothing yet.
+    Nothing,
+    /// The answer to a query.
+    Trade {
+        /// What the gateway said.
+        trade: &'a Trade,
+        /// Whether the gateway had been told to close the trade before, within this attempt.
+        after_close: bool,
+    },
+    /// The answer to a close.
+    Close(CloseOutcome),
+}
+
+/// What to do next within an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Ask how the trade stands.
+    Query,
+    /// Tell the gateway to close it.
+    Close,
+    /// The attempt is over.
+    Conclude(Verdict),
+}
+
+/// What an attempt has shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nobody has paid, and nobody can any more: the gateway says so.
+    Unpaid,
+    /// The gateway knows no such trade, and that is to be believed. A trade that appears all the same is caught
+    /// by looking once more later.
+    Absent,
+    /// Paid as it should be.
+    Paid(Receipt),
+    /// The gateway knows no such trade, but it may be on its way: to be asked again at this time.
+    NotFoundYet(OffsetDateTime),
+    /// To be asked again, not before this time.
+    Later {
+        /// When.
+        at: OffsetDateTime,
+        /// Why: a short, stable name.
+        why: &'static str,
+        /// Whether this was an attempt that came to nothing, of which there may be only so many.
+        counts: bool,
+    },
+    /// Nothing can be concluded, for this reason; to be asked again.
+    Unclear(String),
+    /// A person must look.
+    Person {
+        /// A short, stable name.
+        reason: &'static str,
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+/// The times that the protocol keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CloseRules {
+    /// A trade younger than this is not closed at the gateway.
+    pub min_close_age: Duration,
+    /// How long a customer who is just paying is left alone; five seconds or more.
+    pub user_paying_wait: Duration,
+    /// How far apart two answers "no such trade" must be before they are believed.
+    pub not_found_gap: Duration,
+}
+
+impl Default for CloseRules {
+    fn default() -> Self {
+        Self {
+            min_close_age: Duration::ZERO,
+            user_paying_wait: Duration::from_secs(5),
+            not_found_gap: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What follows from what was heard, for an order that is past its deadline. Only a positive answer of the
+/// gateway leads to [`Verdict::Unpaid`]; whatever is not understood stays unclear.
+#[must_use]
+pub fn next_step(payment: &PaymentFacts, rules: &CloseRules, heard: &Heard<'_>, now: OffsetDateTime) -> Step {
+    match heard {
+        Heard::Nothing => Step::Query,
+        Heard::Trade { trade, after_close } => after_query(payment, rules, trade, *after_close, now),
+        Heard::Close(outcome) => match outcome {
+            // None of these is proof. A close that was accepted may still lose against a payment.
+            CloseOutcome::Accepted | CloseOutcome::AlreadyClosed | CloseOutcome::AlreadyPaid => Step::Query,
+            CloseOutcome::InProgress => Step::Conclude(user_paying(rules, now)),
+            CloseOutcome::TooEarly => Step::Conclude(Verdict::Later {
+                at: now + rules.min_close_age.max(rules.user_paying_wait),
+                why: "too_early",
+                counts: true,
+            }),
+            CloseOutcome::NotFound => {
+                unclear("the gateway knew the trade, and when it was to close it knew it no more")
+            }
+        },
+    }
+}
+
+fn after_query(
+    payment: &PaymentFacts,
+    rules: &CloseRules,
+    trade: &Trade,
+    after_close: bool,
+    now: OffsetDateTime,
+) -> Step {
+    if let Some(discrepancy) = &trade.discrepancy {
+        return person("payment_mismatch", discrepancy.clone());
+    }
+    match &trade.state {
+        TradeState::Paid => paid(payment, trade),
+        TradeState::Closed | TradeState::Revoked => Step::Conclude(Verdict::Unpaid),
+        TradeState::Refunded => person(
+            "refunded_at_gateway",
+            "the trade was paid, and some or all of it was refunded, not by this program".to_owned(),
+        ),
+        TradeState::UserPaying => Step::Conclude(user_paying(rules, now)),
+        TradeState::NotPaid | TradeState::Failed if after_close => {
+            unclear("told to close, the gateway says unpaid still")
+        }
+        TradeState::NotPaid | TradeState::Failed => {
+            let at = payment.created_at + rules.min_close_age;
+            if now < at {
+                return Step::Conclude(Verdict::Later { at, why: "too_early", counts: false });
+            }
+            Step::Close
+        }
+        TradeState::NotFound if after_close => unclear("told to close, the gateway knows no such trade any more"),
+        TradeState::NotFound => Step::Conclude(not_found(payment, rules, now)),
+        TradeState::Unrecognized(name) => unclear(&format!("the trade's state is {name:?}, which is not known here")),
+    }
+}
+
+fn paid(payment: &PaymentFacts, trade: &Trade) -> Step {
+    let (Some(transaction_id), Some(amount)) = (&trade.transaction_id, &trade.amount) else {
+        return unclear("paid, but without a transaction ID or an amount");
+    };
+    if *amount != payment.amount {
+        return person("payment_mismatch", format!("{amount} was paid, {} was to be paid", payment.amount));
+    }
+    let receipt = Receipt { transaction_id: transaction_id.clone(), paid_at: trade.paid_at, amount: amount.clone() };
+    Step::Conclude(Verdict::Paid(receipt))
+}
+
+/// Whether "no such trade" is to be believed depends on what the shop knows: it may never have called the
+/// gateway, its call may still be on its way, or the gateway has said before that the trade exists.
+fn not_found(payment: &PaymentFacts, rules: &CloseRules, now: OffsetDateTime) -> Verdict {
+    match (payment.prepay, payment.not_found_at) {
+        (Prepay::Created, _) => Verdict::Person {
+            reason: "trade_missing",
+            detail: "the gateway had confirmed the trade and now knows no such trade".to_owned(),
+        },
+        (Prepay::None, _) => Verdict::Absent,
+        (Prepay::Attempted, Some(at)) if now - at >= rules.not_found_gap => Verdict::Absent,
+        (Prepay::Attempted, at) => Verdict::NotFoundYet(at.unwrap_or(now) + rules.not_found_gap),
+    }
+}
+
+fn user_paying(rules: &CloseRules, now: OffsetDateTime) -> Verdict {
+    Verdict::Later { at: now + rules.user_paying_wait, why: "user_paying", counts: true }
+}
+
+fn unclear(why: &str) -> Step {
+    Step::Conclude(Verdict::Unclear(why.to_owned()))
+}
+
+fn person(reason: &'static str, detail: String) -> Step {
+    Step::Conclude(Verdict::Person { reason, detail })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Deadline, Money};
+
+    fn now() -> OffsetDateTime {
+        "2026-11-22T08:30:00Z".parse::<Deadline>().unwrap().instant()
+    }
+
+    fn cny(minor: i64) -> Money {
+        Money { minor, currency: "CNY".to_owned() }
+    }
+
+    fn payment(prepay: Prepay) -> PaymentFacts {
+        PaymentFacts {
+            gateway: "wechat".to_owned(),
+            trade_no: "842317".to_owned(),
+            amount: cny(1999),
+            prepay,
+            created_at: now() - Duration::from_mins(30),
+            not_found_at: None,
+            open: true,
+        }
+    }
+
+    fn query(payment: &PaymentFacts, trade: &Trade, after_close: bool) -> Step {
+        next_step(payment, &CloseRules::default(), &Heard::Trade { trade, after_close }, now())
+    }
+
+    fn state(state: TradeState, after_close: bool) -> Step {
+        query(&payment(Prepay::Created), &Trade::in_state(state), after_close)
+    }
+
+    fn concluded(step: Step) -> Verdict {
+        let Step::Conclude(verdict) = step else { panic!("{step:?} concludes nothing") };
+        verdict
+    }
+
+    #[test]
+    fn nothing_but_closed_and_revoked_means_unpaid() {
+        for after_close in [false, true] {
+            for gone in [TradeState::Closed, TradeState::Revoked] {
+                assert_eq!(concluded(state(gone, after_close)), Verdict::Unpaid);
+            }
+            for other in [
+                TradeState::NotPaid,
+                TradeState::UserPaying,
+                TradeState::Paid,
+                TradeState::Refunded,
+                TradeState::Failed,
+                TradeState::NotFound,
+                TradeState::Unrecognized("ACCEPT".to_owned()),
+            ] {
+                let step = state(other.clone(), after_close);
+                assert!(
+                    !matches!(step, Step::Conclude(Verdict::Unpaid | Verdict::Absent)),
+                    "{other:?}, after_close {after_close}: {step:?}"
+                );
+            }
+        }
+        for outcome in [
+            CloseOutcome::Accepted,
+            CloseOutcome::AlreadyClosed,
+            CloseOutcome::AlreadyPaid,
+            CloseOutcome::InProgress,
+            CloseOutcome::NotFound,
+            CloseOutcome::TooEarly,
+        ] {
+            let step = next_step(&payment(Prepay::Created), &CloseRules::default(), &Heard::Close(outcome), now());
+            assert!(!matches!(step, Step::Conclude(Verdict::Unpaid | Verdict::Absent)), "{outcome:?}: {step:?}");
+        }
+    }
+
+    #[test]
+    fn an_attempt_ends_after_three_calls() {
+        assert_eq!(state(TradeState::NotPaid, false), Step::Close);
+        assert_eq!(state(TradeState::Failed, false), Step::Close);
+        for still in [TradeState::NotPaid, TradeState::Failed, TradeState::NotFound] {
+            assert!(matches!(concluded(state(still, true)), Verdict::Unclear(_)));
+        }
+    }
+
+    #[test]
+    fn what_was_paid_must_be_what_was_to_be_paid() {
+        let trade = |minor, currency: &str| Trade {
+            transaction_id: Some("4200".to_owned()),
+            amount: Some(Money { minor, currency: currency.to_owned() }),
+            ..Trade::in_state(TradeState::Paid)
+        };
+        let verdict = |trade: &Trade| concluded(query(&payment(Prepay::Created), trade, false));
+        assert!(matches!(verdict(&trade(1999, "CNY")), Verdict::Paid(receipt) if receipt.transaction_id == "4200"));
+        for wrong in [trade(1998, "CNY"), trade(1999, "USD")] {
+            assert!(matches!(verdict(&wrong), Verdict::Person { reason: "payment_mismatch", .. }));
+        }
+        let foreign = Trade { discrepancy: Some("another merchant".to_owned()), ..trade(1999, "CNY") };
+        assert!(matches!(verdict(&foreign), Verdict::Person { reason: "payment_mismatch", .. }));
+        let nameless = Trade { transaction_id: None, ..trade(1999, "CNY") };
+        assert!(matches!(verdict(&nameless), Verdict::Unclear(_)));
+    }
+
+    #[test]
+    fn a_missing_trade_is_believed_by_what_the_shop_knows() {
+        let missing = Trade::in_state(TradeState::NotFound);
+        let verdict = |payment: &PaymentFacts| concluded(query(payment, &missing, false));
+        assert_eq!(verdict(&payment(Prepay::None)), Verdict::Absent);
+        assert!(matches!(verdict(&payment(Prepay::Created)), Verdict::Person { reason: "trade_missing", .. }));
+        let gap = CloseRules::default().not_found_gap;
+        assert_eq!(verdict(&payment(Prepay::Attempted)), Verdict::NotFoundYet(now() + gap));
+        let since = |age| PaymentFacts { not_found_at: Some(now() - age), ..payment(Prepay::Attempted) };
+        assert_eq!(verdict(&since(gap - Duration::from_secs(1))), Verdict::NotFoundYet(now() + Duration::from_secs(1)));
+        assert_eq!(verdict(&since(gap)), Verdict::Absent);
+    }
+
+    #[test]
+    fn a_trade_that_is_too_young_is_closed_later() {
+        let rules = CloseRules { min_close_age: Duration::from_mins(40), ..CloseRules::default() };
+        let payment = payment(Prepay::Created);
+        let trade = Trade::in_state(TradeState::NotPaid);
+        let step = next_step(&payment, &rules, &Heard::Trade { trade: &trade, after_close: false }, now());
+        let at = payment.created_at + rules.min_close_age;
+        assert_eq!(step, Step::Conclude(Verdict::Later { at, why: "too_early", counts: false }));
+    }
+}

@@ -1,0 +1,123 @@
+use std::fmt;
+
+use time::OffsetDateTime;
+
+/// An amount of money.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Money {
+    /// In the smallest unit of the currency: cents, fen.
+    pub minor: i64,
+    /// Three capital letters (ISO 4217).
+    pub currency: String,
+}
+
+impl fmt::Display for Money {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} (smallest units)", self.minor, self.currency)
+    }
+}
+
+/// What the shop knows of an order's payment at a gateway. An order without one is settled by its own status
+/// alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PaymentFacts {
+    /// The gateway's name among those that are configured.
+    pub gateway: String,
+    /// The number under which the gateway knows the trade.
+    pub trade_no: String,
+    /// What is to be paid.
+    pub amount: Money,
+    /// How far the shop got with telling the gateway.
+    pub prepay: Prepay,
+    /// When the shop told the gateway, or meant to.
+    pub created_at: OffsetDateTime,
+    /// When the gateway first said that it knows no such trade.
+    pub not_found_at: Option<OffsetDateTime>,
+    /// Whether the trade may still be paid, as far as the shop knows: it was found neither paid nor closed.
+    pub open: bool,
+}
+
+/// How far the shop got with creating the trade at the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Prepay {
+    /// It never called the gateway.
+    None,
+    /// It called, or is about to; the outcome is not known.
+    Attempted,
+    /// The gateway has confirmed that the trade exists.
+    Created,
+}
+
+/// What a gateway says of a trade.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trade {
+    /// Where it stands.
+    pub state: TradeState,
+    /// The gateway's own number of the payment; known once it was paid.
+    pub transaction_id: Option<String>,
+    /// When it was paid.
+    pub paid_at: Option<OffsetDateTime>,
+    /// What was paid, or is to be paid.
+    pub amount: Option<Money>,
+    /// What makes it another trade than the one that was asked for, such as a foreign merchant's number.
+    pub discrepancy: Option<String>,
+}
+
+impl Trade {
+    /// A trade of which nothing but the state is known.
+    #[must_use]
+    pub fn in_state(state: TradeState) -> Self {
+        Self { state, transaction_id: None, paid_at: None, amount: None, discrepancy: None }
+    }
+}
+
+/// Where a trade stands. A fault (no answer, or none that can be trusted) is none of these.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum TradeState {
+    /// Waiting for the customer.
+    NotPaid,
+    /// The customer is paying at this moment.
+    UserPaying,
+    /// Paid.
+    Paid,
+    /// Closed unpaid; it cannot be paid any more.
+    Closed,
+    /// It was paid, and some or all of it went back.
+    Refunded,
+    /// A payment was tried and failed; the customer may try again.
+    Failed,
+    /// Taken back; it cannot be paid any more.
+    Revoked,
+    /// The gateway knows no such trade.
+    NotFound,
+    /// A state that this version does not know, as the gateway calls it.
+    Unrecognized(String),
+}
+
+/// What a gateway says to the wish that a trade be closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CloseOutcome {
+    /// It will be closed; no proof that it is.
+    Accepted,
+    /// It was closed before.
+    AlreadyClosed,
+    /// Too late: it was paid.
+    AlreadyPaid,
+    /// The customer is paying at this moment.
+    InProgress,
+    /// There is no such trade.
+    NotFound,
+    /// It is too young to be closed.
+    TooEarly,
+}
+
+/// A payment that a gateway vouches for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The gateway's own number of the payment.
+    pub transaction_id: String,
+    /// When it was paid; `None` where the gateway does not tell.
+    pub paid_at: Option<OffsetDateTime>,
+    /// What was paid.
+    pub amount: Money,
+}

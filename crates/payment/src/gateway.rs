@@ -1,0 +1,194 @@
+use async_trait::async_trait;
+use http::HeaderMap;
+use order::{CloseOutcome, Money, OrderId, Trade};
+use serde::Deserialize;
+use std::time::Duration;
+use time::OffsetDateTime;
+
+/// A payment gateway. Each call may be made again without harm: queries change nothing, a close may be repeated,
+/// and a refund is known by its number.
+#[async_trait]
+pub trait PaymentGateway: Send + Sync {
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Whether a trade could have this number at all; if not, a sentence that says why.
+    fn check_trade_no(&self, _trade_no: &str) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// How a trade stands. A trade that the gateway does not know is a state, not a fault.
+    async fn query(&self, trade_no: &str) -> Result<Trade, GatewayFault>;
+
+    /// Tells the gateway to close a trade, so that it cannot be paid any more. The outcome is no proof: ask
+    /// again.
+    async fn close(&self, trade_no: &str) -> Result<CloseOutcome, GatewayFault>;
+
+    /// Gives money back. The same request again, with the same number, gives nothing more.
+    async fn refund(&self, request: &RefundRequest) -> Result<Refund, GatewayFault>;
+
+    /// How a refund stands.
+    async fn query_refund(&self, refund_no: &str) -> Result<Refund, GatewayFault>;
+
+    /// Reads a notification that the gateway has sent, and verifies that it has.
+    ///
+    /// # Errors
+    /// [`GatewayFault::Protocol`] if it is forged, stale or garbled: answer with a client error, change nothing.
+    async fn parse_notification(&self, headers: &HeaderMap, body: &[u8]) -> Result<Notification, GatewayFault>;
+}
+
+/// What a gateway can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Whether there are trades at all that can be asked for. Without, an order's own status is the truth.
+    pub keeps_trades: bool,
+    /// How old a trade must be before it may be closed.
+    pub min_close_age: Duration,
+}
+
+/// Money that is to go back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefundRequest {
+    /// The number of the trade that was paid.
+    pub trade_no: String,
+    /// The gateway's number of the payment.
+    pub transaction_id: String,
+    /// Makes the refund one refund, however often it is asked for: see [`refund_no`].
+    pub refund_no: String,
+    /// All that was paid; all of it goes back.
+    pub amount: Money,
+    /// Why, for the customer's eyes.
+    pub reason: String,
+}
+
+/// A refund as the gateway has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refund {
+    /// Where it stands.
+    pub state: RefundState,
+    /// When the money arrived.
+    pub succeeded_at: Option<OffsetDateTime>,
+}
+
+/// Where a refund stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RefundState {
+    /// Accepted and on its way.
+    Processing,
+    /// The money is back.
+    Succeeded,
+    /// The gateway gave it up.
+    Closed,
+    /// It cannot be completed (the customer's account is gone, for example): a person must complete it at the gateway.
+    Abnormal,
+    /// The gateway knows no such refund.
+    NotFound,
+    /// A state that this version does not know, as the gateway calls it.
+    Unrecognized(String),
+}
+
+/// What a gateway tells by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notification {
+    /// Something happened to a trade.
+    Trade {
+        /// Its number.
+        trade_no: String,
+        /// How it stands.
+        trade: Trade,
+    },
+    /// Something happened to a refund.
+    Refund {
+        /// Its number.
+        refund_no: String,
+        /// How it stands.
+        refund: Refund,
+    },
+    /// Genuine, and about something that is no concern of ours.
+    Other(String),
+}
+
+/// Why a gateway gave no answer that could be used. None of these says anything about the trade.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GatewayFault {
+    /// No answer, or one that says "not now": the same request again later.
+    #[error("no answer: {0}")]
+    Transient(String),
+    /// Too many requests of this merchant: nothing more for a while.
+    #[error("too many requests: {0}")]
+    RateLimited(String),
+    /// The gateway does not accept who we say we are: keys or certificates are set up wrongly.
+    #[error("the gateway does not accept our signature or our rights: {0}")]
+    Unauthenticated(String),
+    /// The gateway does not accept what we ask: merchant, application or URL are set up wrongly.
+    #[error("the gateway is set up wrongly: {0}")]
+    Misconfigured(String),
+    /// Refused for this trade or refund as it stands.
+    #[error("refused: {code}: {detail}")]
+    Rejected {
+        /// The gateway's own code.
+        code: String,
+        /// What it said besides.
+        detail: String,
+    },
+    /// An answer that cannot be trusted or understood: unsigned, wrongly signed, stale, about something else.
+    #[error("the answer cannot be used: {0}")]
+    Protocol(String),
+}
+
+impl GatewayFault {
+    /// A short, stable name of the kind, for counters and logs.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Transient(_) => "transient",
+            Self::RateLimited(_) => "rate_limited",
+            Self::Unauthenticated(_) => "unauthenticated",
+            Self::Misconfigured(_) => "misconfigured",
+            Self::Rejected { .. } => "rejected",
+            Self::Protocol(_) => "protocol",
+        }
+    }
+}
+
+/// Reads JSON; says where it is wrong, but nothing of what stands in it.
+pub(crate) fn parse_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, GatewayFault> {
+    serde_json::from_slice(body).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        GatewayFault::Protocol(format!("it is not JSON of the expected form: line {line}, column {column}"))
+    })
+}
+
+/// The number of the one refund that an order can get: the same for every attempt, whoever makes it. At most 64
+/// characters of `A-Z a-z 0-9 _ - *`, which WeChat Pay allows; two orders never share one.
+#[must_use]
+pub fn refund_no(order: &OrderId) -> String {
+    const PREFIX: &str = "overdue-";
+    let plain = order.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    if plain && PREFIX.len() + order.as_str().len() <= 64 {
+        return format!("{PREFIX}{order}");
+    }
+    // No order ID contains the asterisk, so these differ from those above.
+    let digest = ring::digest::digest(&ring::digest::SHA256, order.as_str().as_bytes());
+    let hex: String = digest.as_ref().iter().take(20).map(|byte| format!("{byte:02x}")).collect();
+    format!("{PREFIX}*{hex}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_refund_number_is_its_orders_and_fits_everywhere() {
+        let long = "9".repeat(64);
+        let ids = ["842317", "a.b", "a:b", "a_b", "a-b", &long, &"9".repeat(57), &"9".repeat(56)];
+        let numbers: BTreeSet<String> = ids.iter().map(|id| refund_no(&OrderId::new(id).unwrap())).collect();
+        assert_eq!(numbers.len(), ids.len(), "{numbers:?}");
+        for number in &numbers {
+            assert!(number.len() <= 64 && number.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-*".contains(&b)));
+        }
+        assert!(numbers.contains("overdue-842317"));
+    }
+}

@@ -1,0 +1,18 @@
+//! Payment gateways: what the worker asks before it closes an order, and through which it gives money back.
+//!
+//! Whatever goes wrong on the way to a gateway is a [`GatewayFault`], and no fault can be taken for "not paid".
+
+mod environment;
+mod gateway;
+mod none;
+mod replay;
+mod signed_http;
+mod wechat;
+
+pub use environment::{Clock, Environment, HttpTransport, Nonce, RandomNonce, SystemClock, Transport, TransportFault};
+pub use gateway::{
+    Capabilities, GatewayFault, Notification, PaymentGateway, Refund, RefundRequest, RefundState, refund_no,
+};
+pub use none::NoGateway;
+pub use signed_http::{SignedHttp, SignedHttpSettings, hmac_signature};
+pub use wechat::{BadKey, VerificationKey, WeChatPay, WeChatSettings};

@@ -1,0 +1,331 @@
+//! A small contract over HTTP that an existing payment service can implement: four calls in JSON, each signed with
+//! HMAC-SHA256 in both directions. `docs/payment-service.openapi.json` writes it down.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, Method, Request, StatusCode};
+use order::{CloseOutcome, Money, Trade, TradeState};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use ring::hmac;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use url::Url;
+
+use crate::gateway::parse_json as parse;
+use crate::replay::{ReplayGuard, is_fresh};
+use crate::{
+    Capabilities, Environment, GatewayFault, Notification, PaymentGateway, Refund, RefundRequest, RefundState,
+};
+
+/// Where the payment service is, and the secret that we share with it.
+#[derive(Clone)]
+pub struct SignedHttpSettings {
+    /// The paths of the contract are appended to it.
+    pub base_url: Url,
+    /// Names the secret, so that it can be changed without a gap.
+    pub key_id: String,
+    /// At least 32 bytes.
+    pub secret: SecretString,
+    /// How old a trade must be before it is closed.
+    pub min_close_age: Duration,
+}
+
+/// A client of a payment service that implements the contract.
+pub struct SignedHttp {
+    base_url: Url,
+    key_id: String,
+    key: hmac::Key,
+    min_close_age: Duration,
+    environment: Environment,
+    replays: ReplayGuard,
+}
+
+/// What both sides sign: `first` is `POST /trades/1/close` for a request, `200` for an answer and `NOTIFICATION`
+/// for a notification. In base64.
+#[must_use]
+pub fn hmac_signature(secret: &[u8], first: &str, timestamp: &str, nonce: &str, body: &[u8]) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    STANDARD.encode(hmac::sign(&key, &message(first, timestamp, nonce, body)))
+}
+
+fn message(first: &str, timestamp: &str, nonce: &str, body: &[u8]) -> Vec<u8> {
+    let mut message = format!("{first}\n{timestamp}\n{nonce}\n").into_bytes();
+    message.extend_from_slice(body);
+    message.push(b'\n');
+    message
+}
+
+impl SignedHttp {
+    /// A client; asks nothing yet.
+    ///
+    /// # Errors
+    /// A sentence, if the secret is too short.
+    pub fn new(settings: &SignedHttpSettings, environment: Environment) -> Result<Self, String> {
+        let secret = settings.secret.expose_secret().trim().as_bytes();
+        if secret.len() < 32 {
+            return Err("the secret of the payment service must have 32 bytes or more".to_owned());
+        }
+        Ok(Self {
+            base_url: settings.base_url.clone(),
+            key_id: settings.key_id.clone(),
+            key: hmac::Key::new(hmac::HMAC_SHA256, secret),
+            min_close_age: settings.min_close_age,
+            environment,
+            replays: ReplayGuard::default(),
+        })
+    }
+
+    /// One call. Every answer of the contract is signed, refusals too; one that is not is a proxy's or a forger's.
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        idempotency_key: Option<&str>,
+    ) -> Result<(StatusCode, Vec<u8>), GatewayFault> {
+        let body = body.map_or_else(Vec::new, |body| body.to_string().into_bytes());
+        let timestamp = self.environment.clock.now().unix_timestamp().to_string();
+        let nonce = self.environment.nonce.next();
+        let url = format!("{}{path}", self.base_url.as_str().trim_end_matches('/'));
+        let misconfigured = |what: String| GatewayFault::Misconfigured(format!("no request can be made: {what}"));
+        // What is signed is the path that the service sees.
+        let seen: Url = url.parse().map_err(|error: url::ParseError| misconfigured(error.to_string()))?;
+        let first = format!("{method} {}", seen.path());
+        let signature = STANDARD.encode(hmac::sign(&self.key, &message(&first, &timestamp, &nonce, &body)));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(url)
+            .header(ACCEPT, "application/json")
+            .header(CONTENT_TYPE, "application/json")
+            .header("Overdue-Key-Id", &self.key_id)
+            .header("Overdue-Timestamp", timestamp)
+            .header("Overdue-Nonce", nonce)
+            .header("Overdue-Signature", signature);
+        if let Some(key) = idempotency_key {
+            request = request.header("Idempotency-Key", key);
+        }
+        let request = request.body(body).map_err(|error| misconfigured(error.to_string()))?;
+        let response = self.environment.transport.send(request).await?;
+        let status = response.status();
+        let verified = self.verify(response.headers(), status.as_str(), response.body(), true);
+        match status.as_u16() {
+            // Hints that nothing irreversible follows from: they need no signature.
+            429 => return Err(GatewayFault::RateLimited("HTTP 429".to_owned())),
+            status @ (408 | 500..=599) => return Err(GatewayFault::Transient(format!("HTTP {status}"))),
+            status @ (401 | 403) => return Err(GatewayFault::Unauthenticated(format!("HTTP {status}"))),
+            status @ (400 | 422) => return Err(GatewayFault::Misconfigured(format!("HTTP {status}"))),
+            _ => {}
+        }
+        verified?;
+        Ok((status, response.into_body()))
+    }
+
+    fn verify(&self, headers: &HeaderMap, first: &str, body: &[u8], once: bool) -> Result<(), GatewayFault> {
+        let protocol = |what: &str| GatewayFault::Protocol(what.to_owned());
+        let header = |name: &str| {
+            let value = headers.get(name).and_then(|value| value.to_str().ok());
+            value.ok_or_else(|| protocol(&format!("it is not signed: {name} is missing")))
+        };
+        let (timestamp, nonce) = (header("overdue-timestamp")?, header("overdue-nonce")?);
+        let signature =
+            STANDARD.decode(header("overdue-signature")?).map_err(|_| protocol("its signature is not base64"))?;
+        let now = self.environment.clock.now();
+        if !is_fresh(timestamp, now) {
+            return Err(protocol("it is stale, or a clock is wrong"));
+        }
+        // Compares in constant time.
+        hmac::verify(&self.key, &message(first, timestamp, nonce, body), &signature)
+            .map_err(|_| protocol("its signature is wrong"))?;
+        if once && !self.replays.is_new(nonce, now) {
+            return Err(protocol("it is an answer that was given before"));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+struct TradeBody {
+    trade_no: String,
+    state: String,
+    transaction_id: Option<String>,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    paid_at: Option<OffsetDateTime>,
+    amount_minor: Option<i64>,
+    currency: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct CloseBody {
+    outcome: String,
+}
+
+#[derive(Deserialize)]
+struct RefundBody {
+    refund_no: String,
+    state: String,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    succeeded_at: Option<OffsetDateTime>,
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "event", content = "data", rename_all = "snake_case")]
+enum NotificationBody {
+    Trade(TradeBody),
+    Refund(RefundBody),
+}
+
+impl TradeBody {
+    fn trade(self) -> Trade {
+        let amount = self.amount_minor.zip(self.currency);
+        Trade {
+            transaction_id: self.transaction_id.filter(|id| !id.is_empty()),
+            paid_at: self.paid_at,
+            amount: amount.map(|(minor, currency)| Money { minor, currency }),
+            ..Trade::in_state(trade_state(&self.state))
+        }
+    }
+}
+
+fn trade_state(name: &str) -> TradeState {
+    match name {
+        "not_paid" => TradeState::NotPaid,
+        "user_paying" => TradeState::UserPaying,
+        "paid" => TradeState::Paid,
+        "closed" => TradeState::Closed,
+        "refunded" => TradeState::Refunded,
+        "failed" => TradeState::Failed,
+        "revoked" => TradeState::Revoked,
+        other => TradeState::Unrecognized(other.to_owned()),
+    }
+}
+
+fn refund(body: RefundBody) -> Refund {
+    let state = match body.state.as_str() {
+        "processing" => RefundState::Processing,
+        "succeeded" => RefundState::Succeeded,
+        "closed" => RefundState::Closed,
+        "abnormal" => RefundState::Abnormal,
+        _ => RefundState::Unrecognized(body.state),
+    };
+    Refund { state, succeeded_at: body.succeeded_at }
+}
+
+#[async_trait]
+impl PaymentGateway for SignedHttp {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { keeps_trades: true, min_close_age: self.min_close_age }
+    }
+
+    async fn query(&self, trade_no: &str) -> Result<Trade, GatewayFault> {
+        let (status, body) = self.call(Method::GET, &format!("/trades/{}", escape(trade_no)), None, None).await?;
+        match status {
+            StatusCode::OK => {
+                let body: TradeBody = parse(&body)?;
+                if body.trade_no != trade_no {
+                    return Err(GatewayFault::Protocol("it is about another trade".to_owned()));
+                }
+                Ok(body.trade())
+            }
+            _ if code(&body).is_some_and(|error| error.code == "trade_not_found") => {
+                Ok(Trade::in_state(TradeState::NotFound))
+            }
+            status => Err(unexpected(status, &body)),
+        }
+    }
+
+    async fn close(&self, trade_no: &str) -> Result<CloseOutcome, GatewayFault> {
+        let path = format!("/trades/{}/close", escape(trade_no));
+        let key = format!("close-{trade_no}");
+        let (status, body) = self.call(Method::POST, &path, Some(&json!({})), Some(&key)).await?;
+        match status {
+            StatusCode::OK => match parse::<CloseBody>(&body)?.outcome.as_str() {
+                "accepted" => Ok(CloseOutcome::Accepted),
+                "already_closed" => Ok(CloseOutcome::AlreadyClosed),
+                "already_paid" => Ok(CloseOutcome::AlreadyPaid),
+                "in_progress" => Ok(CloseOutcome::InProgress),
+                "too_early" => Ok(CloseOutcome::TooEarly),
+                _ => Err(GatewayFault::Protocol("the outcome of the close is not known".to_owned())),
+            },
+            _ if code(&body).is_some_and(|error| error.code == "trade_not_found") => Ok(CloseOutcome::NotFound),
+            // The same close is being made at this moment.
+            StatusCode::CONFLICT => Ok(CloseOutcome::InProgress),
+            status => Err(unexpected(status, &body)),
+        }
+    }
+
+    async fn refund(&self, request: &RefundRequest) -> Result<Refund, GatewayFault> {
+        let wanted = json!({
+            "refund_no": request.refund_no,
+            "trade_no": request.trade_no,
+            "transaction_id": request.transaction_id,
+            "amount_minor": request.amount.minor,
+            "currency": request.amount.currency,
+            "reason": request.reason,
+        });
+        let (status, body) = self.call(Method::POST, "/refunds", Some(&wanted), Some(&request.refund_no)).await?;
+        match status {
+            StatusCode::OK | StatusCode::CREATED | StatusCode::ACCEPTED => about(parse(&body)?, &request.refund_no),
+            StatusCode::CONFLICT => Err(GatewayFault::Transient("the same refund is being made".to_owned())),
+            status => Err(unexpected(status, &body)),
+        }
+    }
+
+    async fn query_refund(&self, refund_no: &str) -> Result<Refund, GatewayFault> {
+        let (status, body) = self.call(Method::GET, &format!("/refunds/{}", escape(refund_no)), None, None).await?;
+        match status {
+            StatusCode::OK => about(parse(&body)?, refund_no),
+            _ if code(&body).is_some_and(|error| error.code == "refund_not_found") => {
+                Ok(Refund { state: RefundState::NotFound, succeeded_at: None })
+            }
+            status => Err(unexpected(status, &body)),
+        }
+    }
+
+    async fn parse_notification(&self, headers: &HeaderMap, body: &[u8]) -> Result<Notification, GatewayFault> {
+        self.verify(headers, "NOTIFICATION", body, false)?;
+        Ok(match parse(body)? {
+            NotificationBody::Trade(body) => {
+                let trade_no = body.trade_no.clone();
+                Notification::Trade { trade_no, trade: body.trade() }
+            }
+            NotificationBody::Refund(body) => {
+                Notification::Refund { refund_no: body.refund_no.clone(), refund: refund(body) }
+            }
+        })
+    }
+}
+
+fn about(body: RefundBody, refund_no: &str) -> Result<Refund, GatewayFault> {
+    if body.refund_no != refund_no {
+        return Err(GatewayFault::Protocol("it is about another refund".to_owned()));
+    }
+    Ok(refund(body))
+}
+
+fn code(body: &[u8]) -> Option<ErrorBody> {
+    serde_json::from_slice(body).ok()
+}
+
+fn unexpected(status: StatusCode, body: &[u8]) -> GatewayFault {
+    match code(body) {
+        Some(error) => GatewayFault::Rejected { code: error.code, detail: error.message },
+        None => GatewayFault::Protocol(format!("HTTP {status} without a code")),
+    }
+}
+
+fn escape(part: &str) -> String {
+    utf8_percent_encode(part, NON_ALPHANUMERIC).to_string()
+}
