@@ -151,13 +151,13 @@ async fn publish_names_bad_lines_and_sends_the_others() {
 async fn the_audit_finds_each_kind_of_wrong() {
     let world = World::new().await;
     world.stock("tea", 50).await;
-    for _ in 0..4 {
+    for _ in 0..5 {
         world.order("tea", Duration::from_secs(3600)).await;
     }
     let clean = world.overdue(&["audit", "--json"]).await;
     assert_eq!(clean.status.code(), Some(0), "{}", out(&clean));
     let json: serde_json::Value = serde_json::from_str(&out(&clean)).unwrap();
-    assert_eq!((&json["clean"], &json["orders"]), (&true.into(), &4.into()));
+    assert_eq!((&json["clean"], &json["orders"]), (&true.into(), &5.into()));
 
     world
         .execute(
@@ -166,11 +166,15 @@ async fn the_audit_finds_each_kind_of_wrong() {
              update orders set status = 'closed', closed_at = now() where id = 'o-1';
              insert into order_log (order_id, from_status, to_status, reason, actor) values ('o-2', 'pending', 'closed', 'x', 'x');
              insert into idempotency_keys (key, order_id, outcome) values ('k', 'o-2', 'closed');
-             update outbox set created_at = now() - interval '1 hour' where order_id = 'o-3'",
+             update outbox set created_at = now() - interval '1 hour' where order_id = 'o-3';
+             insert into payments (order_id, gateway, state, transaction_id) values ('o-3', 'wechat', 'paid', 't');
+             update orders set status = 'paid', paid_at = now(), transaction_id = 't' where id = 'o-4';
+             insert into refunds (refund_no, order_id, gateway, trade_no, transaction_id, amount_minor, currency, reason, state)
+             values ('r', 'o-4', 'wechat', 'o-4', 't', 1, 'CNY', 'late', 'needs_person')",
         )
         .await;
     let broken = world.overdue(&["audit", "--json"]).await;
-    refused(&broken, 1, "7 rules are broken");
+    refused(&broken, 1, "10 rules are broken");
     let json: serde_json::Value = serde_json::from_str(&out(&broken)).unwrap();
     for check in json["checks"].as_array().unwrap() {
         assert_eq!(check["violations"], 1, "{check}");

@@ -28,6 +28,11 @@ async fn nonsense_is_refused() {
         "insert into order_log (order_id, from_status, to_status, reason, actor) values ('x', 'paid', 'paid', 'r', 'a')",
         "insert into outbox (order_id, due_at) values ('a b', now())",
         "delete from inventory",
+        "insert into payments (order_id, gateway, prepay) values ('x', 'wechat', 'perhaps')",
+        "insert into payments (order_id, gateway, state) values ('x', 'wechat', 'paid')",
+        "insert into payments (order_id, gateway) values ('x', '')",
+        "insert into refunds (refund_no, order_id, gateway, trade_no, transaction_id, amount_minor, currency, reason, state)
+         values ('r', 'x', 'wechat', 'x', 't', 1, 'CNY', 'late', 'succeeded')",
     ];
     for case in cases {
         let refused = sqlx::query(AssertSqlSafe(case)).execute(&world.pool).await.unwrap_err();
@@ -54,15 +59,20 @@ async fn plan(world: &World, statement: &str, arguments: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flash_sale_is_found_by_its_keys_whatever_the_statistics_say() {
     let world = World::new().await;
-    let load = ("load", include_str!("../../crates/worker/src/load.sql"), "array['bulk-1']");
+    let load = ("load", include_str!("../../crates/worker/src/load.sql"), "array['bulk-1'], null");
     let lock = ("lock", include_str!("../../crates/worker/src/lock.sql"), "array['bulk-1']");
     let settle = (
         "settle",
         include_str!("../../crates/worker/src/settle.sql"),
         "array['bulk-1'], array[now()], array['k'], 'test'",
     );
+    let pay = (
+        "pay",
+        include_str!("../../crates/worker/src/pay.sql"),
+        "array['bulk-1'], array['t'], array[now()], array['k'], array['wechat'], array['bulk-1'], array[1], array['CNY'], array['r'], 'test'",
+    );
     let check = async |when: &str| {
-        for (name, statement, arguments) in [load, lock, settle] {
+        for (name, statement, arguments) in [load, lock, settle, pay] {
             let plan = plan(&world, statement, arguments).await;
             assert!(plan.contains("orders_pkey"), "{name}, {when}: {plan}");
             for bad in ["orders_pending_by_deadline", "Seq Scan", "Hash Join", "Merge Join"] {
@@ -75,6 +85,11 @@ async fn a_flash_sale_is_found_by_its_keys_whatever_the_statistics_say() {
          select prefix || g, 1, 'CNY', now(), status, closed_at from generate_series(1, 20000) g,
          (values ('old-', 'closed', now())) as v (prefix, status, closed_at)";
     world.execute(orders).await;
+    world
+        .execute(
+            "insert into payments (order_id, gateway) select 'old-' || g, 'wechat' from generate_series(1, 20000) g",
+        )
+        .await;
     world.execute("analyze").await;
     check("when nothing was pending").await;
     world.execute(&orders.replace("'old-', 'closed', now()", "'bulk-', 'pending', null::timestamptz")).await;

@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
-use worker::{CounterValues, OrderBook, PipelineSettings, Purpose, Worker, WorkerCounters};
+use worker::{CounterValues, Gateways, OrderBook, PipelineSettings, Purpose, Worker, WorkerCounters};
 
 use crate::process::binary;
 use crate::servers::install;
@@ -174,7 +174,13 @@ impl World {
     /// Starts a worker inside the test.
     #[must_use]
     pub fn worker_with(&self, settings: PipelineSettings) -> Roles {
-        let worker = Worker::new(self.broker(), self.book(), self.lanes.clone(), settings);
+        self.worker_asking(Gateways::none(), settings)
+    }
+
+    /// Starts a worker inside the test that asks these gateways.
+    #[must_use]
+    pub fn worker_asking(&self, gateways: Gateways, settings: PipelineSettings) -> Roles {
+        let worker = Worker::new(self.broker(), self.book(), self.lanes.clone(), gateways, settings);
         let (shutdown, counters) = (CancellationToken::new(), worker.counters());
         let stop = shutdown.clone();
         let task = tokio::spawn(async move { worker.run(stop).await.expect("no pipeline panics") });
@@ -184,7 +190,8 @@ impl World {
     /// The order book, as the worker sees it.
     #[must_use]
     pub fn book(&self) -> OrderBook {
-        OrderBook::new(worker_pool(&self.database_url, 4, Purpose::Settle, self.statement_timeout), self.answer_timeout)
+        let pool = worker_pool(&self.database_url, 8, Purpose::Settle, self.statement_timeout);
+        OrderBook::new(pool, self.answer_timeout, None)
     }
 
     /// The program, set up for this world.
@@ -243,6 +250,7 @@ impl World {
             amount_minor: 1999,
             currency: "CNY".to_owned(),
             items: items.iter().map(|(sku, quantity)| Item { sku: (*sku).to_owned(), quantity: *quantity }).collect(),
+            gateway: None,
             payment_timeout,
         }
     }
@@ -353,6 +361,12 @@ impl Roles {
     pub fn relayed(&self) -> (u64, u64) {
         let relay = self.relay.as_ref().expect("a relay");
         (relay.orders.load(Ordering::Relaxed), relay.failures.load(Ordering::Relaxed))
+    }
+
+    /// Ends them as a crash would: in the middle of whatever they do.
+    pub async fn crash(self) {
+        self.task.abort();
+        let _ = self.task.await;
     }
 
     /// Tells the roles to stop, and waits until they have.

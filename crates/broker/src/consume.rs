@@ -9,7 +9,7 @@ use lapin::{BasicProperties, Channel, Connection, Consumer};
 use tokio::time::timeout;
 
 use crate::connection::close;
-use crate::outgoing::insert_text;
+use crate::outgoing::{ATTEMPT_HEADER, insert_text};
 use crate::topology::PARKED_EXCHANGE;
 use crate::wire::{self, Decoded, Fault};
 use crate::{Broker, BrokerError, Outgoing};
@@ -143,6 +143,19 @@ impl Incoming {
 
     fn weight(&self) -> usize {
         self.content.as_ref().map_or(1, |decoded| decoded.orders.len().max(1))
+    }
+
+    /// How often its orders were looked at in vain, as its header says; 0 without one, or with nonsense in it.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        let value = self.properties.headers().as_ref().and_then(|headers| headers.inner().get(ATTEMPT_HEADER));
+        let number = match value {
+            Some(AMQPValue::LongUInt(number)) => Some(*number),
+            Some(AMQPValue::LongInt(number)) => u32::try_from(*number).ok(),
+            Some(AMQPValue::LongLongInt(number)) => u32::try_from(*number).ok(),
+            _ => None,
+        };
+        number.unwrap_or(0)
     }
 
     /// The whole message, byte for byte and with its headers, as one to be parked.

@@ -28,10 +28,18 @@ pub const UNROUTABLE_EXCHANGE: &str = "overdue.unroutable";
 pub const EVENTS_EXCHANGE: &str = "overdue.events";
 /// The queue of payment timeouts that are due; workers consume it.
 pub const DUE_PAYMENT_QUEUE: &str = "overdue.v1.due.payment";
+/// The queue of orders whose payment gateway has to be asked. Apart from the other, so that a slow gateway holds up
+/// nobody who does not need it.
+pub const DUE_GATEWAY_QUEUE: &str = "overdue.v1.due.gateway";
 /// The queue of what was set aside; nothing consumes it.
 pub const PARKED_QUEUE: &str = "overdue.v1.parked";
 /// The kind of timeout that closes unpaid orders: the second word of the routing key.
 pub const PAYMENT_KIND: &str = "payment";
+
+/// The kind of timeout after which a payment gateway is asked.
+pub const GATEWAY_KIND: &str = "gateway";
+/// In the place of a lane's name: no lane, but at once.
+pub const NOW: &str = "now";
 
 /// How often a message may come back to the due queue before the broker parks it: a worker that dies each
 /// time it meets the message must not do so for ever. 20 is also the default of RabbitMQ 4.0.
@@ -41,12 +49,6 @@ pub const DELIVERY_LIMIT: i64 = 20;
 #[must_use]
 pub fn lane_queue(lane: Lane) -> String {
     format!("overdue.v1.delay.{lane}")
-}
-
-/// The routing key that leads a payment timeout into this lane.
-#[must_use]
-pub fn payment_key(lane: Lane) -> String {
-    format!("{lane}.{PAYMENT_KIND}")
 }
 
 /// All objects of a deployment with certain lanes.
@@ -105,6 +107,12 @@ impl Topology {
             });
         }
         topology.add_queue(DUE_PAYMENT_QUEUE.to_owned(), due_arguments(), DUE_EXCHANGE, format!("*.{PAYMENT_KIND}"));
+        topology.add_queue(DUE_GATEWAY_QUEUE.to_owned(), due_arguments(), DUE_EXCHANGE, format!("*.{GATEWAY_KIND}"));
+        topology.bindings.push(Binding {
+            source: LANES_EXCHANGE,
+            queue: DUE_GATEWAY_QUEUE.to_owned(),
+            routing_key: format!("{NOW}.{GATEWAY_KIND}"),
+        });
         topology.add_queue(
             PARKED_QUEUE.to_owned(),
             vec![("x-queue-type", Text("quorum"))],

@@ -1,40 +1,87 @@
 use time::OffsetDateTime;
 
-use crate::{Deadline, OrderStatus};
+use crate::{Deadline, OrderStatus, PaymentFacts, Receipt, Verdict};
 
 /// What the database says of an order, as far as the decision needs it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrderFacts {
     /// Where the order stands.
     pub status: OrderStatus,
     /// When it falls due. It may have been extended since the message was sent.
     pub deadline: Deadline,
+    /// Its payment at a gateway; `None`: the status alone says whether it was paid.
+    pub payment: Option<PaymentFacts>,
 }
 
 /// What is to be done with an order that a message (or a person) brought to attention.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// It was paid, cancelled or closed already: leave it alone.
     Nothing(OrderStatus),
     /// Its deadline lies ahead: look again then.
     Wait(Deadline),
-    /// It is pending and past this deadline: close it.
+    /// Only its gateway knows whether it was paid: ask, and decide again with the answer.
+    Ask,
+    /// It is pending, past this deadline and certainly unpaid: close it.
     Close(Deadline),
+    /// It was paid at the gateway: mark it as paid; if it is closed or cancelled already, the money goes back.
+    Pay(Receipt),
+    /// The gateway could not tell, or not yet: ask again, not before this time where there is one.
+    Retry {
+        /// Not before; `None`: by the usual back-off.
+        at: Option<OffsetDateTime>,
+        /// Whether it counts as an attempt that came to nothing.
+        counts: bool,
+        /// Why.
+        why: String,
+    },
+    /// A person must look.
+    Park {
+        /// A short, stable name.
+        reason: &'static str,
+        /// What is wrong.
+        detail: String,
+    },
     /// The database does not know it: a person must look.
     Unknown,
 }
 
-/// Decides from the order as it stands (`None`: the database has no such order) and the database's own time.
+/// Decides from the order as it stands (`None`: the database has no such order), from what its gateway has
+/// said (`None`: it was not asked) and from the database's own time.
 ///
 /// The message that brought the order has no say: early, stale, duplicate and forged messages lead to the
 /// same decision as no message at all.
 #[must_use]
-pub fn decide(order: Option<&OrderFacts>, now: OffsetDateTime) -> Decision {
-    match order {
-        None => Decision::Unknown,
-        Some(order) if order.status != OrderStatus::Pending => Decision::Nothing(order.status),
-        Some(order) if order.deadline.is_past(now) => Decision::Close(order.deadline),
-        Some(order) => Decision::Wait(order.deadline),
+pub fn decide(order: Option<&OrderFacts>, answer: Option<&Verdict>, now: OffsetDateTime) -> Decision {
+    let Some(order) = order else { return Decision::Unknown };
+    // Money that has come in is never ignored, whatever became of the order meanwhile.
+    if let Some(Verdict::Paid(receipt)) = answer {
+        return Decision::Pay(receipt.clone());
+    }
+    let pending = order.status == OrderStatus::Pending;
+    // An order that was closed or cancelled without its gateway having been heard: the trade must be closed
+    // there too, or the customer can still pay.
+    let abandoned = matches!(order.status, OrderStatus::Closed | OrderStatus::Cancelled)
+        && order.payment.as_ref().is_some_and(|payment| payment.open);
+    if !pending && !abandoned {
+        return Decision::Nothing(order.status);
+    }
+    if !order.deadline.is_past(now) {
+        return Decision::Wait(order.deadline);
+    }
+    match answer {
+        None if order.payment.is_some() => Decision::Ask,
+        None | Some(Verdict::Unpaid | Verdict::Absent) if pending => Decision::Close(order.deadline),
+        None | Some(Verdict::Unpaid | Verdict::Absent) => Decision::Nothing(order.status),
+        Some(Verdict::Paid(receipt)) => Decision::Pay(receipt.clone()),
+        Some(Verdict::NotFoundYet(at)) => {
+            Decision::Retry { at: Some(*at), counts: false, why: "not_found_yet".to_owned() }
+        }
+        Some(Verdict::Later { at, why, counts }) => {
+            Decision::Retry { at: Some(*at), counts: *counts, why: (*why).to_owned() }
+        }
+        Some(Verdict::Unclear(why)) => Decision::Retry { at: None, counts: true, why: why.clone() },
+        Some(Verdict::Person { reason, detail }) => Decision::Park { reason, detail: detail.clone() },
     }
 }
 
@@ -43,29 +90,107 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::{Money, Prepay};
 
     const DEADLINE: &str = "2026-11-22T08:30:00Z";
 
+    fn deadline() -> Deadline {
+        DEADLINE.parse().unwrap()
+    }
+
     fn order(status: OrderStatus) -> OrderFacts {
-        OrderFacts { status, deadline: DEADLINE.parse().unwrap() }
+        OrderFacts { status, deadline: deadline(), payment: None }
+    }
+
+    fn with_payment(status: OrderStatus, open: bool) -> OrderFacts {
+        let payment = PaymentFacts {
+            gateway: "wechat".to_owned(),
+            trade_no: "842317".to_owned(),
+            amount: Money { minor: 1999, currency: "CNY".to_owned() },
+            prepay: Prepay::Created,
+            created_at: deadline().instant() - Duration::from_mins(30),
+            not_found_at: None,
+            open,
+        };
+        OrderFacts { payment: Some(payment), ..order(status) }
+    }
+
+    fn paid() -> Verdict {
+        let amount = Money { minor: 1999, currency: "CNY".to_owned() };
+        Verdict::Paid(Receipt { transaction_id: "4200".to_owned(), paid_at: None, amount })
+    }
+
+    /// Everything that a gateway may have said which does not mean that the trade is gone.
+    fn inconclusive() -> Vec<Verdict> {
+        let at = deadline().instant() + Duration::from_mins(1);
+        vec![
+            Verdict::NotFoundYet(at),
+            Verdict::Later { at, why: "user_paying", counts: true },
+            Verdict::Unclear("timeout".to_owned()),
+            Verdict::Person { reason: "payment_mismatch", detail: String::new() },
+        ]
     }
 
     #[test]
     fn only_a_pending_order_past_its_deadline_closes() {
-        let deadline: Deadline = DEADLINE.parse().unwrap();
+        let deadline = deadline();
         let before = deadline.instant() - Duration::from_micros(1);
         let pending = order(OrderStatus::Pending);
-        assert_eq!(decide(Some(&pending), before), Decision::Wait(deadline));
-        assert_eq!(decide(Some(&pending), deadline.instant()), Decision::Close(deadline));
+        assert_eq!(decide(Some(&pending), None, before), Decision::Wait(deadline));
+        assert_eq!(decide(Some(&pending), None, deadline.instant()), Decision::Close(deadline));
         for status in [OrderStatus::Paid, OrderStatus::Cancelled, OrderStatus::Closed] {
             for now in [before, deadline.instant() + Duration::from_hours(1)] {
-                assert_eq!(decide(Some(&order(status)), now), Decision::Nothing(status));
+                assert_eq!(decide(Some(&order(status)), None, now), Decision::Nothing(status));
             }
         }
     }
 
     #[test]
+    fn an_order_with_a_payment_closes_only_on_the_word_of_its_gateway() {
+        let now = deadline().instant();
+        let pending = with_payment(OrderStatus::Pending, true);
+        assert_eq!(decide(Some(&pending), None, now), Decision::Ask);
+        for gone in [Verdict::Unpaid, Verdict::Absent] {
+            assert_eq!(decide(Some(&pending), Some(&gone), now), Decision::Close(deadline()));
+        }
+        for verdict in inconclusive().iter().chain([&paid()]) {
+            let decision = decide(Some(&pending), Some(verdict), now);
+            assert!(!matches!(decision, Decision::Close(_) | Decision::Nothing(_)), "{verdict:?}: {decision:?}");
+        }
+    }
+
+    #[test]
+    fn an_extension_that_came_while_the_gateway_was_asked_holds() {
+        let before = deadline().instant() - Duration::from_secs(1);
+        let pending = with_payment(OrderStatus::Pending, true);
+        assert_eq!(decide(Some(&pending), Some(&Verdict::Unpaid), before), Decision::Wait(deadline()));
+    }
+
+    #[test]
+    fn money_is_never_ignored() {
+        for status in [OrderStatus::Pending, OrderStatus::Paid, OrderStatus::Cancelled, OrderStatus::Closed] {
+            let decision = decide(Some(&with_payment(status, false)), Some(&paid()), deadline().instant());
+            assert!(matches!(decision, Decision::Pay(_)), "{status}: {decision:?}");
+        }
+    }
+
+    #[test]
+    fn an_abandoned_trade_is_closed_at_the_gateway_too() {
+        let now = deadline().instant();
+        for status in [OrderStatus::Cancelled, OrderStatus::Closed] {
+            let abandoned = with_payment(status, true);
+            assert_eq!(decide(Some(&abandoned), None, now), Decision::Ask);
+            assert_eq!(decide(Some(&abandoned), Some(&Verdict::Unpaid), now), Decision::Nothing(status));
+            assert_eq!(decide(Some(&with_payment(status, false)), None, now), Decision::Nothing(status));
+        }
+        assert_eq!(
+            decide(Some(&with_payment(OrderStatus::Paid, true)), None, now),
+            Decision::Nothing(OrderStatus::Paid)
+        );
+    }
+
+    #[test]
     fn an_order_that_nobody_knows_is_not_closed() {
-        assert_eq!(decide(None, order(OrderStatus::Pending).deadline.instant()), Decision::Unknown);
+        assert_eq!(decide(None, None, deadline().instant()), Decision::Unknown);
     }
 }

@@ -10,6 +10,7 @@ macro_rules! complain {
 
 mod commands;
 mod failure;
+mod gateways;
 mod servers;
 mod settings;
 mod telemetry;
@@ -33,6 +34,7 @@ async fn main() -> ExitCode {
         Command::Order(args) => commands::order::run(args).await,
         Command::Stock(args) => commands::stock::run(args).await,
         Command::Publish(args) => commands::publish::run(args).await,
+        Command::Refunds(args) => commands::refunds::run(args).await,
         Command::Audit(args) => commands::audit::run(&args).await,
         Command::Demo(args) => commands::demo::run(&args).await,
     };

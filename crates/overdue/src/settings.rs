@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use order::{Deadline, Lane, Lanes, OrderId};
 use publisher::Item;
 use secrecy::SecretString;
+use url::Url;
 
 use crate::failure::EXIT_CODES;
 
@@ -44,13 +45,15 @@ pub(crate) enum Command {
     /// Create, check or print what Overdue needs in RabbitMQ
     Topology(TopologyArgs),
     /// Run the relay and the worker until told to stop (SIGTERM or SIGINT; twice: at once)
-    Run(RunSettings),
+    Run(Box<RunSettings>),
     /// Create an order, pay it, cancel it, or look at it
     Order(OrderArgs),
     /// Add to the stock of a SKU
     Stock(StockArgs),
     /// Send order IDs into a lane, past the database: what a service in another language does
     Publish(PublishSettings),
+    /// Look at the refunds of payments that came too late
+    Refunds(RefundsArgs),
     /// Check the books; exit 1 when something is off
     Audit(AuditSettings),
     /// Watch some thousand orders be paid, cancelled and closed
@@ -145,22 +148,31 @@ pub(crate) enum TopologyCommand {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RunSettings {
     #[command(flatten)]
-    pub(crate) database: DatabaseSettings,
-    #[command(flatten)]
-    pub(crate) broker: BrokerSettings,
+    pub(crate) roles: RoleSettings,
     #[command(flatten)]
     pub(crate) lanes: LaneSettings,
     /// The roles to run, where not all
     #[arg(long, env = "OVERDUE_ONLY", value_delimiter = ',', value_name = "ROLE,...")]
     pub(crate) only: Vec<Role>,
-    #[command(flatten)]
-    pub(crate) tuning: Tuning,
     /// After SIGTERM or SIGINT: how long the roles may take to finish what they have in hand
     #[arg(long, env = "OVERDUE_SHUTDOWN_TIMEOUT", default_value = "20s", value_parser = positive, value_name = "DURATION")]
     pub(crate) shutdown_timeout: Duration,
     /// How often to log what was done, if anything was
     #[arg(long, env = "OVERDUE_REPORT_EVERY", default_value = "10s", value_parser = positive, value_name = "DURATION")]
     pub(crate) report_every: Duration,
+}
+
+/// What the roles work with and how.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RoleSettings {
+    #[command(flatten)]
+    pub(crate) database: DatabaseSettings,
+    #[command(flatten)]
+    pub(crate) broker: BrokerSettings,
+    #[command(flatten)]
+    pub(crate) tuning: Tuning,
+    #[command(flatten)]
+    pub(crate) gateways: GatewaySettings,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -197,6 +209,160 @@ pub(crate) struct Tuning {
     pub(crate) outbox_poll: Duration,
 }
 
+/// Payment gateways: those whose settings are given are asked.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Payment gateways")]
+pub(crate) struct GatewaySettings {
+    /// The gateway of orders that the table `payments` says nothing of: none, wechat or http
+    #[arg(long = "gateway", env = "OVERDUE_GATEWAY", default_value = "none", value_name = "NAME")]
+    pub(crate) default: GatewayName,
+    #[command(flatten)]
+    pub(crate) wechat: WeChatSettings,
+    #[command(flatten)]
+    pub(crate) http: HttpGatewaySettings,
+    #[command(flatten)]
+    pub(crate) asking: AskingSettings,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GatewayName {
+    /// The order's own status is the truth
+    None,
+    /// WeChat Pay, API v3
+    Wechat,
+    /// A payment service that implements `docs/payment-service.openapi.json`
+    Http,
+}
+
+impl GatewayName {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Wechat => "wechat",
+            Self::Http => "http",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WeChatSettings {
+    /// WeChat Pay: the merchant's number; with it the gateway `wechat` is configured
+    #[arg(long, env = "OVERDUE_WECHAT_MCHID", value_name = "NUMBER")]
+    pub(crate) wechat_mchid: Option<String>,
+    /// WeChat Pay: the application that the trades belong to
+    #[arg(long, env = "OVERDUE_WECHAT_APPID", value_name = "ID")]
+    pub(crate) wechat_appid: Option<String>,
+    /// WeChat Pay: the serial number of the merchant's certificate
+    #[arg(long, env = "OVERDUE_WECHAT_SERIAL_NO", value_name = "HEX")]
+    pub(crate) wechat_serial_no: Option<String>,
+    /// WeChat Pay: the merchant's private key, PKCS#8 in PEM form
+    #[arg(long, env = "OVERDUE_WECHAT_PRIVATE_KEY_FILE", value_name = "FILE")]
+    pub(crate) wechat_private_key_file: Option<PathBuf>,
+    /// WeChat Pay: the APIv3 key, 32 bytes
+    #[arg(long, env = "OVERDUE_WECHAT_API_V3_KEY", hide_env_values = true, value_name = "KEY")]
+    pub(crate) wechat_api_v3_key: Option<SecretString>,
+    /// WeChat Pay: platform certificates in PEM form; those that follow them are fetched
+    #[arg(long, env = "OVERDUE_WECHAT_CERTIFICATE_FILES", value_delimiter = ',', value_name = "FILE,...")]
+    pub(crate) wechat_certificate_files: Vec<PathBuf>,
+    /// WeChat Pay: its public key in PEM form, in the place of certificates
+    #[arg(long, env = "OVERDUE_WECHAT_PUBLIC_KEY_FILE", requires = "wechat_public_key_id", value_name = "FILE")]
+    pub(crate) wechat_public_key_file: Option<PathBuf>,
+    /// WeChat Pay: the ID of that key, `PUB_KEY_ID_...`
+    #[arg(long, env = "OVERDUE_WECHAT_PUBLIC_KEY_ID", requires = "wechat_public_key_file", value_name = "ID")]
+    pub(crate) wechat_public_key_id: Option<String>,
+    /// WeChat Pay: a trade younger than this is not closed there; five minutes are recommended
+    #[arg(long, env = "OVERDUE_WECHAT_MIN_CLOSE_AGE", default_value = "5m", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub(crate) wechat_min_close_age: Duration,
+    /// WeChat Pay: where its API is
+    #[arg(long, env = "OVERDUE_WECHAT_BASE_URL", default_value = "https://api.mch.weixin.qq.com", value_name = "URL")]
+    pub(crate) wechat_base_url: Url,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct HttpGatewaySettings {
+    /// Payment service: where it is; with it the gateway `http` is configured
+    #[arg(long, env = "OVERDUE_HTTP_GATEWAY_URL", requires = "http_gateway_secret", value_name = "URL")]
+    pub(crate) http_gateway_url: Option<Url>,
+    /// Payment service: the name of the secret
+    #[arg(long, env = "OVERDUE_HTTP_GATEWAY_KEY_ID", default_value = "overdue", value_name = "NAME")]
+    pub(crate) http_gateway_key_id: String,
+    /// Payment service: the secret that signs both ways, 32 bytes or more
+    #[arg(long, env = "OVERDUE_HTTP_GATEWAY_SECRET", hide_env_values = true, value_name = "SECRET")]
+    pub(crate) http_gateway_secret: Option<SecretString>,
+    /// Payment service: a trade younger than this is not closed there
+    #[arg(long, env = "OVERDUE_HTTP_GATEWAY_MIN_CLOSE_AGE", default_value = "0s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub(crate) http_gateway_min_close_age: Duration,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AskingSettings {
+    /// How many calls to one gateway may be under way at a time
+    #[arg(long, env = "OVERDUE_GATEWAY_CALLS_IN_FLIGHT_MAX", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..), value_name = "CALLS")]
+    pub(crate) gateway_calls_in_flight_max: u16,
+    /// How many calls a second one gateway gets from this process at most; 0: as many as it takes
+    #[arg(long, env = "OVERDUE_GATEWAY_CALLS_PER_SECOND_MAX", default_value_t = 500, value_name = "CALLS")]
+    pub(crate) gateway_calls_per_second_max: u32,
+    /// How long a call may take
+    #[arg(long, env = "OVERDUE_GATEWAY_CALL_TIMEOUT", default_value = "5s", value_parser = positive, value_name = "DURATION")]
+    pub(crate) gateway_call_timeout: Duration,
+    /// After so many attempts at its payment that came to nothing an order is parked; with the usual delays, 60
+    /// take nine hours
+    #[arg(long, env = "OVERDUE_GATEWAY_ATTEMPTS_MAX", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..), value_name = "ATTEMPTS")]
+    pub(crate) gateway_attempts_max: u32,
+    /// How long an order waits while its gateway cannot be asked at all
+    #[arg(long, env = "OVERDUE_GATEWAY_HOLD", default_value = "30s", value_parser = positive, value_name = "DURATION")]
+    pub(crate) gateway_hold: Duration,
+    /// How long a customer who is just paying is left alone; gateways ask for 5s or more
+    #[arg(long, env = "OVERDUE_GATEWAY_USER_PAYING_WAIT", default_value = "5s", value_parser = positive, value_name = "DURATION")]
+    pub(crate) gateway_user_paying_wait: Duration,
+    /// How far apart two answers `no such trade` must be before they are believed
+    #[arg(long, env = "OVERDUE_GATEWAY_NOT_FOUND_GAP", default_value = "30s", value_parser = positive, value_name = "DURATION")]
+    pub(crate) gateway_not_found_gap: Duration,
+    /// After how long a trade that was not found is looked for once more, although its order is closed
+    #[arg(long, env = "OVERDUE_GATEWAY_LOOK_AGAIN_AFTER", default_value = "15m", value_parser = positive, value_name = "DURATION")]
+    pub(crate) gateway_look_again_after: Duration,
+    /// How many pipelines of a worker ask gateways, besides those that do not
+    #[arg(long, env = "OVERDUE_GATEWAY_PIPELINES", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "COUNT")]
+    pub(crate) gateway_pipelines: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RefundsArgs {
+    #[command(subcommand)]
+    pub(crate) command: RefundsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RefundsCommand {
+    /// Print the refunds, the newest first
+    List {
+        #[command(flatten)]
+        database: DatabaseSettings,
+        /// Only those in this state
+        #[arg(long)]
+        state: Option<RefundStateName>,
+        /// How many at most
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..), value_name = "COUNT")]
+        limit: u32,
+        /// For machines
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum RefundStateName {
+    /// On record; the gateway is still to accept it
+    Requested,
+    /// The gateway has accepted it
+    Processing,
+    /// The money is back
+    Succeeded,
+    /// It cannot go on by itself; the column `problem` says why
+    NeedsPerson,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct OrderArgs {
     #[command(subcommand)]
@@ -220,6 +386,9 @@ pub(crate) enum OrderCommand {
         /// Three capital letters (ISO 4217)
         #[arg(long, default_value = "CNY")]
         currency: String,
+        /// Where it is to be paid: the name of a payment gateway, such as `wechat`
+        #[arg(long, value_name = "NAME")]
+        gateway: Option<String>,
         /// How long the customer has to pay
         #[arg(long, default_value = "30m", value_parser = positive, value_name = "DURATION")]
         payment_timeout: Duration,
@@ -313,6 +482,9 @@ pub(crate) struct DemoSettings {
     /// How many orders
     #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) orders: u32,
+    /// The simulator of a payment gateway; usually the one beside this program
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) gateway_sim: Option<PathBuf>,
     /// Over how many SKUs
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) skus: u32,

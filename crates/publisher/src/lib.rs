@@ -3,6 +3,7 @@
 mod arm;
 mod database;
 mod orders;
+mod payments;
 mod relay;
 mod schema;
 mod stock;
@@ -12,6 +13,7 @@ pub use arm::arm;
 pub use database::{ConnectError, DatabaseSettings, RELAY_SESSION, connect};
 pub use orders::{Item, NewOrder, Order, OrderError, cancel, create, pay, show};
 pub use orders::{LogEntry, OrderView};
+pub use payments::{begin_prepay, expect_payment, prepay_created};
 pub use relay::{Relay, RelayCounters, RelaySettings};
 pub use schema::{SchemaError, check, migrate};
 pub use sqlx::{Error as DatabaseError, PgPool};

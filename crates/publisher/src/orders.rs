@@ -9,7 +9,7 @@ use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 
-use crate::arm;
+use crate::{arm, expect_payment};
 
 /// An order that is to be created.
 #[derive(Debug, Clone)]
@@ -22,6 +22,9 @@ pub struct NewOrder {
     pub currency: String,
     /// What is ordered. Lines with the same SKU are added up.
     pub items: Vec<Item>,
+    /// The gateway where it is to be paid, by the name under which it is configured; `None`: the shop itself
+    /// marks it as paid.
+    pub gateway: Option<String>,
     /// How long the customer has to pay, from now by the database's clock.
     pub payment_timeout: Duration,
 }
@@ -128,6 +131,9 @@ pub async fn create(pool: &PgPool, new: &NewOrder) -> Result<Order, OrderError> 
     .execute(&mut *transaction)
     .await?;
     log(&mut transaction, &new.id, None, OrderStatus::Pending, "created").await?;
+    if let Some(gateway) = &new.gateway {
+        expect_payment(&mut transaction, &new.id, gateway).await?;
+    }
     arm(&mut transaction, &new.id, deadline).await?;
     transaction.commit().await?;
     Ok(Order { id: new.id.clone(), status: OrderStatus::Pending, deadline })
@@ -355,7 +361,7 @@ async fn log(
 }
 
 /// Why an order could not be paid or cancelled.
-async fn refusal(transaction: &mut PgConnection, id: &OrderId) -> OrderError {
+pub(crate) async fn refusal(transaction: &mut PgConnection, id: &OrderId) -> OrderError {
     let row: Result<Option<(String, OffsetDateTime)>, sqlx::Error> =
         sqlx::query_as("select status, payment_deadline from orders where id = $1")
             .bind(id.as_str())

@@ -25,6 +25,8 @@ pub struct Counts {
     pub cancelled: i64,
     /// Closed.
     pub closed: i64,
+    /// Whose payment came too late and is back.
+    pub refunded: i64,
 }
 
 /// From deadline to close, by the database's own clock.
@@ -50,12 +52,18 @@ pub async fn counts(pool: &PgPool, prefix: &str) -> Result<Counts, sqlx::Error> 
             .bind(prefix)
             .fetch_all(pool)
             .await?;
+    let refunded =
+        sqlx::query_scalar("select count(*) from refunds where starts_with(order_id, $1) and state = 'succeeded'")
+            .bind(prefix)
+            .fetch_one(pool)
+            .await?;
     let of = |status: OrderStatus| rows.iter().find(|(name, _)| name == status.as_str()).map_or(0, |(_, count)| *count);
     Ok(Counts {
         pending: of(OrderStatus::Pending),
         paid: of(OrderStatus::Paid),
         cancelled: of(OrderStatus::Cancelled),
         closed: of(OrderStatus::Closed),
+        refunded,
     })
 }
 

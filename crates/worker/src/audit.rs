@@ -31,7 +31,7 @@ pub struct Check {
 }
 
 /// Name, rule, and a query for the keys of the rows that break it. `$1` is the grace in seconds where it is used.
-const CHECKS: [(&str, &str, &str); 7] = [
+const CHECKS: [(&str, &str, &str); 10] = [
     (
         "overdue_pending",
         "no order is pending past its deadline by more than the grace",
@@ -72,6 +72,24 @@ const CHECKS: [(&str, &str, &str); 7] = [
         "every order that an idempotency key calls closed is closed",
         "select distinct o.id as key from idempotency_keys k join orders o on o.id = k.order_id
          where k.outcome = 'closed' and o.status <> 'closed' and $1::float8 is not null",
+    ),
+    (
+        "paid_once",
+        "every order that was paid at a gateway is paid, or its money goes back",
+        "select p.order_id as key from payments p join orders o on o.id = p.order_id
+         where p.state = 'paid' and o.status <> 'paid' and $1::float8 is not null
+         and not exists (select from refunds r where r.order_id = p.order_id)",
+    ),
+    (
+        "no_refund_of_paid",
+        "no payment of an order that is paid goes back",
+        "select r.order_id as key from refunds r join orders o on o.id = r.order_id
+         where o.status = 'paid' and o.transaction_id = r.transaction_id and $1::float8 is not null",
+    ),
+    (
+        "refunds_arrive",
+        "no refund needs a person",
+        "select refund_no as key from refunds where state = 'needs_person' and $1::float8 is not null",
     ),
     (
         "outbox_sent",

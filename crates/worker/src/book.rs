@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use deadpool_postgres::{GenericClient as _, PoolError};
-use order::{Deadline, OrderFacts, OrderId, OrderStatus};
+use order::{Deadline, Money, OrderFacts, OrderId, OrderStatus, PaymentFacts, Prepay, Receipt};
 use time::OffsetDateTime;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
@@ -15,6 +15,7 @@ use crate::database::with_source;
 pub struct OrderBook {
     pool: Pool,
     answer_timeout: Duration,
+    default_gateway: Option<String>,
 }
 
 /// Orders as they stood at one moment.
@@ -45,6 +46,47 @@ pub struct Closed {
     pub lateness: Duration,
 }
 
+/// A payment that a gateway vouches for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payment {
+    /// The order that was paid.
+    pub id: OrderId,
+    /// The gateway that says so.
+    pub gateway: String,
+    /// The number of the trade there.
+    pub trade_no: String,
+    /// What it says.
+    pub receipt: Receipt,
+}
+
+/// What became of a payment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credited {
+    /// The order was pending and is paid now.
+    Paid,
+    /// The order was closed or cancelled before: a refund is on record now.
+    Late,
+    /// It was on record before, as a payment or as a refund.
+    Already,
+    /// There is another payment of this order on record. A person must look.
+    Twice,
+    /// The order stayed pending, whatever kept it so.
+    Unchanged,
+}
+
+/// What a gateway has said of a trade that is not paid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TradeNote {
+    /// The order.
+    pub id: OrderId,
+    /// The gateway.
+    pub gateway: String,
+    /// The number of the trade there.
+    pub trade_no: String,
+    /// Whether nobody can pay it any more; if not, the gateway does not know it, yet.
+    pub gone: bool,
+}
+
 /// Why the book could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BookError {
@@ -63,9 +105,10 @@ pub enum BookError {
 impl OrderBook {
     /// The book in this database. `answer_timeout` is how long a query may take before its connection counts
     /// as dead, which it may be without anybody having said so; longer than the database's own statement timeout.
+    /// `default_gateway` is asked for orders of which the table of payments says nothing; `None`: nobody is.
     #[must_use]
-    pub fn new(pool: Pool, answer_timeout: Duration) -> Self {
-        Self { pool, answer_timeout }
+    pub fn new(pool: Pool, answer_timeout: Duration, default_gateway: Option<String>) -> Self {
+        Self { pool, answer_timeout, default_gateway: default_gateway.filter(|name| name != NO_GATEWAY) }
     }
 
     /// Looks the orders up, all in one query.
@@ -73,11 +116,16 @@ impl OrderBook {
     /// # Errors
     /// [`BookError::Away`].
     pub async fn load(&self, ids: &[OrderId]) -> Result<Loaded, BookError> {
+        self.load_paid_at(ids, self.default_gateway.as_deref()).await
+    }
+
+    /// The same, with another gateway for orders of which the table of payments says nothing.
+    pub(crate) async fn load_paid_at(&self, ids: &[OrderId], gateway: Option<&str>) -> Result<Loaded, BookError> {
         let ids: Vec<&str> = ids.iter().map(OrderId::as_str).collect();
         let rows = self
             .with_client(async |client| {
                 let statement = client.prepare_cached(include_str!("load.sql")).await?;
-                client.query(&statement, &[&ids]).await
+                client.query(&statement, &[&ids, &gateway]).await
             })
             .await?;
         let mut loaded = Loaded { orders: HashMap::with_capacity(rows.len()), now: OffsetDateTime::UNIX_EPOCH };
@@ -118,7 +166,101 @@ impl OrderBook {
         rows.iter().map(closed).collect()
     }
 
-    async fn with_client<T>(
+    /// Writes payments down: what is pending becomes paid, and its stock is sold; what was closed or cancelled
+    /// before is to be refunded. Each ID may stand in `payments` once; those that are missing from the answer are
+    /// unknown to the database.
+    ///
+    /// # Errors
+    /// [`BookError::Refused`] if one of the orders breaks a rule: then nothing was written.
+    pub async fn pay(&self, payments: &[Payment], actor: &str) -> Result<HashMap<OrderId, Credited>, BookError> {
+        if payments.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let texts = |of: fn(&Payment) -> &str| payments.iter().map(of).collect::<Vec<_>>();
+        let ids = texts(|payment| payment.id.as_str());
+        let transactions = texts(|payment| &payment.receipt.transaction_id);
+        let paid_ats: Vec<Option<OffsetDateTime>> = payments.iter().map(|payment| payment.receipt.paid_at).collect();
+        let keys: Vec<String> = payments
+            .iter()
+            .map(|payment| format!("payment:{}:{}", payment.id, payment.receipt.transaction_id))
+            .collect();
+        let (gateways, trade_nos) = (texts(|payment| &payment.gateway), texts(|payment| &payment.trade_no));
+        let amounts: Vec<i64> = payments.iter().map(|payment| payment.receipt.amount.minor).collect();
+        let currencies = texts(|payment| &payment.receipt.amount.currency);
+        let refund_nos: Vec<String> = payments.iter().map(|payment| payment::refund_no(&payment.id)).collect();
+        let rows = self
+            .with_client(async |client| {
+                let lock = client.prepare_cached(include_str!("lock.sql")).await?;
+                let pay = client.prepare_cached(include_str!("pay.sql")).await?;
+                let transaction = client.transaction().await?;
+                transaction.execute(&lock, &[&ids]).await?;
+                let rows = transaction
+                    .query(
+                        &pay,
+                        &[
+                            &ids,
+                            &transactions,
+                            &paid_ats,
+                            &keys,
+                            &gateways,
+                            &trade_nos,
+                            &amounts,
+                            &currencies,
+                            &refund_nos,
+                            &actor,
+                        ],
+                    )
+                    .await?;
+                transaction.commit().await?;
+                Ok(rows)
+            })
+            .await?;
+        rows.iter().map(credited).collect()
+    }
+
+    /// Writes down what gateways have said of trades that are not paid; what is known to be paid stays so. Each ID
+    /// may stand in `notes` once.
+    ///
+    /// # Errors
+    /// [`BookError::Refused`] if one of the notes breaks a rule: then nothing was written.
+    pub async fn note(&self, notes: &[TradeNote]) -> Result<(), BookError> {
+        if notes.is_empty() {
+            return Ok(());
+        }
+        let texts = |of: fn(&TradeNote) -> &str| notes.iter().map(of).collect::<Vec<_>>();
+        let ids = texts(|note| note.id.as_str());
+        let (gateways, trade_nos) = (texts(|note| &note.gateway), texts(|note| &note.trade_no));
+        let gone: Vec<bool> = notes.iter().map(|note| note.gone).collect();
+        self.with_client(async |client| {
+            let note = client.prepare_cached(include_str!("note.sql")).await?;
+            client.execute(&note, &[&ids, &gateways, &trade_nos, &gone]).await
+        })
+        .await
+        .map(drop)
+    }
+
+    /// The order that a gateway knows by this number; `None`: no order does.
+    ///
+    /// # Errors
+    /// [`BookError::Away`].
+    pub async fn order_of_trade(&self, gateway: &str, trade_no: &str) -> Result<Option<OrderId>, BookError> {
+        let row = self
+            .with_client(async |client| {
+                let find = client
+                    .prepare_cached(
+                        "select coalesce(
+                             (select order_id from payments where trade_no = $1 and gateway = $2 limit 1),
+                             (select id from orders where id = $1)) as id",
+                    )
+                    .await?;
+                client.query_one(&find, &[&trade_no, &gateway]).await
+            })
+            .await?;
+        let id: Option<&str> = row.try_get("id").map_err(judge)?;
+        Ok(id.and_then(|id| OrderId::new(id).ok()))
+    }
+
+    pub(crate) async fn with_client<T>(
         &self,
         work: impl AsyncFnOnce(&mut deadpool_postgres::Client) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, BookError> {
@@ -135,6 +277,9 @@ impl OrderBook {
     }
 }
 
+/// As a default, and in the table of payments: no gateway is asked.
+pub(crate) const NO_GATEWAY: &str = "none";
+
 /// The same for every attempt at closing this order on this deadline, whoever makes it.
 fn idempotency_key(closing: &Closing) -> String {
     format!("payment-timeout:{}:{}", closing.id, closing.deadline)
@@ -144,7 +289,38 @@ fn facts(row: &Row, status: &str) -> Result<OrderFacts, String> {
     let status: OrderStatus = status.parse().map_err(|error: order::BadStatus| error.to_string())?;
     let deadline: Option<OffsetDateTime> = row.try_get("payment_deadline").map_err(|error| with_source(&error))?;
     let deadline = deadline.map(Deadline::at).ok_or("it has no payment deadline")?;
-    Ok(OrderFacts { status, deadline })
+    Ok(OrderFacts { status, deadline, payment: payment_facts(row).map_err(|error| with_source(&error))? })
+}
+
+fn payment_facts(row: &Row) -> Result<Option<PaymentFacts>, tokio_postgres::Error> {
+    let gateway: Option<String> = row.try_get("gateway")?;
+    let Some(gateway) = gateway.filter(|gateway| gateway != NO_GATEWAY) else { return Ok(None) };
+    let prepay = match row.try_get("prepay")? {
+        "none" => Prepay::None,
+        "created" => Prepay::Created,
+        _ => Prepay::Attempted,
+    };
+    Ok(Some(PaymentFacts {
+        gateway,
+        trade_no: row.try_get("trade_no")?,
+        amount: Money { minor: row.try_get("amount_minor")?, currency: row.try_get("currency")? },
+        prepay,
+        created_at: row.try_get("trade_created_at")?,
+        not_found_at: row.try_get("not_found_at")?,
+        open: row.try_get::<_, &str>("trade_state")? == "open",
+    }))
+}
+
+fn credited(row: &Row) -> Result<(OrderId, Credited), BookError> {
+    let id: &str = row.try_get("id").map_err(judge)?;
+    let credited = match row.try_get("outcome").map_err(judge)? {
+        "paid" => Credited::Paid,
+        "late" => Credited::Late,
+        "twice" => Credited::Twice,
+        "already" => Credited::Already,
+        _ => Credited::Unchanged,
+    };
+    Ok((OrderId::new(id).map_err(|error| BookError::Away(error.to_string()))?, credited))
 }
 
 fn closed(row: &Row) -> Result<Closed, BookError> {
@@ -165,7 +341,7 @@ fn away(error: PoolError) -> BookError {
 /// Only what an order's own data can cause counts as refused: a value that does not fit (class 22), a broken
 /// constraint (23), a check option of a view (44), an error that a trigger raised (P0001). All else, from a
 /// deadlock to a missing permission, is no fault of the orders, and they must not be parked for it.
-fn judge(error: tokio_postgres::Error) -> BookError {
+pub(crate) fn judge(error: tokio_postgres::Error) -> BookError {
     let Some(db) = error.as_db_error() else { return BookError::Away(with_source(&error)) };
     let text = format!("{} (SQLSTATE {})", db.message(), db.code().code());
     let class = &db.code().code()[..2];

@@ -4,7 +4,10 @@ macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
         /// What a worker has done since its start; all its pipelines count here.
         #[derive(Debug, Default)]
-        pub struct WorkerCounters { $($(#[$doc])* pub(crate) $name: AtomicU64),* }
+        pub struct WorkerCounters {
+            $($(#[$doc])* pub(crate) $name: AtomicU64,)*
+            in_flight: AtomicU64,
+        }
 
         /// The counters at one moment.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,12 +36,47 @@ counters! {
     unchanged,
     /// Orders that came before their deadline and went back to a lane.
     waiting,
+    /// Orders that were handed over to those who ask gateways.
+    handed_over,
+    /// Orders that their gateways said are paid.
+    paid,
+    /// Payments that came for orders that were closed or cancelled before: they go back.
+    late,
+    /// Orders whose gateways gave no clear answer and are asked again later.
+    retried,
+    /// Orders that wait, without an attempt spent, because their gateway cannot be asked at all.
+    gateway_held,
+    /// Calls to gateways.
+    gateway_calls,
+    /// Calls that gave no answer that could be used.
+    gateway_faults,
+    /// How many calls were under way at the same time, at most.
+    gateway_in_flight_max,
+    /// Refunds that have arrived.
+    refunded,
     /// Messages, or entries of messages, that were parked.
     parked,
     /// Times that a step had to be tried again because a server was away.
     held,
     /// The greatest lateness of a close, in milliseconds.
     lateness_max_ms,
+}
+
+/// A call to a gateway that is under way; ends when dropped.
+pub(crate) struct InFlight<'a>(&'a WorkerCounters);
+
+impl WorkerCounters {
+    pub(crate) fn enter(&self) -> InFlight<'_> {
+        let now = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
+        self.gateway_in_flight_max.fetch_max(now, Ordering::Relaxed);
+        InFlight(self)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 pub(crate) fn add(counter: &AtomicU64, count: usize) {

@@ -1,24 +1,25 @@
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use broker::{Batch, Broker, Incoming, Outgoing, Publisher, Session, topology, wire};
-use order::{Deadline, Decision, Lanes, OrderId, coalesce, decide};
+use broker::{Batch, Broker, Publisher, Session, topology};
+use order::{Lanes, OrderId};
 use retry::Policy;
-use time::OffsetDateTime;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::counters::add;
-use crate::{BookError, Closed, Closing, Loaded, OrderBook, WorkerCounters};
+use crate::refunding::Refunder;
+use crate::{Gateways, OrderBook, WorkerCounters};
 
 /// How a worker works.
 #[derive(Debug, Clone)]
 pub struct PipelineSettings {
     /// How many pipelines run side by side, each with its own consumer.
     pub pipelines: usize,
+    /// How many pipelines ask gateways, besides those.
+    pub gateway_pipelines: usize,
     /// A batch is closed when its messages name this many orders.
     pub batch_orders_max: usize,
     /// How many messages the broker may send ahead to a pipeline.
@@ -38,6 +39,7 @@ impl Default for PipelineSettings {
     fn default() -> Self {
         Self {
             pipelines: 2,
+            gateway_pipelines: 2,
             batch_orders_max: 2048,
             prefetch_messages: 2048,
             confirm_timeout: Duration::from_secs(10),
@@ -53,6 +55,7 @@ pub struct Worker {
     broker: Broker,
     book: OrderBook,
     lanes: Lanes,
+    gateways: Gateways,
     settings: PipelineSettings,
     counters: Arc<WorkerCounters>,
 }
@@ -60,8 +63,9 @@ pub struct Worker {
 impl Worker {
     /// A worker that has not begun.
     #[must_use]
-    pub fn new(broker: Broker, book: OrderBook, lanes: Lanes, settings: PipelineSettings) -> Self {
-        Self { broker, book, lanes, settings, counters: Arc::default() }
+    pub fn new(broker: Broker, book: OrderBook, lanes: Lanes, gateways: Gateways, settings: PipelineSettings) -> Self {
+        let counters = gateways.counters();
+        Self { broker, book, lanes, gateways, settings, counters }
     }
 
     /// What it has done; may be read while it runs.
@@ -70,62 +74,89 @@ impl Worker {
         Arc::clone(&self.counters)
     }
 
-    /// Works until `shutdown`; then every pipeline finishes the batch that it has in hand. Trouble with either
-    /// server is waited out.
+    /// Works until `shutdown`; then every pipeline finishes the batch that it has in hand (one that waits for a
+    /// gateway gives it back). Trouble with any server is waited out.
     ///
     /// # Errors
     /// If a pipeline panicked; the others are stopped then. What they had not acked comes again.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), JoinError> {
-        let mut pipelines = JoinSet::new();
-        for _ in 0..self.settings.pipelines {
-            let pipeline = Pipeline {
-                broker: self.broker.clone(),
-                publisher: Publisher::new(self.broker.clone(), "worker", self.settings.confirm_timeout),
-                book: self.book.clone(),
-                lanes: self.lanes.clone(),
-                settings: self.settings.clone(),
-                counters: Arc::clone(&self.counters),
-                shutdown: shutdown.clone(),
-            };
-            pipelines.spawn(pipeline.run());
+        let mut tasks = JoinSet::new();
+        let refunder = Refunder::new(self.book.clone(), self.gateways.clone(), Arc::clone(&self.counters));
+        let late = refunder.bell();
+        for (stage, count) in [(Stage::Due, self.settings.pipelines), (Stage::Gateway, self.settings.gateway_pipelines)]
+        {
+            for _ in 0..count {
+                let pipeline = Pipeline {
+                    stage,
+                    broker: self.broker.clone(),
+                    publisher: Publisher::new(self.broker.clone(), "worker", self.settings.confirm_timeout),
+                    book: self.book.clone(),
+                    lanes: self.lanes.clone(),
+                    gateways: self.gateways.clone(),
+                    late: Arc::clone(&late),
+                    settings: self.settings.clone(),
+                    counters: Arc::clone(&self.counters),
+                    shutdown: shutdown.clone(),
+                };
+                tasks.spawn(pipeline.run());
+            }
         }
-        while let Some(ended) = pipelines.join_next().await {
+        tasks.spawn(refunder.run(shutdown));
+        while let Some(ended) = tasks.join_next().await {
             ended?;
         }
         Ok(())
     }
 }
 
-/// One consumer and all that its messages go through: receive, load, decide, settle, follow up, ack.
-struct Pipeline {
+/// Where an order stands on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It has come out of its lane. If its gateway must be asked, it is handed over.
+    Due,
+    /// Its gateway must be asked.
+    Gateway,
+}
+
+impl Stage {
+    fn queue(self) -> &'static str {
+        match self {
+            Self::Due => topology::DUE_PAYMENT_QUEUE,
+            Self::Gateway => topology::DUE_GATEWAY_QUEUE,
+        }
+    }
+
+    /// Orders that wait for a gateway are in memory for long, so there are fewer of them.
+    fn bounds(self, settings: &PipelineSettings) -> (usize, u16) {
+        match self {
+            Self::Due => (settings.batch_orders_max, settings.prefetch_messages),
+            Self::Gateway => (
+                settings.batch_orders_max.min(GATEWAY_ORDERS_MAX),
+                settings.prefetch_messages.min(GATEWAY_PREFETCH_MESSAGES),
+            ),
+        }
+    }
+}
+
+/// The most orders of a batch whose gateways are asked.
+const GATEWAY_ORDERS_MAX: usize = 1024;
+
+/// The most messages that the broker may send ahead to a pipeline that asks gateways.
+const GATEWAY_PREFETCH_MESSAGES: u16 = 256;
+
+/// One consumer and all that its messages go through: receive, load, decide, ask, settle, follow up, ack.
+pub(crate) struct Pipeline {
+    pub(crate) stage: Stage,
     broker: Broker,
-    publisher: Publisher,
-    book: OrderBook,
-    lanes: Lanes,
-    settings: PipelineSettings,
-    counters: Arc<WorkerCounters>,
-    shutdown: CancellationToken,
-}
-
-/// What became of an order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Outcome {
-    /// Closed by us.
-    Closed,
-    /// Paid, cancelled or closed before.
-    Unchanged,
-    /// Not due yet: to be looked at again then.
-    Waiting(Deadline),
-    /// For a person.
-    Parked { reason: &'static str, detail: String },
-}
-
-/// Why some orders could not be closed together.
-enum Setback {
-    /// One of them breaks a rule; what the database said.
-    Refused(String),
-    /// They are too many for one statement.
-    Slow,
+    pub(crate) publisher: Publisher,
+    pub(crate) book: OrderBook,
+    pub(crate) lanes: Lanes,
+    pub(crate) gateways: Gateways,
+    /// Tells that there is a refund to be made.
+    pub(crate) late: Arc<tokio::sync::Notify>,
+    pub(crate) settings: PipelineSettings,
+    pub(crate) counters: Arc<WorkerCounters>,
+    pub(crate) shutdown: CancellationToken,
 }
 
 /// How a session ended.
@@ -145,35 +176,10 @@ const TRUSTED_AFTER_BATCHES: u32 = 5;
 
 /// Between sessions that could be opened and then broke: short, so that a message that breaks them is soon at
 /// its delivery limit and out of the way.
-const BROKEN: Policy = Policy { initial: Duration::from_millis(100), max: Duration::from_millis(500) };
-
-/// How often an order may be found changed between load and close before something must be wrong with it.
-const ROUNDS_MAX: u32 = 8;
-
-/// What must be published before a batch may be acked.
-enum FollowUp {
-    /// Orders that wait longer, due within the window of each other; latest due last. The lane is chosen when
-    /// they are sent, which may be long after they were decided.
-    Wait(Vec<(OrderId, Deadline)>),
-    /// What is set aside.
-    Park(Box<Outgoing>),
-}
-
-/// The database's time, carried on by this machine's clock.
-#[derive(Clone, Copy)]
-struct DatabaseTime {
-    read: OffsetDateTime,
-    at: Instant,
-}
-
-impl DatabaseTime {
-    fn now(self) -> OffsetDateTime {
-        self.read + self.at.elapsed()
-    }
-}
+pub(crate) const BROKEN: Policy = Policy { initial: Duration::from_millis(100), max: Duration::from_millis(500) };
 
 /// The program is to stop while something has to be waited out. The batch is given up, unacked.
-struct Interrupted;
+pub(crate) struct Interrupted;
 
 impl Pipeline {
     /// Sessions, one after the other: each connects and subscribes anew, and works until it breaks.
@@ -187,8 +193,9 @@ impl Pipeline {
         let mut broken = BROKEN.delays();
         let (mut careful, mut renewed) = (true, false);
         while !self.shutdown.is_cancelled() {
-            let queue = topology::DUE_PAYMENT_QUEUE;
-            let prefetch = if careful { 1 } else { self.settings.prefetch_messages };
+            let queue = self.stage.queue();
+            let (_, prefetch_max) = self.stage.bounds(&self.settings);
+            let prefetch = if careful { 1 } else { prefetch_max };
             let opening = Session::open(&self.broker, queue, prefetch);
             let opened = tokio::select! {
                 opened = opening => opened,
@@ -228,12 +235,16 @@ impl Pipeline {
     /// Works until the session ends, has earned trust, or the program is to stop.
     async fn work(&mut self, mut session: Session, careful: bool) -> Ended {
         let mut acked = 0;
+        let (orders_max, _) = self.stage.bounds(&self.settings);
         let ended = loop {
             if careful && acked == TRUSTED_AFTER_BATCHES {
                 break Ended::Trusted;
             }
+            if self.stage == Stage::Gateway && self.rest().await.is_err() {
+                break Ended::Stopped;
+            }
             let received = tokio::select! {
-                received = session.receive(self.settings.batch_orders_max) => received,
+                received = session.receive(orders_max) => received,
                 () = tokio::time::sleep(self.settings.renew_idle_after) => break Ended::Idle,
                 () = self.shutdown.cancelled() => break Ended::Stopped,
             };
@@ -253,20 +264,33 @@ impl Pipeline {
         ended
     }
 
+    /// While no gateway can be asked, orders come only so fast that one now and then finds out whether it can.
+    async fn rest(&self) -> Result<(), Interrupted> {
+        let Some(closed_for) = self.gateways.closed_for() else { return Ok(()) };
+        tokio::select! {
+            () = tokio::time::sleep(closed_for) => Ok(()),
+            () = self.shutdown.cancelled() => Err(Interrupted),
+        }
+    }
+
     /// Does all that a batch asks for. When it returns, everything is committed and confirmed.
     async fn process(&mut self, batch: &Batch) -> Result<(), Interrupted> {
         let begun = Instant::now();
-        let ids = batch
-            .messages()
-            .iter()
-            .filter_map(|message| message.content.as_ref().ok())
-            .flat_map(|content| &content.orders);
-        // Each order once, in the order of the IDs, however many messages name it.
-        let ids: Vec<OrderId> = ids.cloned().collect::<BTreeSet<_>>().into_iter().collect();
-        let (outcomes, time) = self.settle(&ids).await?;
-        let follow_ups = self.follow_ups(batch, &outcomes, time);
+        // Each order once, however many messages name it, with the attempts that the most of them counts.
+        let mut attempts: HashMap<OrderId, u32> = HashMap::new();
+        for message in batch.messages() {
+            let Ok(content) = &message.content else { continue };
+            for id in &content.orders {
+                let attempt = attempts.entry(id.clone()).or_default();
+                *attempt = message.attempt().max(*attempt);
+            }
+        }
+        // In the order of their IDs.
+        let ids: Vec<OrderId> = attempts.keys().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+        let settled = self.settle(&ids, &attempts).await?;
+        let follow_ups = self.follow_ups(batch, &settled);
         let follow_up_count = follow_ups.len();
-        self.publish(follow_ups, time).await?;
+        self.publish(follow_ups, settled.time).await?;
         tracing::debug!(
             messages = batch.messages().len(),
             orders = ids.len(),
@@ -277,168 +301,9 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Loads, decides and closes until it is known of each order what became of it. An order that changed
-    /// between load and close (paid, cancelled, extended at that very moment) is looked at once more.
-    async fn settle(&mut self, ids: &[OrderId]) -> Result<(HashMap<OrderId, Outcome>, DatabaseTime), Interrupted> {
-        let mut outcomes = HashMap::with_capacity(ids.len());
-        let mut time = DatabaseTime { read: OffsetDateTime::UNIX_EPOCH, at: Instant::now() };
-        let mut open = ids.to_vec();
-        let mut delays = BROKEN.delays();
-        for round in 1.. {
-            if open.is_empty() {
-                break;
-            }
-            if round > 2 {
-                // Once is a race. Again and again is a trigger, or a policy, that keeps the order from closing.
-                self.wait(
-                    &mut delays,
-                    "orders were not closed although they are due",
-                    &format!("{} orders", open.len()),
-                )
-                .await?;
-            }
-            if round > ROUNDS_MAX {
-                let detail = format!("{ROUNDS_MAX} attempts at closing it changed nothing");
-                outcomes.extend(
-                    open.drain(..).map(|id| (id, Outcome::Parked { reason: "not_closed", detail: detail.clone() })),
-                );
-                break;
-            }
-            let loaded = self.load(&open).await?;
-            time = DatabaseTime { read: loaded.now, at: Instant::now() };
-            let mut closings = Vec::new();
-            for id in open.drain(..) {
-                let outcome = match loaded.orders.get(&id) {
-                    Some(Err(detail)) => Outcome::Parked { reason: "unreadable_order", detail: detail.clone() },
-                    Some(Ok(_)) | None => {
-                        match decide(loaded.orders.get(&id).and_then(|order| order.as_ref().ok()), loaded.now) {
-                            Decision::Nothing(_) => Outcome::Unchanged,
-                            Decision::Wait(deadline) => Outcome::Waiting(deadline),
-                            Decision::Unknown => Outcome::Parked {
-                                reason: "unknown_order",
-                                detail: format!("the database has no order {id}"),
-                            },
-                            Decision::Close(deadline) => {
-                                closings.push(Closing { id, deadline });
-                                continue;
-                            }
-                        }
-                    }
-                };
-                outcomes.insert(id, outcome);
-            }
-            open = self.close(closings, &mut outcomes).await?;
-        }
-        self.count(&outcomes);
-        Ok((outcomes, time))
-    }
-
-    /// Closes, and returns the orders that have changed meanwhile. Where the database refuses the whole, or does
-    /// not get through with it in time, it is halved and halved again: until the order that breaks a rule stands
-    /// alone, and is parked, or the rest is quick enough.
-    async fn close(
-        &mut self,
-        closings: Vec<Closing>,
-        outcomes: &mut HashMap<OrderId, Outcome>,
-    ) -> Result<Vec<OrderId>, Interrupted> {
-        let mut changed = Vec::new();
-        let mut parts = vec![closings];
-        while let Some(mut part) = parts.pop() {
-            match self.close_part(&part).await? {
-                Ok(closed) => {
-                    let lateness_max = closed.iter().map(|closed| closed.lateness).max().unwrap_or_default();
-                    let lateness_max_ms = u64::try_from(lateness_max.as_millis()).unwrap_or(u64::MAX);
-                    self.counters.lateness_max_ms.fetch_max(lateness_max_ms, Ordering::Relaxed);
-                    let winners: HashSet<OrderId> = closed.into_iter().map(|closed| closed.id).collect();
-                    changed.extend(part.into_iter().map(|closing| closing.id).filter(|id| !winners.contains(id)));
-                    outcomes.extend(winners.into_iter().map(|id| (id, Outcome::Closed)));
-                }
-                Err(_) if part.len() > 1 => {
-                    let half = part.split_off(part.len() / 2);
-                    parts.extend([half, part]);
-                }
-                // Not met: slowness is told of several only.
-                Err(Setback::Slow) => parts.push(part),
-                Err(Setback::Refused(detail)) => {
-                    for closing in part {
-                        tracing::error!(order = %closing.id, %detail, "the order cannot be closed; it is parked");
-                        outcomes.insert(
-                            closing.id,
-                            Outcome::Parked { reason: "refused_by_database", detail: detail.clone() },
-                        );
-                    }
-                }
-            }
-        }
-        Ok(changed)
-    }
-
-    /// What the outcomes lead to: orders that wait longer, and what is parked.
-    fn follow_ups(&self, batch: &Batch, outcomes: &HashMap<OrderId, Outcome>, time: DatabaseTime) -> Vec<FollowUp> {
-        let waiting = outcomes.iter().filter_map(|(id, outcome)| match outcome {
-            Outcome::Waiting(deadline) => Some((id.clone(), *deadline)),
-            _ => None,
-        });
-        let groups = coalesce(waiting.collect(), |(_, due)| *due, time.now(), self.settings.window, wire::ORDERS_MAX);
-        let parked: Vec<Outgoing> = batch.messages().iter().flat_map(|message| parked(message, outcomes)).collect();
-        add(&self.counters.parked, parked.len());
-        groups.into_iter().map(FollowUp::Wait).chain(parked.into_iter().map(Box::new).map(FollowUp::Park)).collect()
-    }
-
-    /// Publishes until everything is confirmed and routed; what the broker has already is not sent again.
-    async fn publish(&mut self, mut follow_ups: Vec<FollowUp>, time: DatabaseTime) -> Result<(), Interrupted> {
-        let mut delays = Policy::RECONNECT.delays();
-        while !follow_ups.is_empty() {
-            let now = time.now();
-            let messages: Vec<Outgoing> = follow_ups.iter().map(|follow_up| self.message(follow_up, now)).collect();
-            let fates = self.publisher.publish(&messages).await;
-            let failure = fates.iter().find_map(|fate| fate.as_ref().err()).map(ToString::to_string);
-            let mut fates = fates.into_iter();
-            follow_ups.retain(|_| fates.next().is_none_or(|fate| fate.is_err()));
-            if let Some(error) = failure {
-                self.wait(&mut delays, "what a batch leads to cannot be published", &error).await?;
-            }
-        }
-        Ok(())
-    }
-
-    fn message(&self, follow_up: &FollowUp, now: OffsetDateTime) -> Outgoing {
-        match follow_up {
-            FollowUp::Park(message) => Outgoing::clone(message),
-            FollowUp::Wait(group) => {
-                let remaining = group.last().map_or(Duration::ZERO, |(_, latest)| latest.remaining(now));
-                Outgoing::payment_timeout(group, self.lanes.choose(remaining))
-            }
-        }
-    }
-
-    /// Loads, and waits out a database that is away.
-    async fn load(&self, ids: &[OrderId]) -> Result<Loaded, Interrupted> {
-        let mut delays = Policy::RECONNECT.delays();
-        loop {
-            match self.book.load(ids).await {
-                Ok(loaded) => return Ok(loaded),
-                Err(error) => self.wait(&mut delays, "orders cannot be loaded", &error).await?,
-            }
-        }
-    }
-
-    /// Closes, and waits out a database that is away. A setback is an answer.
-    async fn close_part(&self, part: &[Closing]) -> Result<Result<Vec<Closed>, Setback>, Interrupted> {
-        let mut delays = Policy::RECONNECT.delays();
-        loop {
-            match self.book.settle(part, &self.settings.actor).await {
-                Ok(closed) => return Ok(Ok(closed)),
-                Err(BookError::Refused(detail)) => return Ok(Err(Setback::Refused(detail))),
-                Err(BookError::Slow(_)) if part.len() > 1 => return Ok(Err(Setback::Slow)),
-                Err(error) => self.wait(&mut delays, "orders cannot be closed", &error).await?,
-            }
-        }
-    }
-
     /// Waits before the next try, unless the program is to stop. The batch is held meanwhile: giving it back
     /// would bring it again at once, and count against the queue's delivery limit.
-    async fn wait(
+    pub(crate) async fn wait(
         &self,
         delays: &mut retry::Delays,
         trouble: &str,
@@ -452,37 +317,4 @@ impl Pipeline {
             () = self.shutdown.cancelled() => Err(Interrupted),
         }
     }
-
-    fn count(&self, outcomes: &HashMap<OrderId, Outcome>) {
-        let count = |matches: fn(&Outcome) -> bool| outcomes.values().filter(|outcome| matches(outcome)).count();
-        add(&self.counters.orders, outcomes.len());
-        add(&self.counters.closed, count(|outcome| matches!(outcome, Outcome::Closed)));
-        add(&self.counters.unchanged, count(|outcome| matches!(outcome, Outcome::Unchanged)));
-        add(&self.counters.waiting, count(|outcome| matches!(outcome, Outcome::Waiting(_))));
-    }
-}
-
-/// What of this message is set aside: all of it if it cannot be understood, else each entry that names no
-/// order or an order that cannot be handled.
-fn parked(message: &Incoming, outcomes: &HashMap<OrderId, Outcome>) -> Vec<Outgoing> {
-    let content = match &message.content {
-        Ok(content) => content,
-        Err(fault) => return vec![message.parked(fault.code(), &fault.to_string())],
-    };
-    let bad_entries =
-        content.bad_entries.iter().map(|bad| message.parked_entry(&bad.json, bad.fault.code(), &bad.fault.to_string()));
-    // An order that the message names twice is parked once.
-    let refused: BTreeMap<&OrderId, _> = content
-        .orders
-        .iter()
-        .filter_map(|id| match outcomes.get(id) {
-            Some(Outcome::Parked { reason, detail }) => Some((id, (*reason, detail))),
-            _ => None,
-        })
-        .collect();
-    let refused = refused.into_iter().map(|(id, (reason, detail))| {
-        // An order ID needs no escaping in JSON.
-        message.parked_entry(&format!("{{\"id\":\"{id}\"}}"), reason, detail)
-    });
-    bad_entries.chain(refused).collect()
 }

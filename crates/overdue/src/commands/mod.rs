@@ -5,6 +5,7 @@ pub(crate) mod demo;
 pub(crate) mod migrate;
 pub(crate) mod order;
 pub(crate) mod publish;
+pub(crate) mod refunds;
 pub(crate) mod run;
 pub(crate) mod stock;
 pub(crate) mod topology;

@@ -9,8 +9,8 @@ use crate::settings::{DatabaseSettings, OrderArgs, OrderCommand};
 
 pub(crate) async fn run(args: OrderArgs) -> Result<(), Failure> {
     match args.command {
-        OrderCommand::Create { database, id, items, amount_minor, currency, payment_timeout } => {
-            create(&database, NewOrder { id, amount_minor, currency, items, payment_timeout }).await
+        OrderCommand::Create { database, id, items, amount_minor, currency, gateway, payment_timeout } => {
+            create(&database, NewOrder { id, amount_minor, currency, items, gateway, payment_timeout }).await
         }
         OrderCommand::Pay { database, id, transaction_id } => {
             let pool = servers::migrated_database(&database, 1).await?;

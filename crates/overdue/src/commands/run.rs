@@ -9,31 +9,31 @@ use publisher::{PgPool, Relay, RelayCounters, RelaySettings};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use worker::{OrderBook, PipelineSettings, Purpose, Worker, WorkerCounters};
+use worker::{CounterValues, OrderBook, PipelineSettings, Purpose, Worker, WorkerCounters};
 
 use crate::failure::{Failure, Kind};
+use crate::gateways::gateways;
 use crate::servers;
-use crate::settings::{BrokerSettings, DatabaseSettings, Role, RunSettings, Tuning};
+use crate::settings::{Role, RoleSettings, RunSettings, Tuning};
 
 pub(crate) async fn run(settings: &RunSettings) -> Result<(), Failure> {
     check(settings)?;
     let shutdown = CancellationToken::new();
     watch_signals(&shutdown)?;
     let lanes = settings.lanes.lanes();
-    let mut roles =
-        Roles::start(&settings.only, &settings.database, &settings.broker, lanes, &settings.tuning, &shutdown).await?;
+    let mut roles = Roles::start(&settings.only, &settings.roles, lanes, &shutdown).await?;
     tracing::info!(roles = ?roles.names, pid = std::process::id(), "running");
     roles.finish(&shutdown, settings.shutdown_timeout, settings.report_every).await
 }
 
 /// Settings that fit their types but not each other.
 fn check(settings: &RunSettings) -> Result<(), Failure> {
-    let tuning = &settings.tuning;
-    if tuning.claim_lease <= settings.broker.confirm_timeout {
+    let RoleSettings { tuning, broker, .. } = &settings.roles;
+    if tuning.claim_lease <= broker.confirm_timeout {
         return Err(Failure::settings(format!(
             "--claim-lease ({}) must be longer than --confirm-timeout ({}), or two relays send the same orders again and again",
             humantime::format_duration(tuning.claim_lease),
-            humantime::format_duration(settings.broker.confirm_timeout),
+            humantime::format_duration(broker.confirm_timeout),
         )));
     }
     if tuning.coalesce_window > Lanes::TOLERANCE {
@@ -89,12 +89,13 @@ impl Roles {
     /// Checks that the servers answer and are as they must be, then starts the roles (`only`: none means all).
     pub(crate) async fn start(
         only: &[Role],
-        database: &DatabaseSettings,
-        broker: &BrokerSettings,
+        settings: &RoleSettings,
         lanes: Lanes,
-        tuning: &Tuning,
         shutdown: &CancellationToken,
     ) -> Result<Self, Failure> {
+        let RoleSettings { database, broker, tuning, gateways: gateway_settings } = settings;
+        // Before anything is connected to: settings that cannot be used are found at once.
+        let gateways = gateways(gateway_settings)?;
         let pool = servers::relay_database(database).await?;
         let confirm_timeout = broker.confirm_timeout;
         let broker = servers::broker(broker, "run").await?;
@@ -106,10 +107,23 @@ impl Roles {
             roles.start_relay(pool, broker.clone(), lanes.clone(), tuning, confirm_timeout, shutdown);
         }
         if wanted(Role::Worker) {
-            let pool = servers::worker_database(database, usize::from(tuning.pipelines), Purpose::Settle)?;
+            let pipelines = tuning.pipelines + gateway_settings.asking.gateway_pipelines;
+            // One for each pipeline, and one for refunds.
+            let pool = servers::worker_database(database, usize::from(pipelines) + 1, Purpose::Settle)?;
             // It has a TLS of its own; better to learn now that it does not get through.
             worker::probe(&pool).await?;
-            roles.start_worker(pool, broker, lanes, tuning, confirm_timeout, shutdown);
+            let default_gateway = gateway_settings.default.as_str().to_owned();
+            let book = OrderBook::new(pool, answer_timeout, Some(default_gateway));
+            let pipelines = PipelineSettings {
+                pipelines: tuning.pipelines.into(),
+                gateway_pipelines: gateway_settings.asking.gateway_pipelines.into(),
+                batch_orders_max: tuning.batch_orders_max as usize,
+                prefetch_messages: tuning.prefetch_messages,
+                confirm_timeout,
+                window: tuning.coalesce_window,
+                ..PipelineSettings::default()
+            };
+            roles.start_worker(Worker::new(broker, book, lanes, gateways, pipelines), shutdown);
         }
         Ok(roles)
     }
@@ -140,24 +154,7 @@ impl Roles {
         });
     }
 
-    fn start_worker(
-        &mut self,
-        pool: worker::Pool,
-        broker: Broker,
-        lanes: Lanes,
-        tuning: &Tuning,
-        confirm_timeout: Duration,
-        shutdown: &CancellationToken,
-    ) {
-        let settings = PipelineSettings {
-            pipelines: tuning.pipelines.into(),
-            batch_orders_max: tuning.batch_orders_max as usize,
-            prefetch_messages: tuning.prefetch_messages,
-            confirm_timeout,
-            window: tuning.coalesce_window,
-            ..PipelineSettings::default()
-        };
-        let worker = Worker::new(broker, OrderBook::new(pool, self.answer_timeout), lanes, settings);
+    fn start_worker(&mut self, worker: Worker, shutdown: &CancellationToken) {
         self.names.push("worker");
         self.worker = Some(worker.counters());
         let shutdown = shutdown.clone();
@@ -217,13 +214,37 @@ impl Roles {
             ));
         }
         if let Some(worker) = &self.worker {
-            let now = worker.read();
-            parts.push(format!(
-                "worker settled {} orders in {} batches ({} a batch): {} closed, {} unchanged, {} early, {} parked; {} waits for a server; at most {} ms late",
-                now.orders, now.batches, now.orders.checked_div(now.batches).unwrap_or(0),
-                now.closed, now.unchanged, now.waiting, now.parked, now.held, now.lateness_max_ms
-            ));
+            parts.push(worker_line(&worker.read()));
         }
         parts.join("; ")
     }
+}
+
+fn worker_line(now: &CounterValues) -> String {
+    let mut line = format!(
+        "worker settled {} orders in {} batches ({} a batch): {} closed, {} unchanged, {} early, {} parked; {} waits for a server; at most {} ms late",
+        now.orders,
+        now.batches,
+        now.orders.checked_div(now.batches).unwrap_or(0),
+        now.closed,
+        now.unchanged,
+        now.waiting,
+        now.parked,
+        now.held,
+        now.lateness_max_ms
+    );
+    if now.handed_over + now.gateway_calls + now.gateway_held + now.refunded > 0 {
+        line += &format!(
+            "; gateways: {} calls, {} without an answer, at most {} at a time; {} orders found paid, {} asked again, {} held; {} payments too late, {} refunds arrived",
+            now.gateway_calls,
+            now.gateway_faults,
+            now.gateway_in_flight_max,
+            now.paid,
+            now.retried,
+            now.gateway_held,
+            now.late,
+            now.refunded
+        );
+    }
+    line
 }

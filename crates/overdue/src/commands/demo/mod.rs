@@ -1,3 +1,7 @@
+//! A shop that is played: thousands of orders are made, paid, cancelled and closed.
+
+mod gateway;
+
 use std::io::{IsTerminal, stderr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,11 +19,12 @@ use url::{Host, Url};
 
 use worker::Purpose;
 
+use self::gateway::{DemoGateway, LedgerCounts};
 use crate::commands::run::Roles;
 use crate::commands::{audit, print};
 use crate::failure::Failure;
 use crate::servers::{self, ms};
-use crate::settings::{DemoSettings, Tuning};
+use crate::settings::{DemoSettings, RoleSettings, Tuning};
 
 /// The payment timeouts of the demo's orders, in seconds: of 20 orders, 14 have five seconds, and so on. They
 /// are mixed on purpose: a short one must not wait for a long one.
@@ -28,9 +33,22 @@ const TIMEOUTS_S: [(u64, u32); 3] = [(5, 14), (2, 3), (9, 3)];
 /// What is done with an order in time.
 #[derive(Clone, Copy, PartialEq)]
 enum Fate {
+    /// The shop learns of the payment and marks the order as paid.
     Pay,
     Cancel,
     Nothing,
+    /// There is a trade at the gateway, and nobody pays it.
+    IgnoreGateway,
+    /// Paid at the gateway, and the shop is never told.
+    PayAtGateway,
+    /// Cancelled in the shop, and then paid at the gateway all the same.
+    CancelAndPayAtGateway,
+}
+
+impl Fate {
+    fn has_trade(self) -> bool {
+        matches!(self, Self::IgnoreGateway | Self::PayAtGateway | Self::CancelAndPayAtGateway)
+    }
 }
 
 /// Connections of the shop that the demo plays.
@@ -49,10 +67,22 @@ pub(crate) async fn run(settings: &DemoSettings) -> Result<(), Failure> {
     let broker = servers::broker(&settings.broker, "demo").await?;
     Topology::new(&lanes).declare(&broker).await?;
 
+    let gateway = match settings.gateway_sim.clone().or_else(gateway::beside_us) {
+        Some(program) => Some(DemoGateway::start(&program).await?),
+        None => {
+            print("there is no overdue-gateway-sim beside this program, so no order is paid at a gateway");
+            None
+        }
+    };
     let shutdown = CancellationToken::new();
-    let tuning = demo_tuning();
-    let mut roles = Roles::start(&[], &settings.database, &settings.broker, lanes, &tuning, &shutdown).await?;
-    let shop = Shop::open(pool, settings).await?;
+    let role_settings = RoleSettings {
+        database: settings.database.clone(),
+        broker: settings.broker.clone(),
+        tuning: demo_tuning(),
+        gateways: gateway.as_ref().map_or_else(gateway::none, |gateway| Ok(gateway.settings.clone()))?,
+    };
+    let mut roles = Roles::start(&[], &role_settings, lanes, &shutdown).await?;
+    let shop = Shop::open(pool, gateway, settings).await?;
     let before = shop.stock().await?;
     let played = shop.play(settings.orders).await?;
     let after = shop.stock().await?;
@@ -67,6 +97,13 @@ pub(crate) async fn run(settings: &DemoSettings) -> Result<(), Failure> {
             "worker: {} orders in {} batches, {} came early and waited on",
             worker.orders, worker.batches, worker.waiting
         ));
+        if let Some(gateway) = &shop.gateway {
+            print(format_args!(
+                "gateway: {} calls, at most {} at a time; {} orders found paid, {} payments too late, {} refunded",
+                worker.gateway_calls, worker.gateway_in_flight_max, worker.paid, worker.late, worker.refunded
+            ));
+            compare(&gateway.ledger().await?, &played)?;
+        }
     }
     let books =
         worker::audit(&servers::worker_database(&settings.database, 1, Purpose::Report)?, Duration::from_secs(5))
@@ -116,9 +153,31 @@ fn demo_tuning() -> Tuning {
     }
 }
 
+/// What the gateway has in its ledger must be what the shop has in its books.
+fn compare(ledger: &LedgerCounts, played: &Played) -> Result<(), Failure> {
+    print(format_args!(
+        "its ledger: {} trades paid, {} closed unpaid, {} refunded, {} open still",
+        ledger.paid, ledger.closed, ledger.refunded, ledger.open
+    ));
+    let paid_late = u64::from(played.paid_late);
+    if ledger.open > 0 || ledger.refunds != paid_late || ledger.refunded != paid_late {
+        return Err(Failure::negative(format!(
+            "the gateway's ledger is not as it must be: {paid_late} payments came too late: {ledger:?}"
+        )));
+    }
+    if ledger.paid != u64::from(played.paid_at_gateway) {
+        return Err(Failure::negative(format!(
+            "{} customers have paid at the gateway, its ledger says {}",
+            played.paid_at_gateway, ledger.paid
+        )));
+    }
+    Ok(())
+}
+
 /// The shop whose customers order, pay and cancel.
 struct Shop {
     pool: PgPool,
+    gateway: Option<Arc<DemoGateway>>,
     /// Begins the IDs and SKUs of this run, so that earlier runs do not matter.
     prefix: String,
     skus: u32,
@@ -131,13 +190,18 @@ struct Played {
     paid: u32,
     cancelled: u32,
     too_late: u32,
+    /// Of those that are paid: at the gateway.
+    paid_at_gateway: u32,
+    /// After they had cancelled.
+    paid_late: u32,
     sold: i64,
 }
 
 impl Shop {
-    async fn open(pool: PgPool, settings: &DemoSettings) -> Result<Self, Failure> {
+    async fn open(pool: PgPool, gateway: Option<DemoGateway>, settings: &DemoSettings) -> Result<Self, Failure> {
         let id = uuid::Uuid::now_v7().simple().to_string();
-        let shop = Self { pool, prefix: format!("demo-{}-", &id[..12]), skus: settings.skus };
+        let gateway = gateway.map(Arc::new);
+        let shop = Self { pool, gateway, prefix: format!("demo-{}-", &id[..12]), skus: settings.skus };
         // Enough of every SKU for all orders together, spread evenly, with some to spare.
         let each = i64::from(settings.orders / settings.skus + 1) * 10;
         for number in 0..settings.skus {
@@ -165,7 +229,12 @@ impl Shop {
         let places = Arc::new(Semaphore::new(SHOP_CONNECTIONS as usize));
         let mut customers = JoinSet::new();
         for number in 0..orders {
-            customers.spawn(customer(self.pool.clone(), Arc::clone(&places), self.order(number), fate(number)));
+            let mut order = self.order(number);
+            let fate = fate(number, self.gateway.is_some());
+            order.gateway = fate.has_trade().then(|| "wechat".to_owned());
+            let customer =
+                Customer { pool: self.pool.clone(), gateway: self.gateway.clone(), places: Arc::clone(&places), order };
+            customers.spawn(customer.visit(fate));
         }
         let mut played = Played::default();
         let mut tick = tokio::time::interval(Duration::from_millis(500));
@@ -181,7 +250,8 @@ impl Shop {
                 _ = tick.tick() => {
                     let counts = publisher::counts(&self.pool, &self.prefix).await?;
                     view.show(counts);
-                    let over = customers.is_empty() && counts.pending == 0;
+                    let refunded = counts.refunded >= i64::from(played.paid_late);
+                    let over = customers.is_empty() && counts.pending == 0 && refunded;
                     if over || give_up.is_some_and(|at| Instant::now() > at) {
                         view.end();
                         return Ok(played);
@@ -200,6 +270,7 @@ impl Shop {
             amount_minor: 1_000 + i64::from(number),
             currency: "CNY".to_owned(),
             items: items.collect(),
+            gateway: None,
             payment_timeout: Duration::from_secs(timeout_s(number)),
         }
     }
@@ -216,11 +287,14 @@ fn timeout_s(number: u32) -> u64 {
     TIMEOUTS_S[0].0
 }
 
-/// Of ten orders three are paid and one is cancelled.
-fn fate(number: u32) -> Fate {
+/// Of ten orders three are paid and one is cancelled. Where there is a gateway, some of the others have a trade there.
+fn fate(number: u32, gateway: bool) -> Fate {
     match number / 3 % 10 {
         1 | 4 | 7 => Fate::Pay,
         9 => Fate::Cancel,
+        2 if gateway => Fate::IgnoreGateway,
+        5 if gateway => Fate::PayAtGateway,
+        8 if gateway && number.is_multiple_of(3) => Fate::CancelAndPayAtGateway,
         _ => Fate::Nothing,
     }
 }
@@ -232,28 +306,79 @@ struct Visit {
     quantity: i64,
 }
 
-async fn customer(pool: PgPool, places: Arc<Semaphore>, order: NewOrder, fate: Fate) -> Result<Visit, OrderError> {
-    let quantity = order.items.iter().map(|item| item.quantity).sum();
-    let place = places.acquire().await;
-    publisher::create(&pool, &order).await?;
-    drop(place);
-    if fate == Fate::Nothing {
-        return Ok(Visit { done: None, too_late: false, quantity });
-    }
-    // Some think longer than others; most are in time.
-    let thought = 10 + quantity.unsigned_abs() * 13 % 80;
-    tokio::time::sleep(order.payment_timeout * u32::try_from(thought).unwrap_or(50) / 100).await;
-    let _place = places.acquire().await;
-    let acted = match fate {
-        Fate::Pay => publisher::pay(&pool, &order.id, Some(&format!("demo-payment-{}", order.id))).await,
-        _ => publisher::cancel(&pool, &order.id).await,
-    };
-    match acted {
-        Ok(()) => Ok(Visit { done: Some(fate), too_late: false, quantity }),
-        Err(OrderError::Overdue { .. } | OrderError::NotPending { .. }) => {
-            Ok(Visit { done: None, too_late: true, quantity })
+struct Customer {
+    pool: PgPool,
+    gateway: Option<Arc<DemoGateway>>,
+    places: Arc<Semaphore>,
+    order: NewOrder,
+}
+
+impl Customer {
+    async fn visit(self, fate: Fate) -> Result<Visit, Failure> {
+        let quantity = self.order.items.iter().map(|item| item.quantity).sum();
+        let visit = |done: Option<Fate>, too_late| Ok(Visit { done, too_late, quantity });
+        if !self.place_order().await? {
+            return visit(None, true);
         }
-        Err(error) => Err(error),
+        if matches!(fate, Fate::Nothing | Fate::IgnoreGateway) {
+            return visit(None, false);
+        }
+        // Some think longer than others; most are in time.
+        let thought = 10 + i64::unsigned_abs(quantity) * 13 % 80;
+        tokio::time::sleep(self.order.payment_timeout * u32::try_from(thought).unwrap_or(50) / 100).await;
+        match self.act(fate).await {
+            Ok(true) => visit(Some(fate), false),
+            Ok(false) | Err(Refused::TooLate) => visit(None, true),
+            Err(Refused::Broken(failure)) => Err(failure),
+        }
+    }
+
+    /// Orders and, where it is to be paid at the gateway, has the shop tell it. `false`: too late even for that.
+    async fn place_order(&self) -> Result<bool, Failure> {
+        let order = &self.order;
+        let _place = self.places.acquire().await;
+        publisher::create(&self.pool, order).await?;
+        let (Some(gateway), Some(_)) = (&self.gateway, &order.gateway) else { return Ok(true) };
+        match publisher::begin_prepay(&self.pool, &order.id).await {
+            Ok(()) => {}
+            Err(OrderError::Overdue { .. } | OrderError::NotPending { .. }) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        gateway.open(&order.id, order.amount_minor, &order.currency).await?;
+        publisher::prepay_created(&self.pool, &order.id).await?;
+        Ok(true)
+    }
+
+    /// `false`: the gateway took no payment any more.
+    async fn act(&self, fate: Fate) -> Result<bool, Refused> {
+        let id = &self.order.id;
+        let _place = self.places.acquire().await;
+        match fate {
+            Fate::Pay => publisher::pay(&self.pool, id, Some(&format!("demo-payment-{id}"))).await?,
+            Fate::Cancel | Fate::CancelAndPayAtGateway => publisher::cancel(&self.pool, id).await?,
+            Fate::Nothing | Fate::IgnoreGateway | Fate::PayAtGateway => {}
+        }
+        match (&self.gateway, fate) {
+            (Some(gateway), Fate::PayAtGateway | Fate::CancelAndPayAtGateway) => {
+                gateway.pay(id).await.map_err(Refused::Broken)
+            }
+            _ => Ok(true),
+        }
+    }
+}
+
+/// Why a customer could not do what they wanted.
+enum Refused {
+    TooLate,
+    Broken(Failure),
+}
+
+impl From<OrderError> for Refused {
+    fn from(error: OrderError) -> Self {
+        match error {
+            OrderError::Overdue { .. } | OrderError::NotPending { .. } => Self::TooLate,
+            error => Self::Broken(error.into()),
+        }
     }
 }
 
@@ -266,7 +391,16 @@ impl Played {
                 self.paid += 1;
                 self.sold += visit.quantity;
             }
+            Some(Fate::PayAtGateway) => {
+                self.paid += 1;
+                self.paid_at_gateway += 1;
+                self.sold += visit.quantity;
+            }
             Some(Fate::Cancel) => self.cancelled += 1,
+            Some(Fate::CancelAndPayAtGateway) => {
+                self.cancelled += 1;
+                self.paid_late += 1;
+            }
             _ => {}
         }
     }

@@ -1,0 +1,116 @@
+//! From settings to payment gateways.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use order::CloseRules;
+use payment::{Environment, NoGateway, PaymentGateway, SignedHttp, SignedHttpSettings, VerificationKey, WeChatPay};
+use url::{Host, Url};
+use worker::{AskSettings, Gateways};
+
+use crate::failure::Failure;
+use crate::settings::{AskingSettings, GatewayName, GatewaySettings, HttpGatewaySettings, WeChatSettings};
+
+/// The gateways whose settings are given.
+pub(crate) fn gateways(settings: &GatewaySettings) -> Result<Gateways, Failure> {
+    let environment = Environment::system(settings.asking.gateway_call_timeout).map_err(Failure::settings)?;
+    let mut gateways: HashMap<String, Arc<dyn PaymentGateway>> = HashMap::new();
+    gateways.insert(GatewayName::None.as_str().to_owned(), Arc::new(NoGateway));
+    if let Some(wechat) = wechat(&settings.wechat, &environment)? {
+        gateways.insert(GatewayName::Wechat.as_str().to_owned(), Arc::new(wechat));
+    }
+    if let Some(http) = signed_http(&settings.http, &environment)? {
+        gateways.insert(GatewayName::Http.as_str().to_owned(), Arc::new(http));
+    }
+    let default = settings.default.as_str();
+    if !gateways.contains_key(default) {
+        return Err(Failure::settings(format!(
+            "--gateway is {default}, but the settings of that gateway are not given; see `overdue run --help`"
+        )));
+    }
+    Ok(Gateways::new(gateways, asking(&settings.asking)))
+}
+
+fn asking(settings: &AskingSettings) -> AskSettings {
+    AskSettings {
+        calls_in_flight_max: settings.gateway_calls_in_flight_max.into(),
+        calls_per_second_max: NonZeroU32::new(settings.gateway_calls_per_second_max),
+        call_timeout: settings.gateway_call_timeout,
+        rules: CloseRules {
+            min_close_age: Duration::ZERO,
+            user_paying_wait: settings.gateway_user_paying_wait,
+            not_found_gap: settings.gateway_not_found_gap,
+        },
+        attempts_max: settings.gateway_attempts_max,
+        hold: settings.gateway_hold,
+        look_again_after: settings.gateway_look_again_after,
+        ..AskSettings::default()
+    }
+}
+
+/// `None`: nothing is said of WeChat Pay.
+fn wechat(settings: &WeChatSettings, environment: &Environment) -> Result<Option<WeChatPay>, Failure> {
+    let Some(mchid) = &settings.wechat_mchid else { return Ok(None) };
+    let missing =
+        |name: &str| Failure::settings(format!("WeChat Pay needs {name} as well, besides OVERDUE_WECHAT_MCHID"));
+    let read = |file: &Path| {
+        std::fs::read(file).map_err(|error| Failure::settings(format!("cannot read {}: {error}", file.display())))
+    };
+    let bad = |file: &Path, error: payment::BadKey| Failure::settings(format!("{}: {error}", file.display()));
+    let mut keys = Vec::new();
+    for file in &settings.wechat_certificate_files {
+        keys.push(VerificationKey::from_certificate(&read(file)?).map_err(|error| bad(file, error))?);
+    }
+    if let (Some(file), Some(id)) = (&settings.wechat_public_key_file, &settings.wechat_public_key_id) {
+        keys.push(VerificationKey::from_public_key(id, &read(file)?).map_err(|error| bad(file, error))?);
+    }
+    let private_key_file =
+        settings.wechat_private_key_file.as_ref().ok_or_else(|| missing("OVERDUE_WECHAT_PRIVATE_KEY_FILE"))?;
+    let private_key_pem = String::from_utf8(read(private_key_file)?)
+        .map_err(|_| Failure::settings(format!("{} is not in PEM form", private_key_file.display())))?;
+    let client = WeChatPay::new(
+        payment::WeChatSettings {
+            base_url: safe(&settings.wechat_base_url, "OVERDUE_WECHAT_BASE_URL")?,
+            mchid: mchid.clone(),
+            appid: settings.wechat_appid.clone().ok_or_else(|| missing("OVERDUE_WECHAT_APPID"))?,
+            serial_no: settings.wechat_serial_no.clone().ok_or_else(|| missing("OVERDUE_WECHAT_SERIAL_NO"))?,
+            private_key_pem: private_key_pem.into(),
+            api_v3_key: settings.wechat_api_v3_key.clone().ok_or_else(|| missing("OVERDUE_WECHAT_API_V3_KEY"))?,
+            keys,
+            min_close_age: settings.wechat_min_close_age,
+        },
+        environment.clone(),
+    );
+    client.map(Some).map_err(|error| Failure::settings(error.to_string()))
+}
+
+fn signed_http(settings: &HttpGatewaySettings, environment: &Environment) -> Result<Option<SignedHttp>, Failure> {
+    let (Some(url), Some(secret)) = (&settings.http_gateway_url, &settings.http_gateway_secret) else {
+        return Ok(None);
+    };
+    let settings = SignedHttpSettings {
+        base_url: safe(url, "OVERDUE_HTTP_GATEWAY_URL")?,
+        key_id: settings.http_gateway_key_id.clone(),
+        secret: secret.clone(),
+        min_close_age: settings.http_gateway_min_close_age,
+    };
+    SignedHttp::new(&settings, environment.clone()).map(Some).map_err(Failure::settings)
+}
+
+/// What is said to a gateway goes over TLS, unless it does not leave this machine.
+fn safe(url: &Url, name: &str) -> Result<Url, Failure> {
+    let here = match url.host() {
+        Some(Host::Domain(host)) => host == "localhost",
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    };
+    match url.scheme() {
+        "https" => Ok(url.clone()),
+        "http" if here => Ok(url.clone()),
+        _ => Err(Failure::settings(format!("{name} must begin with https:// (http:// only on this machine)"))),
+    }
+}

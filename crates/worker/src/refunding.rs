@@ -1,0 +1,143 @@
+//! Money that goes back: refunds are requested and followed up until they have arrived or need a person.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use payment::{Refund, RefundRequest, RefundState};
+use retry::Policy;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::asking::NoAnswer;
+use crate::counters::add;
+use crate::refund_book::{DueRefund, RefundProgress, RefundStep};
+use crate::{Gateways, OrderBook, WorkerCounters};
+
+/// Follows refunds up, one process beside another: each refund is claimed for a while.
+pub(crate) struct Refunder {
+    book: OrderBook,
+    gateways: Gateways,
+    counters: Arc<WorkerCounters>,
+    bell: Arc<Notify>,
+}
+
+/// How often the table is looked at although nobody rang.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How many refunds are claimed at a time.
+const CLAIM_MAX: i64 = 64;
+
+/// How long a claim holds; whoever had it is presumed dead then. Longer than a call may take with all its waiting.
+const LEASE: Duration = Duration::from_secs(120);
+
+impl Refunder {
+    pub(crate) fn new(book: OrderBook, gateways: Gateways, counters: Arc<WorkerCounters>) -> Self {
+        Self { book, gateways, counters, bell: Arc::default() }
+    }
+
+    /// To be rung when there is a refund to be made.
+    pub(crate) fn bell(&self) -> Arc<Notify> {
+        Arc::clone(&self.bell)
+    }
+
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let gateways = self.gateways.names();
+        if gateways.is_empty() {
+            return;
+        }
+        let mut away = Policy::RECONNECT.delays();
+        while !shutdown.is_cancelled() {
+            let wait = match self.book.claim_refunds(&gateways, CLAIM_MAX, LEASE).await {
+                Ok(due) if !due.is_empty() => {
+                    away.reset();
+                    let following_up = join_all(due.iter().map(|refund| self.follow_up(refund)));
+                    tokio::select! {
+                        _ = following_up => {}
+                        // What was requested is requested again later, under the same number.
+                        () = shutdown.cancelled() => break,
+                    }
+                    continue;
+                }
+                Ok(_) => LOOK_EVERY,
+                Err(error) => {
+                    let delay = away.next_delay();
+                    tracing::warn!(%error, retry_in_ms = delay.as_millis(), "refunds cannot be looked up");
+                    delay
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.bell.notified() => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+    }
+
+    /// One step of one refund.
+    async fn follow_up(&self, due: &DueRefund) {
+        let Some(desk) = self.gateways.desk(&due.gateway) else { return };
+        let answer = match due.step {
+            // Asking again for a refund that exists gives the refund that exists.
+            RefundStep::Request => {
+                let request = RefundRequest {
+                    trade_no: due.trade_no.clone(),
+                    transaction_id: due.transaction_id.clone(),
+                    refund_no: due.refund_no.clone(),
+                    amount: due.amount.clone(),
+                    reason: due.reason.clone(),
+                };
+                desk.call(desk.gateway.refund(&request)).await
+            }
+            RefundStep::Query => desk.call(desk.gateway.query_refund(&due.refund_no)).await,
+        };
+        let progress = self.judge(due, answer);
+        match &progress {
+            RefundProgress::Succeeded(_) => {
+                add(&self.counters.refunded, 1);
+                tracing::info!(order = %due.order_id, refund = due.refund_no, "a refund has arrived");
+            }
+            RefundProgress::NeedsPerson(problem) => {
+                tracing::error!(order = %due.order_id, refund = due.refund_no, problem, "a refund needs a person");
+            }
+            _ => {}
+        }
+        if let Err(error) = self.book.record_refund(&due.refund_no, &progress).await {
+            // The claim ends by itself, and the step is taken again.
+            tracing::warn!(%error, refund = due.refund_no, "what became of a refund cannot be written down");
+        }
+    }
+
+    fn judge(&self, due: &DueRefund, answer: Result<Refund, NoAnswer>) -> RefundProgress {
+        let settings = &self.gateways.settings;
+        let attempts = due.attempts.saturating_add(1);
+        let again = |step, problem: Option<String>| {
+            if attempts >= settings.attempts_max {
+                let problem = problem.unwrap_or_else(|| "it is still on its way".to_owned());
+                return RefundProgress::NeedsPerson(format!("after {attempts} attempts: {problem}"));
+            }
+            RefundProgress::Again { step, attempts, problem, wait: settings.back_off.delay(attempts) }
+        };
+        match answer {
+            Ok(Refund { state, succeeded_at }) => match state {
+                RefundState::Succeeded => RefundProgress::Succeeded(succeeded_at),
+                RefundState::Processing => again(RefundStep::Query, None),
+                RefundState::NotFound => again(RefundStep::Request, Some("the gateway does not know it".to_owned())),
+                RefundState::Closed => RefundProgress::NeedsPerson("the gateway gave it up".to_owned()),
+                RefundState::Abnormal => RefundProgress::NeedsPerson(
+                    "the gateway cannot complete it (the customer's account may be gone); complete it there".to_owned(),
+                ),
+                RefundState::Unrecognized(name) => {
+                    again(due.step, Some(format!("its state is {name:?}, which is not known here")))
+                }
+            },
+            Err(NoAnswer::Fault(fault)) => again(due.step, Some(fault.to_string())),
+            Err(NoAnswer::Held(why)) => RefundProgress::Again {
+                step: due.step,
+                attempts: due.attempts,
+                problem: Some(why),
+                wait: settings.hold,
+            },
+        }
+    }
+}

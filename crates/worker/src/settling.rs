@@ -1,0 +1,472 @@
+//! From order IDs to what became of each: load, decide, ask, close or pay.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use order::{Deadline, Decision, OrderFacts, OrderId, PaymentFacts, Receipt, Verdict, decide};
+use retry::Policy;
+use time::OffsetDateTime;
+use tokio::task::JoinSet;
+
+use crate::asking::Asked;
+use crate::counters::add;
+use crate::database_time::DatabaseTime;
+use crate::pipeline::{BROKEN, Interrupted, Pipeline, Stage};
+use crate::{BookError, Closing, Credited, Loaded, Payment, TradeNote};
+
+/// What became of an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Closed by us.
+    Closed,
+    /// Paid at its gateway, and we wrote it down.
+    Paid,
+    /// Closed or cancelled before its payment came: the money goes back.
+    Late,
+    /// Paid, cancelled or closed before.
+    Unchanged,
+    /// Not due yet: to be looked at again then.
+    Waiting(Deadline),
+    /// Its gateway must be asked: for those who do.
+    HandedOver(Deadline),
+    /// Its gateway gave no clear answer: to be asked again.
+    Retried,
+    /// Its gateway cannot be asked by anybody now: to be asked again, with no attempt spent.
+    Held,
+    /// For a person.
+    Parked { reason: &'static str, detail: String },
+}
+
+/// An order whose gateway is to be asked again.
+#[derive(Debug, Clone)]
+pub(crate) struct Again {
+    pub(crate) id: OrderId,
+    pub(crate) deadline: Deadline,
+    /// Attempts that came to nothing.
+    pub(crate) attempt: u32,
+    /// Not before.
+    pub(crate) at: OffsetDateTime,
+}
+
+/// What became of all orders of a batch.
+pub(crate) struct Settled {
+    pub(crate) outcomes: HashMap<OrderId, Outcome>,
+    pub(crate) again: Vec<Again>,
+    pub(crate) time: DatabaseTime,
+}
+
+/// What is to be written into the order book together.
+enum Work {
+    Close(Vec<Closing>),
+    Pay(Vec<Payment>),
+}
+
+/// What is known while a batch is settled.
+struct Progress<'a> {
+    settled: Settled,
+    attempts: &'a HashMap<OrderId, u32>,
+    answers: HashMap<OrderId, Verdict>,
+    asking: JoinSet<(OrderId, Deadline, Asked)>,
+    /// When orders with so many attempts are tried again: together, so that they may share messages.
+    retries_at: HashMap<u32, OffsetDateTime>,
+    /// Why orders are held, for the log.
+    held: HashMap<String, usize>,
+}
+
+/// Why some orders could not be written together.
+enum Setback {
+    /// One of them breaks a rule; what the database said.
+    Refused(String),
+    /// They are too many for one statement.
+    Slow,
+}
+
+/// How often an order may be found changed between load and close before something must be wrong with it.
+const ROUNDS_MAX: u32 = 8;
+
+impl Pipeline {
+    /// Settles until it is known of each order what became of it. Orders whose gateways are asked are settled as
+    /// the answers come in, and hold up nobody else.
+    pub(crate) async fn settle(
+        &mut self,
+        ids: &[OrderId],
+        attempts: &HashMap<OrderId, u32>,
+    ) -> Result<Settled, Interrupted> {
+        let time = DatabaseTime::from(OffsetDateTime::UNIX_EPOCH);
+        let settled = Settled { outcomes: HashMap::with_capacity(ids.len()), again: Vec::new(), time };
+        let mut progress = Progress {
+            settled,
+            attempts,
+            answers: HashMap::new(),
+            asking: JoinSet::new(),
+            retries_at: HashMap::new(),
+            held: HashMap::new(),
+        };
+        let mut open = ids.to_vec();
+        loop {
+            self.settle_open(open, &mut progress).await?;
+            let answered = self.next_answers(&mut progress.asking).await?;
+            if answered.is_empty() {
+                break;
+            }
+            open = Vec::with_capacity(answered.len());
+            for (id, deadline, asked) in answered {
+                match asked {
+                    Asked::Verdict(verdict) => {
+                        progress.answers.insert(id.clone(), verdict);
+                        open.push(id);
+                    }
+                    Asked::Held(why) => self.hold(id, deadline, why, &mut progress),
+                }
+            }
+            open.sort_unstable();
+        }
+        for (why, orders) in &progress.held {
+            tracing::warn!(orders, why, "orders wait because their payment gateway cannot be asked");
+        }
+        self.count(&progress.settled.outcomes);
+        Ok(progress.settled)
+    }
+
+    /// Waits for an answer, and takes with it what has come in besides. Empty: nobody is asked any more.
+    async fn next_answers(
+        &self,
+        asking: &mut JoinSet<(OrderId, Deadline, Asked)>,
+    ) -> Result<Vec<(OrderId, Deadline, Asked)>, Interrupted> {
+        let first = tokio::select! {
+            first = asking.join_next() => first,
+            () = self.shutdown.cancelled(), if !asking.is_empty() => return Err(Interrupted),
+        };
+        let mut answered = Vec::new();
+        let mut next = first;
+        while let Some(joined) = next {
+            match joined {
+                Ok(answer) => answered.push(answer),
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                // Nobody aborts them but the end of this batch.
+                Err(_) => return Err(Interrupted),
+            }
+            next = asking.try_join_next();
+        }
+        Ok(answered)
+    }
+
+    /// Loads, decides and writes until each of these is settled or being asked. An order that changed between load
+    /// and write (paid, cancelled, extended at that very moment) is looked at once more.
+    async fn settle_open(&mut self, mut open: Vec<OrderId>, progress: &mut Progress<'_>) -> Result<(), Interrupted> {
+        let mut delays = BROKEN.delays();
+        for round in 1.. {
+            if open.is_empty() {
+                break;
+            }
+            if round > 2 {
+                // Once is a race. Again and again is a trigger, or a policy, that keeps the order from changing.
+                let trouble = format!("{} orders", open.len());
+                self.wait(&mut delays, "orders were not closed although they are due", &trouble).await?;
+            }
+            if round > ROUNDS_MAX {
+                let detail = format!("{ROUNDS_MAX} attempts at closing it changed nothing");
+                let parked = |id| (id, Outcome::Parked { reason: "not_closed", detail: detail.clone() });
+                progress.settled.outcomes.extend(open.drain(..).map(parked));
+                break;
+            }
+            open = self.settle_round(open, progress).await?;
+        }
+        Ok(())
+    }
+
+    /// One round; returns the orders that changed meanwhile.
+    async fn settle_round(
+        &mut self,
+        open: Vec<OrderId>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Vec<OrderId>, Interrupted> {
+        let loaded = self.load(&open).await?;
+        progress.settled.time = DatabaseTime::from(loaded.now);
+        let (mut closings, mut payments, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+        for id in open {
+            let facts = match loaded.orders.get(&id) {
+                Some(Err(detail)) => {
+                    let parked = Outcome::Parked { reason: "unreadable_order", detail: detail.clone() };
+                    progress.settled.outcomes.insert(id, parked);
+                    continue;
+                }
+                Some(Ok(facts)) => Some(facts),
+                None => None,
+            };
+            let answer = progress.answers.get(&id);
+            match decide(facts, answer, loaded.now) {
+                Decision::Close(deadline) => closings.push(Closing { id, deadline }),
+                Decision::Pay(receipt) => payments.extend(payment(&id, facts, receipt)),
+                Decision::Ask => self.ask(id, facts, progress),
+                Decision::Retry { at, counts, why } => {
+                    if matches!(answer, Some(Verdict::NotFoundYet(_))) {
+                        notes.extend(note(&id, facts, false));
+                    }
+                    self.retry(id, facts, at, counts, why, progress);
+                }
+                decision => {
+                    if answer.is_some() && matches!(decision, Decision::Nothing(_)) {
+                        // The trade of an order that was closed or cancelled before: it is gone now, too.
+                        notes.extend(note(&id, facts, true));
+                    }
+                    progress.settled.outcomes.insert(id.clone(), plain_outcome(&id, decision));
+                }
+            }
+        }
+        let closing_ids: Vec<OrderId> = closings.iter().map(|closing| closing.id.clone()).collect();
+        let changed = self.write(closings, payments, &mut progress.settled.outcomes).await?;
+        for id in &closing_ids {
+            if progress.settled.outcomes.get(id) == Some(&Outcome::Closed) {
+                notes.extend(self.after_close(id, &loaded, progress));
+            }
+        }
+        self.note(&notes).await?;
+        Ok(changed)
+    }
+
+    /// What is left to do about the trade of an order that was closed. One that its gateway did not know may have
+    /// been on its way: it is looked for once more.
+    fn after_close(&self, id: &OrderId, loaded: &Loaded, progress: &mut Progress<'_>) -> Option<TradeNote> {
+        let facts = loaded.orders.get(id).and_then(|facts| facts.as_ref().ok());
+        match progress.answers.get(id)? {
+            Verdict::Absent => {
+                let at = loaded.now + self.gateways.settings.look_again_after;
+                progress.settled.again.push(Again { id: id.clone(), deadline: facts?.deadline, attempt: 0, at });
+                None
+            }
+            _ => note(id, facts, true),
+        }
+    }
+
+    /// Has the gateway asked, or hands the order to those who do.
+    fn ask(&self, id: OrderId, facts: Option<&OrderFacts>, progress: &mut Progress<'_>) {
+        let Some(OrderFacts { deadline, payment: Some(payment), .. }) = facts else { return };
+        if self.stage == Stage::Due {
+            progress.settled.outcomes.insert(id, Outcome::HandedOver(*deadline));
+            return;
+        }
+        let Some(desk) = self.gateways.desk(&payment.gateway) else {
+            let why = format!("no payment gateway called {} is configured here", payment.gateway);
+            return self.hold(id, *deadline, why, progress);
+        };
+        let (desk, payment, deadline, time) = (Arc::clone(desk), payment.clone(), *deadline, progress.settled.time);
+        progress.asking.spawn(async move {
+            let asked = desk.ask(&payment, time).await;
+            (id, deadline, asked)
+        });
+    }
+
+    fn hold(&self, id: OrderId, deadline: Deadline, why: String, progress: &mut Progress<'_>) {
+        let attempt = progress.attempts.get(&id).copied().unwrap_or(0);
+        let at = progress.settled.time.now() + self.gateways.settings.hold;
+        progress.settled.again.push(Again { id: id.clone(), deadline, attempt, at });
+        progress.settled.outcomes.insert(id, Outcome::Held);
+        *progress.held.entry(why).or_default() += 1;
+    }
+
+    fn retry(
+        &self,
+        id: OrderId,
+        facts: Option<&OrderFacts>,
+        at: Option<OffsetDateTime>,
+        counts: bool,
+        why: String,
+        progress: &mut Progress<'_>,
+    ) {
+        let settings = &self.gateways.settings;
+        let attempt = progress.attempts.get(&id).copied().unwrap_or(0).saturating_add(u32::from(counts));
+        let Some(facts) = facts else { return };
+        if attempt >= settings.attempts_max {
+            let detail = format!("{attempt} attempts at its payment came to nothing; the last: {why}");
+            tracing::error!(order = %id, detail, "the payment of an order stays unknown; it is parked");
+            progress.settled.outcomes.insert(id, Outcome::Parked { reason: "payment_unknown", detail });
+            return;
+        }
+        tracing::debug!(order = %id, attempt, why, "the payment of an order is not clear yet");
+        let now = progress.settled.time.now();
+        let backed_off = *progress.retries_at.entry(attempt).or_insert_with(|| now + settings.back_off.delay(attempt));
+        // Where a time is known, it is kept, but for what has been waiting for long.
+        let at = at.map_or(backed_off, |at| if counts { at.max(backed_off) } else { at });
+        progress.settled.again.push(Again { id: id.clone(), deadline: facts.deadline, attempt, at });
+        progress.settled.outcomes.insert(id, Outcome::Retried);
+    }
+
+    /// Writes, and returns the orders that have changed meanwhile. Where the database refuses the whole, or does
+    /// not get through with it in time, it is halved and halved again: until the order that breaks a rule stands
+    /// alone, and is parked, or the rest is quick enough.
+    async fn write(
+        &mut self,
+        closings: Vec<Closing>,
+        payments: Vec<Payment>,
+        outcomes: &mut HashMap<OrderId, Outcome>,
+    ) -> Result<Vec<OrderId>, Interrupted> {
+        let mut changed = Vec::new();
+        let mut parts = vec![Work::Pay(payments), Work::Close(closings)];
+        while let Some(mut part) = parts.pop() {
+            match self.write_part(&part).await? {
+                Ok(written) => {
+                    let known: HashSet<&OrderId> = written.iter().map(|(id, _)| id).collect();
+                    changed.extend(part.ids().filter(|id| !known.contains(id)).cloned());
+                    outcomes.extend(written);
+                }
+                Err(_) if part.len() > 1 => parts.extend([part.split_half(), part]),
+                // Not met: slowness is told of several only.
+                Err(Setback::Slow) => parts.push(part),
+                Err(Setback::Refused(detail)) => {
+                    for id in part.ids() {
+                        tracing::error!(order = %id, %detail, "the order cannot be changed; it is parked");
+                        let parked = Outcome::Parked { reason: "refused_by_database", detail: detail.clone() };
+                        outcomes.insert(id.clone(), parked);
+                    }
+                }
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Writes, and waits out a database that is away. A setback is an answer.
+    async fn write_part(&self, part: &Work) -> Result<Result<Vec<(OrderId, Outcome)>, Setback>, Interrupted> {
+        let mut delays = Policy::RECONNECT.delays();
+        loop {
+            let written = match part {
+                Work::Close(closings) => self.close(closings).await,
+                Work::Pay(payments) => self.pay(payments).await,
+            };
+            match written {
+                Ok(written) => return Ok(Ok(written)),
+                Err(BookError::Refused(detail)) => return Ok(Err(Setback::Refused(detail))),
+                Err(BookError::Slow(_)) if part.len() > 1 => return Ok(Err(Setback::Slow)),
+                Err(error) => self.wait(&mut delays, "orders cannot be closed", &error).await?,
+            }
+        }
+    }
+
+    async fn close(&self, closings: &[Closing]) -> Result<Vec<(OrderId, Outcome)>, BookError> {
+        let closed = self.book.settle(closings, &self.settings.actor).await?;
+        let lateness_max = closed.iter().map(|closed| closed.lateness).max().unwrap_or(Duration::ZERO);
+        let lateness_max_ms = u64::try_from(lateness_max.as_millis()).unwrap_or(u64::MAX);
+        self.counters.lateness_max_ms.fetch_max(lateness_max_ms, Ordering::Relaxed);
+        Ok(closed.into_iter().map(|closed| (closed.id, Outcome::Closed)).collect())
+    }
+
+    async fn pay(&self, payments: &[Payment]) -> Result<Vec<(OrderId, Outcome)>, BookError> {
+        let mut written = Vec::with_capacity(payments.len());
+        for (id, credited) in self.book.pay(payments, &self.settings.actor).await? {
+            let outcome = match credited {
+                Credited::Paid => Outcome::Paid,
+                Credited::Already => Outcome::Unchanged,
+                Credited::Late => {
+                    tracing::warn!(order = %id, "a payment came for an order that was closed or cancelled before; it goes back");
+                    Outcome::Late
+                }
+                Credited::Twice => {
+                    let detail = "another payment of it is on record; one of them must go back".to_owned();
+                    tracing::error!(order = %id, "an order was paid twice; it is parked");
+                    Outcome::Parked { reason: "paid_twice", detail }
+                }
+                Credited::Unchanged => continue,
+            };
+            if outcome == Outcome::Late {
+                self.late.notify_one();
+            }
+            written.push((id, outcome));
+        }
+        Ok(written)
+    }
+
+    /// Loads, and waits out a database that is away.
+    async fn load(&self, ids: &[OrderId]) -> Result<Loaded, Interrupted> {
+        let mut delays = Policy::RECONNECT.delays();
+        loop {
+            match self.book.load(ids).await {
+                Ok(loaded) => return Ok(loaded),
+                Err(error) => self.wait(&mut delays, "orders cannot be loaded", &error).await?,
+            }
+        }
+    }
+
+    /// Notes down what gateways have said, and waits out a database that is away.
+    async fn note(&self, notes: &[TradeNote]) -> Result<(), Interrupted> {
+        let mut delays = Policy::RECONNECT.delays();
+        loop {
+            match self.book.note(notes).await {
+                Ok(()) => return Ok(()),
+                Err(error) => self.wait(&mut delays, "what gateways said cannot be noted down", &error).await?,
+            }
+        }
+    }
+
+    fn count(&self, outcomes: &HashMap<OrderId, Outcome>) {
+        let counters = &self.counters;
+        add(&counters.orders, outcomes.len());
+        for outcome in outcomes.values() {
+            let counter = match outcome {
+                Outcome::Closed => &counters.closed,
+                Outcome::Paid => &counters.paid,
+                Outcome::Late => &counters.late,
+                Outcome::Unchanged => &counters.unchanged,
+                Outcome::Waiting(_) => &counters.waiting,
+                Outcome::HandedOver(_) => &counters.handed_over,
+                Outcome::Retried => &counters.retried,
+                Outcome::Held => &counters.gateway_held,
+                // Counted by what is set aside, message by message.
+                Outcome::Parked { .. } => continue,
+            };
+            add(counter, 1);
+        }
+    }
+}
+
+impl Work {
+    fn len(&self) -> usize {
+        match self {
+            Self::Close(closings) => closings.len(),
+            Self::Pay(payments) => payments.len(),
+        }
+    }
+
+    fn ids(&self) -> impl Iterator<Item = &OrderId> {
+        let (closings, payments): (&[Closing], &[Payment]) = match self {
+            Self::Close(closings) => (closings, &[]),
+            Self::Pay(payments) => (&[], payments),
+        };
+        closings.iter().map(|closing| &closing.id).chain(payments.iter().map(|payment| &payment.id))
+    }
+
+    /// Takes the second half out.
+    fn split_half(&mut self) -> Self {
+        let half = self.len() / 2;
+        match self {
+            Self::Close(closings) => Self::Close(closings.split_off(half)),
+            Self::Pay(payments) => Self::Pay(payments.split_off(half)),
+        }
+    }
+}
+
+/// The outcome of a decision after which nothing is written.
+fn plain_outcome(id: &OrderId, decision: Decision) -> Outcome {
+    match decision {
+        Decision::Wait(deadline) => Outcome::Waiting(deadline),
+        Decision::Park { reason, detail } => {
+            tracing::error!(order = %id, reason, detail, "a person must look at an order; it is parked");
+            Outcome::Parked { reason, detail }
+        }
+        Decision::Unknown => {
+            Outcome::Parked { reason: "unknown_order", detail: format!("the database has no order {id}") }
+        }
+        _ => Outcome::Unchanged,
+    }
+}
+
+fn payment(id: &OrderId, facts: Option<&OrderFacts>, receipt: Receipt) -> Option<Payment> {
+    let PaymentFacts { gateway, trade_no, .. } = facts?.payment.as_ref()?;
+    Some(Payment { id: id.clone(), gateway: gateway.clone(), trade_no: trade_no.clone(), receipt })
+}
+
+fn note(id: &OrderId, facts: Option<&OrderFacts>, gone: bool) -> Option<TradeNote> {
+    let PaymentFacts { gateway, trade_no, .. } = facts?.payment.as_ref()?;
+    Some(TradeNote { id: id.clone(), gateway: gateway.clone(), trade_no: trade_no.clone(), gone })
+}
