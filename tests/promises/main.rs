@@ -7,6 +7,7 @@ mod crashes;
 mod foreign;
 mod outages;
 mod parking;
+mod payments;
 mod races;
 mod relaying;
 mod schema;

@@ -5,12 +5,14 @@
 //! servers the tests fail, they do not skip.
 
 mod foreign;
+mod gateway;
 mod process;
 mod proxy;
 mod servers;
 mod world;
 
 pub use foreign::{Foreign, ParkedMessage};
+pub use gateway::{gateways, impatient, keys, signed_http, simulator, wechat, wechat_settings};
 pub use process::Process;
 pub use proxy::Proxy;
 pub use servers::{env, management};

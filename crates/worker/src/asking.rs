@@ -60,6 +60,8 @@ pub struct Gateways {
     pub(crate) settings: AskSettings,
     /// Calls and faults are counted here, and handed to the worker that asks.
     counters: Arc<WorkerCounters>,
+    /// When it was last logged that orders are held.
+    warned_at: Arc<Mutex<Option<Instant>>>,
 }
 
 /// What came of asking.
@@ -78,6 +80,9 @@ pub(crate) enum NoAnswer {
     /// The gateway cannot be asked by anybody now.
     Held(String),
 }
+
+/// How often it is logged that orders are held.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Between the tries of one attempt.
 const TRIES: Policy = Policy { initial: Duration::from_millis(200), max: Duration::from_secs(2) };
@@ -104,7 +109,7 @@ impl Gateways {
                 (name, Arc::new(desk))
             })
             .collect();
-        Self { desks, settings, counters }
+        Self { desks, settings, counters, warned_at: Arc::default() }
     }
 
     /// Their names.
@@ -119,6 +124,15 @@ impl Gateways {
 
     pub(crate) fn desk(&self, name: &str) -> Option<&Arc<Desk>> {
         self.desks.get(name)
+    }
+
+    /// Logs why orders are held, now and then: they come back again and again.
+    pub(crate) fn warn_of_held(&self, why: &str, orders: usize) {
+        let mut warned_at = self.warned_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned_at.is_none_or(|at| at.elapsed() > WARN_EVERY) {
+            *warned_at = Some(Instant::now());
+            tracing::warn!(orders, why, "orders wait because their payment gateway cannot be asked");
+        }
     }
 
     /// How long nobody need ask, since no gateway can be asked.

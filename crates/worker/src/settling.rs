@@ -124,7 +124,7 @@ impl Pipeline {
             open.sort_unstable();
         }
         for (why, orders) in &progress.held {
-            tracing::warn!(orders, why, "orders wait because their payment gateway cannot be asked");
+            self.gateways.warn_of_held(why, *orders);
         }
         self.count(&progress.settled.outcomes);
         Ok(progress.settled)

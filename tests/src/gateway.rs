@@ -1,0 +1,130 @@
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_sim::{API_V3_KEY, APPID, Call, Keys, MCHID, MERCHANT_SERIAL, Mishap, SERVICE_KEY, Signer, Simulator};
+use order::{CloseRules, Deadline, OrderId};
+use payment::{
+    Environment, PaymentGateway, SignedHttp, SignedHttpSettings, VerificationKey, WeChatPay, WeChatSettings,
+};
+use publisher::{NewOrder, Order};
+use retry::Policy;
+use tokio::sync::OnceCell;
+use worker::{AskSettings, Gateways};
+
+use crate::World;
+
+/// The simulator's keys: made once, kept with the build.
+pub async fn keys() -> Keys {
+    static KEYS: OnceCell<Keys> = OnceCell::const_new();
+    KEYS.get_or_init(async || {
+        let directory: PathBuf = crate::process::binary().with_file_name("gateway-sim-keys");
+        tokio::task::spawn_blocking(move || Keys::in_directory(&directory).expect("openssl makes keys"))
+            .await
+            .expect("keys")
+    })
+    .await
+    .clone()
+}
+
+/// A payment gateway for one test alone.
+pub async fn simulator() -> Simulator {
+    crate::servers::install();
+    Simulator::start(0, keys().await).await.expect("the simulator serves")
+}
+
+/// Waits that suit a test.
+#[must_use]
+pub fn impatient() -> AskSettings {
+    AskSettings {
+        calls_in_flight_max: 64,
+        calls_per_second_max: None,
+        call_timeout: Duration::from_secs(2),
+        tries: 2,
+        rules: CloseRules {
+            min_close_age: Duration::ZERO,
+            user_paying_wait: Duration::from_millis(500),
+            not_found_gap: Duration::from_millis(500),
+        },
+        back_off: Policy { initial: Duration::from_millis(100), max: Duration::from_millis(500) },
+        attempts_max: 30,
+        hold: Duration::from_millis(500),
+        look_again_after: Duration::from_millis(500),
+    }
+}
+
+/// How WeChat Pay is set up for the simulator.
+#[must_use]
+pub fn wechat_settings(simulator: &Simulator) -> WeChatSettings {
+    let keys = simulator.keys();
+    let certificate = std::fs::read(keys.certificate_file(Signer::Certificate1)).expect("the certificate");
+    WeChatSettings {
+        base_url: simulator.url().parse().expect("a URL"),
+        mchid: MCHID.to_owned(),
+        appid: APPID.to_owned(),
+        serial_no: MERCHANT_SERIAL.to_owned(),
+        private_key_pem: std::fs::read_to_string(keys.merchant_key_file()).expect("the merchant's key").into(),
+        api_v3_key: API_V3_KEY.into(),
+        keys: vec![VerificationKey::from_certificate(&certificate).expect("a certificate")],
+        min_close_age: Duration::ZERO,
+    }
+}
+
+/// A client of the simulator's WeChat Pay.
+#[must_use]
+pub fn wechat(simulator: &Simulator) -> WeChatPay {
+    let environment = Environment::system(Duration::from_secs(2)).expect("an HTTP client");
+    WeChatPay::new(wechat_settings(simulator), environment).expect("keys that can be used")
+}
+
+/// A client of the simulator's payment service.
+#[must_use]
+pub fn signed_http(simulator: &Simulator) -> SignedHttp {
+    let environment = Environment::system(Duration::from_secs(2)).expect("an HTTP client");
+    let settings = SignedHttpSettings {
+        base_url: simulator.service_url().parse().expect("a URL"),
+        key_id: SERVICE_KEY.0.to_owned(),
+        secret: SERVICE_KEY.1.into(),
+        min_close_age: Duration::ZERO,
+    };
+    SignedHttp::new(&settings, environment).expect("a secret that can be used")
+}
+
+/// Both gateways of the simulator, as the worker asks them.
+#[must_use]
+pub fn gateways(simulator: &Simulator, settings: AskSettings) -> Gateways {
+    let mut gateways: HashMap<String, Arc<dyn PaymentGateway>> = HashMap::new();
+    gateways.insert("wechat".to_owned(), Arc::new(wechat(simulator)));
+    gateways.insert("http".to_owned(), Arc::new(signed_http(simulator)));
+    Gateways::new(gateways, settings)
+}
+
+impl World {
+    /// An order of one `tea` that is due already and whose trade waits at the gateway, which has confirmed it.
+    pub async fn order_at_gateway(&self, simulator: &Simulator, plan: &[(Call, Mishap)]) -> Order {
+        self.order_at("wechat", simulator, plan).await
+    }
+
+    /// The same at the gateway of this name.
+    pub async fn order_at(&self, gateway: &str, simulator: &Simulator, plan: &[(Call, Mishap)]) -> Order {
+        let order = self.order_without_trade(gateway).await;
+        simulator.ledger().open(order.id.as_str(), 1999, "CNY");
+        for (call, mishap) in plan {
+            simulator.ledger().plan(order.id.as_str(), *call, mishap.clone());
+        }
+        publisher::prepay_created(&self.pool, &order.id).await.expect("the payment is on record");
+        order
+    }
+
+    /// An order of one `tea` that is due already and is to be paid at this gateway, which was not told of it.
+    pub async fn order_without_trade(&self, gateway: &str) -> Order {
+        let new = self.new_order(&[("tea", 1)], Duration::from_secs(3600));
+        let id = OrderId::new(&format!("trade-{}", new.id)).expect("an order ID");
+        let new = NewOrder { id, gateway: Some(gateway.to_owned()), ..new };
+        let order = publisher::create(&self.pool, &new).await.expect("the order can be created");
+        self.execute("delete from outbox").await;
+        let deadline = Deadline::at(self.set_deadline(&order.id, -1.0).await.instant());
+        Order { deadline, ..order }
+    }
+}
