@@ -7,8 +7,8 @@ create table payments (
     prepay         text not null default 'attempted' check (prepay in ('none', 'attempted', 'created')),
     state          text not null default 'open' check (state in ('open', 'paid', 'closed')),
     transaction_id text check (transaction_id <> ''),
-    not_found_at   timestamptz,
-    created_at     timestamptz not null default clock_timestamp(),
+    not_found_at   timestamptz check (not_found_at between '2000-01-01Z' and '9000-01-01Z'),
+    created_at     timestamptz not null default clock_timestamp() check (created_at between '2000-01-01Z' and '9000-01-01Z'),
     check ((state = 'paid') = (transaction_id is not null))
 );
 comment on table payments is 'Orders whose payment a gateway knows of: it is asked before such an order closes. An order without a row is settled by its own status.';
@@ -22,7 +22,7 @@ create index payments_by_trade on payments (trade_no, gateway) where trade_no is
 
 create table refunds (
     refund_no       text collate "C" primary key,
-    order_id        text collate "C" not null unique,
+    order_id        text collate "C" not null,
     gateway         text not null,
     trade_no        text collate "C" not null,
     transaction_id  text not null,
@@ -38,8 +38,10 @@ create table refunds (
     succeeded_at    timestamptz,
     check ((state = 'succeeded') = (succeeded_at is not null))
 );
-comment on table refunds is 'Money that came in for an order that was closed or cancelled already, and goes back once.';
-comment on column refunds.refund_no is 'Derived from the order, so that it is the same for every attempt, whoever makes it.';
+comment on table refunds is 'Money that came in for an order that was closed or cancelled already, and goes back once; and money that cannot be placed at all, which needs a person from the start.';
+comment on column refunds.refund_no is 'Derived from the order, so that it is the same for every attempt, whoever makes it. Money that cannot be placed has a number by which no gateway is asked.';
 comment on column refunds.next_attempt_at is 'Nobody looks at it before; also the lease of whoever is at it now.';
+
+create index refunds_by_order on refunds (order_id);
 
 create index refunds_to_follow_up on refunds (next_attempt_at) where state in ('requested', 'processing');

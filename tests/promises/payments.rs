@@ -252,13 +252,18 @@ async fn no_such_trade_is_believed_by_what_the_shop_knows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trade_that_appears_after_its_order_was_closed_is_found_all_the_same() {
-    let scene = Scene::open().await;
+    let scene = Scene::asking(AskSettings { look_again_after: Duration::from_secs(3), ..impatient() }).await;
     let world = &scene.world;
     // The shop says that it never called the gateway. It is wrong.
     let (unpaid, paid) = (world.order_without_trade("wechat").await, world.order_without_trade("wechat").await);
     for order in [&unpaid, &paid] {
         scene.due(order).await;
         world.becomes(&order.id, "closed").await;
+        // A duplicate finds the order closed and the trade missing still, and does not end the matter.
+        scene.due(order).await;
+    }
+    eventually("the duplicates are handled", async || scene.worker.counted().unchanged == 2).await;
+    for order in [&unpaid, &paid] {
         scene.simulator.ledger().open(order.id.as_str(), 1999, "CNY");
     }
     assert!(scene.simulator.ledger().pay(paid.id.as_str()));
@@ -269,6 +274,44 @@ async fn a_trade_that_appears_after_its_order_was_closed_is_found_all_the_same()
     })
     .await;
     scene.close().await;
+}
+
+/// Errors are not signed. One that says "no such trade" is not believed once the gateway has said otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trade_that_was_seen_cannot_be_denied() {
+    let scene = Scene::open().await;
+    let trouble = || Mishap::Error(500, "SYSTEM_ERROR".to_owned());
+    let mut plan = vec![(Close(1), trouble()), (Close(2), trouble())];
+    plan.extend((3..20).map(|call| (Query(call), Mishap::NotExist)));
+    let order = scene.order(&plan).await;
+    scene.world.execute("update payments set prepay = 'none'").await;
+    scene.due(&order).await;
+    assert_eq!(scene.foreign.parked(1).await[0].reason(), "trade_missing");
+    assert_eq!(scene.world.status(&order.id).await, "pending");
+    scene.close().await;
+}
+
+/// The order was loaded as one without a payment; the customer goes to the gateway before it is closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_that_begins_between_load_and_close_is_asked_for() {
+    let scene = Scene::open().await;
+    let order = scene.world.overdue_order("tea").await;
+    let mut shop = sqlx::PgConnection::connect(&scene.world.database_url).await.unwrap();
+    let mut beginning = shop.begin().await.unwrap();
+    let lock = "select 1 from orders where id = $1 for update";
+    sqlx::query(lock).bind(order.id.as_str()).execute(&mut *beginning).await.unwrap();
+    scene.due(&order).await;
+    eventually("closing waits for the shop", async || scene.world.waiting_for_locks().await == 1).await;
+    // WeChat Pay would not know so short a number.
+    let payment = "insert into payments (order_id, gateway, trade_no) values ($1, 'wechat', 'trade-of-late')";
+    sqlx::query(payment).bind(order.id.as_str()).execute(&mut *beginning).await.unwrap();
+    scene.simulator.ledger().open("trade-of-late", 1999, "CNY");
+    assert!(scene.simulator.ledger().pay("trade-of-late"));
+    beginning.commit().await.unwrap();
+    scene.world.becomes(&order.id, "paid").await;
+    scene.worker.stop().await;
+    scene.world.audit().await;
+    scene.world.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -131,8 +131,11 @@ async fn rows_are_locked_in_the_order_of_their_keys() {
         let mut transaction = holder.begin().await.unwrap();
         sqlx::query(AssertSqlSafe(lock.as_str())).bind(&first).execute(&mut *transaction).await.unwrap();
         // The later first.
-        let closings: Vec<_> =
-            orders.iter().rev().map(|order| Closing { id: order.id.clone(), deadline: order.deadline }).collect();
+        let closings: Vec<_> = orders
+            .iter()
+            .rev()
+            .map(|order| Closing { id: order.id.clone(), deadline: order.deadline, asked: false })
+            .collect();
         let book = world.book();
         let settling = tokio::spawn(async move { book.settle(&closings, "test").await.unwrap().len() });
         eventually("settling waits for the first", async || world.waiting_for_locks().await == 1).await;

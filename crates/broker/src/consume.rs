@@ -176,7 +176,8 @@ impl Incoming {
     fn parked_as(&self, body: Vec<u8>, reason: &str, detail: &str) -> Outgoing {
         let mut headers = kept_headers(self.properties.headers().as_ref());
         insert_text(&mut headers, "x-overdue-reason", reason);
-        insert_text(&mut headers, "x-overdue-detail", detail);
+        let detail: String = detail.chars().take(DETAIL_CHARACTERS_MAX).collect();
+        insert_text(&mut headers, "x-overdue-detail", &detail);
         if let Some(id) = self.properties.message_id() {
             insert_text(&mut headers, "x-overdue-original-message-id", id.as_str());
         }
@@ -190,6 +191,9 @@ impl Incoming {
         Outgoing { exchange: PARKED_EXCHANGE, routing_key: self.routing_key.clone(), body, properties }
     }
 }
+
+/// The most characters of a detail: all headers must fit into one frame.
+const DETAIL_CHARACTERS_MAX: usize = 2_000;
 
 /// The most bytes of names and texts in foreign headers that are kept when a message is parked. All headers
 /// must fit into one AMQP frame (128 KiB by default) together with ours.

@@ -271,7 +271,7 @@ pub(crate) struct WeChatSettings {
     #[arg(long, env = "OVERDUE_WECHAT_PUBLIC_KEY_ID", requires = "wechat_public_key_file", value_name = "ID")]
     pub(crate) wechat_public_key_id: Option<String>,
     /// WeChat Pay: a trade younger than this is not closed there; five minutes are recommended
-    #[arg(long, env = "OVERDUE_WECHAT_MIN_CLOSE_AGE", default_value = "5m", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    #[arg(long, env = "OVERDUE_WECHAT_MIN_CLOSE_AGE", default_value = "5m", value_parser = up_to_a_day, value_name = "DURATION")]
     pub(crate) wechat_min_close_age: Duration,
     /// WeChat Pay: where its API is
     #[arg(long, env = "OVERDUE_WECHAT_BASE_URL", default_value = "https://api.mch.weixin.qq.com", value_name = "URL")]
@@ -290,7 +290,7 @@ pub(crate) struct HttpGatewaySettings {
     #[arg(long, env = "OVERDUE_HTTP_GATEWAY_SECRET", hide_env_values = true, value_name = "SECRET")]
     pub(crate) http_gateway_secret: Option<SecretString>,
     /// Payment service: a trade younger than this is not closed there
-    #[arg(long, env = "OVERDUE_HTTP_GATEWAY_MIN_CLOSE_AGE", default_value = "0s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    #[arg(long, env = "OVERDUE_HTTP_GATEWAY_MIN_CLOSE_AGE", default_value = "0s", value_parser = up_to_a_day, value_name = "DURATION")]
     pub(crate) http_gateway_min_close_age: Duration,
 }
 
@@ -303,23 +303,23 @@ pub(crate) struct AskingSettings {
     #[arg(long, env = "OVERDUE_GATEWAY_CALLS_PER_SECOND_MAX", default_value_t = 500, value_name = "CALLS")]
     pub(crate) gateway_calls_per_second_max: u32,
     /// How long a call may take
-    #[arg(long, env = "OVERDUE_GATEWAY_CALL_TIMEOUT", default_value = "5s", value_parser = positive, value_name = "DURATION")]
+    #[arg(long, env = "OVERDUE_GATEWAY_CALL_TIMEOUT", default_value = "5s", value_parser = positive_up_to_a_day, value_name = "DURATION")]
     pub(crate) gateway_call_timeout: Duration,
     /// After so many attempts at its payment that came to nothing an order is parked; with the usual delays, 60
     /// take nine hours
     #[arg(long, env = "OVERDUE_GATEWAY_ATTEMPTS_MAX", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..), value_name = "ATTEMPTS")]
     pub(crate) gateway_attempts_max: u32,
     /// How long an order waits while its gateway cannot be asked at all
-    #[arg(long, env = "OVERDUE_GATEWAY_HOLD", default_value = "30s", value_parser = positive, value_name = "DURATION")]
+    #[arg(long, env = "OVERDUE_GATEWAY_HOLD", default_value = "30s", value_parser = positive_up_to_a_day, value_name = "DURATION")]
     pub(crate) gateway_hold: Duration,
     /// How long a customer who is just paying is left alone; gateways ask for 5s or more
-    #[arg(long, env = "OVERDUE_GATEWAY_USER_PAYING_WAIT", default_value = "5s", value_parser = positive, value_name = "DURATION")]
+    #[arg(long, env = "OVERDUE_GATEWAY_USER_PAYING_WAIT", default_value = "5s", value_parser = positive_up_to_a_day, value_name = "DURATION")]
     pub(crate) gateway_user_paying_wait: Duration,
     /// How far apart two answers `no such trade` must be before they are believed
-    #[arg(long, env = "OVERDUE_GATEWAY_NOT_FOUND_GAP", default_value = "30s", value_parser = positive, value_name = "DURATION")]
+    #[arg(long, env = "OVERDUE_GATEWAY_NOT_FOUND_GAP", default_value = "30s", value_parser = positive_up_to_a_day, value_name = "DURATION")]
     pub(crate) gateway_not_found_gap: Duration,
     /// After how long a trade that was not found is looked for once more, although its order is closed
-    #[arg(long, env = "OVERDUE_GATEWAY_LOOK_AGAIN_AFTER", default_value = "15m", value_parser = positive, value_name = "DURATION")]
+    #[arg(long, env = "OVERDUE_GATEWAY_LOOK_AGAIN_AFTER", default_value = "15m", value_parser = positive_up_to_a_day, value_name = "DURATION")]
     pub(crate) gateway_look_again_after: Duration,
     /// How many pipelines of a worker ask gateways, besides those that do not
     #[arg(long, env = "OVERDUE_GATEWAY_PIPELINES", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "COUNT")]
@@ -496,6 +496,15 @@ pub(crate) struct DemoSettings {
 fn positive(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if duration.is_zero() { Err("it must be longer than zero".to_owned()) } else { Ok(duration) }
+}
+
+fn up_to_a_day(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if duration > Duration::from_hours(24) { Err("it must not be longer than a day".to_owned()) } else { Ok(duration) }
+}
+
+fn positive_up_to_a_day(text: &str) -> Result<Duration, String> {
+    positive(text).and_then(|_| up_to_a_day(text))
 }
 
 fn item(text: &str) -> Result<Item, String> {

@@ -151,6 +151,12 @@ impl GatewayFault {
     }
 }
 
+/// A gateway's text, cut to a length that fits into logs and headers.
+pub(crate) fn shortened(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 200;
+    text.chars().take(CHARACTERS_MAX).collect()
+}
+
 /// Reads JSON; says where it is wrong, but nothing of what stands in it.
 pub(crate) fn parse_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, GatewayFault> {
     serde_json::from_slice(body).map_err(|error| {

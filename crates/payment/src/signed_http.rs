@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use url::Url;
 
-use crate::gateway::parse_json as parse;
+use crate::gateway::{parse_json as parse, shortened};
 use crate::replay::{ReplayGuard, is_fresh};
 use crate::{
     Capabilities, Environment, GatewayFault, Notification, PaymentGateway, Refund, RefundRequest, RefundState,
@@ -176,8 +176,7 @@ struct RefundBody {
 #[derive(Deserialize)]
 struct ErrorBody {
     code: String,
-    #[serde(default)]
-    message: String,
+    message: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -208,7 +207,7 @@ fn trade_state(name: &str) -> TradeState {
         "refunded" => TradeState::Refunded,
         "failed" => TradeState::Failed,
         "revoked" => TradeState::Revoked,
-        other => TradeState::Unrecognized(other.to_owned()),
+        other => TradeState::Unrecognized(shortened(other)),
     }
 }
 
@@ -218,7 +217,7 @@ fn refund(body: RefundBody) -> Refund {
         "succeeded" => RefundState::Succeeded,
         "closed" => RefundState::Closed,
         "abnormal" => RefundState::Abnormal,
-        _ => RefundState::Unrecognized(body.state),
+        other => RefundState::Unrecognized(shortened(other)),
     };
     Refund { state, succeeded_at: body.succeeded_at }
 }
@@ -248,7 +247,8 @@ impl PaymentGateway for SignedHttp {
 
     async fn close(&self, trade_no: &str) -> Result<CloseOutcome, GatewayFault> {
         let path = format!("/trades/{}/close", escape(trade_no));
-        let key = format!("close-{trade_no}");
+        // A key for each attempt: that it was too early, or in progress, must not be answered for ever.
+        let key = format!("close-{trade_no}-{}", self.environment.nonce.next());
         let (status, body) = self.call(Method::POST, &path, Some(&json!({})), Some(&key)).await?;
         match status {
             StatusCode::OK => match parse::<CloseBody>(&body)?.outcome.as_str() {
@@ -321,7 +321,10 @@ fn code(body: &[u8]) -> Option<ErrorBody> {
 
 fn unexpected(status: StatusCode, body: &[u8]) -> GatewayFault {
     match code(body) {
-        Some(error) => GatewayFault::Rejected { code: error.code, detail: error.message },
+        Some(error) => GatewayFault::Rejected {
+            code: shortened(&error.code),
+            detail: shortened(&error.message.unwrap_or_default()),
+        },
         None => GatewayFault::Protocol(format!("HTTP {status} without a code")),
     }
 }

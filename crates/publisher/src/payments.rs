@@ -26,19 +26,28 @@ pub async fn expect_payment(transaction: &mut PgConnection, order: &OrderId, gat
 /// # Errors
 /// [`OrderError::NotPending`], [`OrderError::Overdue`], [`OrderError::Unknown`]: do not call the gateway.
 pub async fn begin_prepay(pool: &PgPool, order: &OrderId) -> Result<(), OrderError> {
+    let mut transaction = pool.begin().await?;
+    // Whoever closes the order holds its lock, and looks for payments under it.
+    sqlx::query("select 1 from orders where id = $1 for no key update")
+        .bind(order.as_str())
+        .execute(&mut *transaction)
+        .await?;
     let begun = sqlx::query(
-        "update payments p set prepay = case when p.prepay = 'none' then 'attempted' else p.prepay end
+        "update payments p
+         set prepay = case when p.prepay = 'none' then 'attempted' else p.prepay end,
+             created_at = case when p.prepay = 'none' then clock_timestamp() else p.created_at end,
+             not_found_at = null
          from orders o
          where p.order_id = $1 and o.id = p.order_id and o.status = 'pending' and o.payment_deadline > clock_timestamp()",
     )
     .bind(order.as_str())
-    .execute(pool)
+    .execute(&mut *transaction)
     .await?;
     if begun.rows_affected() == 1 {
+        transaction.commit().await?;
         return Ok(());
     }
-    let mut connection = pool.acquire().await?;
-    Err(refusal(&mut connection, order).await)
+    Err(refusal(&mut transaction, order).await)
 }
 
 /// To be called when the gateway has confirmed that the trade exists: if it denies that later, a person must look.

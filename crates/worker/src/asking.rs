@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use order::{CloseRules, Heard, PaymentFacts, Step, Verdict, next_step};
+use order::{CloseRules, Heard, PaymentFacts, Step, TradeState, Verdict, next_step};
 use payment::{GatewayFault, PaymentGateway};
 use retry::{Delays, Policy};
 use tokio::sync::Semaphore;
@@ -68,9 +68,20 @@ pub struct Gateways {
 #[derive(Debug)]
 pub(crate) enum Asked {
     /// The attempt is over.
-    Verdict(Verdict),
+    Verdict {
+        /// What it has shown.
+        verdict: Verdict,
+        /// Whether the gateway has said in it that the trade exists.
+        exists: bool,
+    },
     /// There was no attempt, for this reason: the gateway cannot be asked by anybody now.
     Held(String),
+}
+
+impl Asked {
+    fn verdict(verdict: Verdict, exists: bool) -> Self {
+        Self::Verdict { verdict, exists }
+    }
 }
 
 /// Why a call gave nothing.
@@ -188,20 +199,24 @@ impl Desk {
     /// anew some times, from the first query on.
     pub(crate) async fn ask(&self, payment: &PaymentFacts, time: DatabaseTime) -> Asked {
         if let Err(detail) = self.gateway.check_trade_no(&payment.trade_no) {
-            return Asked::Verdict(Verdict::Person { reason: "illegal_trade_no", detail });
+            return Asked::verdict(Verdict::Person { reason: "illegal_trade_no", detail }, false);
         }
+        let begun = Instant::now();
         let mut delays = TRIES.delays();
+        let mut exists = false;
         for attempt in 1.. {
-            let fault = match self.follow_protocol(payment, time).await {
-                Ok(verdict) => return Asked::Verdict(verdict),
+            let fault = match self.follow_protocol(payment, time, &mut exists).await {
+                Ok(verdict) => return Asked::verdict(verdict, exists),
                 Err(NoAnswer::Held(why)) => return Asked::Held(why),
                 Err(NoAnswer::Fault(fault)) => fault,
             };
             let again = matches!(fault, GatewayFault::Transient(_) | GatewayFault::RateLimited(_));
-            if !again || attempt >= self.tries {
+            // Once it took so long, the next attempt is better made later: others wait behind this one.
+            let slow = begun.elapsed() >= self.call_timeout;
+            if !again || slow || attempt >= self.tries {
                 return match fault {
                     GatewayFault::RateLimited(_) => Asked::Held(fault.to_string()),
-                    fault => Asked::Verdict(Verdict::Unclear(fault.to_string())),
+                    fault => Asked::verdict(Verdict::Unclear(fault.to_string()), exists),
                 };
             }
             tokio::time::sleep(delays.next_delay()).await;
@@ -214,7 +229,12 @@ impl Desk {
         &self.rules
     }
 
-    async fn follow_protocol(&self, payment: &PaymentFacts, time: DatabaseTime) -> Result<Verdict, NoAnswer> {
+    async fn follow_protocol(
+        &self,
+        payment: &PaymentFacts,
+        time: DatabaseTime,
+        exists: &mut bool,
+    ) -> Result<Verdict, NoAnswer> {
         let trade_no = &payment.trade_no;
         let mut after_close = false;
         let mut step = next_step(payment, &self.rules, &Heard::Nothing, time.now());
@@ -222,11 +242,12 @@ impl Desk {
             step = match step {
                 Step::Conclude(verdict) => return Ok(verdict),
                 Step::Query => {
-                    let trade = self.call(self.gateway.query(trade_no)).await?;
+                    let trade = self.call(trade_no, self.gateway.query(trade_no)).await?;
+                    *exists |= trade.state != TradeState::NotFound;
                     next_step(payment, &self.rules, &Heard::Trade { trade: &trade, after_close }, time.now())
                 }
                 Step::Close => {
-                    let outcome = self.call(self.gateway.close(trade_no)).await?;
+                    let outcome = self.call(trade_no, self.gateway.close(trade_no)).await?;
                     after_close = true;
                     next_step(payment, &self.rules, &Heard::Close(outcome), time.now())
                 }
@@ -234,15 +255,19 @@ impl Desk {
         }
     }
 
-    /// One call, when its turn has come.
-    pub(crate) async fn call<T>(&self, call: impl Future<Output = Result<T, GatewayFault>>) -> Result<T, NoAnswer> {
+    /// One call about a trade or a refund of this number, when its turn has come.
+    pub(crate) async fn call<T>(
+        &self,
+        about: &str,
+        call: impl Future<Output = Result<T, GatewayFault>>,
+    ) -> Result<T, NoAnswer> {
         // The semaphore is never closed.
         let _place = self.places.acquire().await;
+        let pass = self.circuit.admit(about).map_err(NoAnswer::Held)?;
         self.wait_out_pause().await;
         if let Some(limiter) = &self.limiter {
             limiter.until_ready().await;
         }
-        let pass = self.circuit.admit().map_err(NoAnswer::Held)?;
         let counters = &self.counters;
         add(&counters.gateway_calls, 1);
         let in_flight = counters.enter();
@@ -256,7 +281,7 @@ impl Desk {
             tracing::debug!(kind = fault.kind(), %fault, "a call to the payment gateway gave nothing");
         }
         self.mind_the_pause(answer.as_ref().err());
-        let own = self.circuit.learn(&pass, answer.as_ref().err());
+        let own = self.circuit.learn(&pass, about, answer.as_ref().err());
         answer.map_err(|fault| if own { NoAnswer::Fault(fault) } else { NoAnswer::Held(fault.to_string()) })
     }
 

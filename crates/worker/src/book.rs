@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use deadpool_postgres::{GenericClient as _, PoolError};
-use order::{Deadline, Money, OrderFacts, OrderId, OrderStatus, PaymentFacts, Prepay, Receipt};
+use order::{Deadline, Money, OrderFacts, OrderId, OrderStatus, PaymentFacts, Prepay, Receipt, Trade};
 use time::OffsetDateTime;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
@@ -35,6 +35,9 @@ pub struct Closing {
     pub id: OrderId,
     /// The deadline with which it was loaded: if it has another by now, it is not closed.
     pub deadline: Deadline,
+    /// Whether its gateway has said that nobody can pay any more. If not, and it has a payment at a gateway by now,
+    /// it is not closed.
+    pub asked: bool,
 }
 
 /// An order that was closed.
@@ -83,8 +86,29 @@ pub struct TradeNote {
     pub gateway: String,
     /// The number of the trade there.
     pub trade_no: String,
-    /// Whether nobody can pay it any more; if not, the gateway does not know it, yet.
-    pub gone: bool,
+    /// What it has said.
+    pub told: Told,
+}
+
+/// What a gateway has said of a trade that is not paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// Nobody can pay it any more.
+    Gone,
+    /// It knows no such trade, yet.
+    NotFound,
+    /// The trade exists: if it denies that later, a person must look.
+    Exists,
+}
+
+impl Told {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::NotFound => "not_found",
+            Self::Exists => "exists",
+        }
+    }
 }
 
 /// Why the book could not be used.
@@ -152,13 +176,14 @@ impl OrderBook {
         let ids: Vec<&str> = closings.iter().map(|closing| closing.id.as_str()).collect();
         let deadlines: Vec<OffsetDateTime> = closings.iter().map(|closing| closing.deadline.instant()).collect();
         let keys: Vec<String> = closings.iter().map(idempotency_key).collect();
+        let asked: Vec<bool> = closings.iter().map(|closing| closing.asked).collect();
         let rows = self
             .with_client(async |client| {
                 let lock = client.prepare_cached(include_str!("lock.sql")).await?;
                 let settle = client.prepare_cached(include_str!("settle.sql")).await?;
                 let transaction = client.transaction().await?;
                 transaction.execute(&lock, &[&ids]).await?;
-                let rows = transaction.query(&settle, &[&ids, &deadlines, &keys, &actor]).await?;
+                let rows = transaction.query(&settle, &[&ids, &deadlines, &keys, &actor, &asked]).await?;
                 transaction.commit().await?;
                 Ok(rows)
             })
@@ -218,6 +243,32 @@ impl OrderBook {
         rows.iter().map(credited).collect()
     }
 
+    /// Writes down money that a gateway has taken and that belongs to no order here, or not to the one that it names,
+    /// so that a person finds it among the refunds. The same money again is the same row.
+    ///
+    /// # Errors
+    /// [`BookError`].
+    pub async fn record_unplaced(
+        &self,
+        gateway: &str,
+        trade_no: &str,
+        trade: &Trade,
+        problem: &str,
+    ) -> Result<(), BookError> {
+        let (minor, currency) = match &trade.amount {
+            Some(Money { minor, currency }) => (*minor, currency.as_str()),
+            // ISO 4217's code for no currency.
+            None => (0, "XXX"),
+        };
+        let transaction_id = trade.transaction_id.as_deref().unwrap_or("unknown");
+        self.with_client(async |client| {
+            let record = client.prepare_cached(include_str!("unplaced.sql")).await?;
+            client.execute(&record, &[&gateway, &trade_no, &transaction_id, &minor, &currency, &problem]).await
+        })
+        .await
+        .map(drop)
+    }
+
     /// Writes down what gateways have said of trades that are not paid; what is known to be paid stays so. Each ID
     /// may stand in `notes` once.
     ///
@@ -230,10 +281,10 @@ impl OrderBook {
         let texts = |of: fn(&TradeNote) -> &str| notes.iter().map(of).collect::<Vec<_>>();
         let ids = texts(|note| note.id.as_str());
         let (gateways, trade_nos) = (texts(|note| &note.gateway), texts(|note| &note.trade_no));
-        let gone: Vec<bool> = notes.iter().map(|note| note.gone).collect();
+        let told = texts(|note| note.told.as_str());
         self.with_client(async |client| {
             let note = client.prepare_cached(include_str!("note.sql")).await?;
-            client.execute(&note, &[&ids, &gateways, &trade_nos, &gone]).await
+            client.execute(&note, &[&ids, &gateways, &trade_nos, &told]).await
         })
         .await
         .map(drop)

@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -6,8 +7,9 @@ use retry::{Delays, Policy};
 
 /// Keeps a gateway that cannot help now from being asked for every order.
 ///
-/// It opens at once when the gateway does not accept who we are or what we ask, since that is true of every order;
-/// and when many calls in a row, whoever made them, got no answer that could be used. While it is open one call
+/// It opens at once when the gateway does not accept who we are, since that is true of every order; when it does not
+/// accept what we ask about two orders in a row (about one, the order itself may be at fault); and when many calls in
+/// a row, whoever made them, got no answer that could be used. While it is open one call
 /// at a time finds out whether the trouble is over, and no order spends an attempt.
 #[derive(Debug)]
 pub(crate) struct Circuit {
@@ -20,22 +22,42 @@ enum State {
     Closed {
         /// Calls in a row without an answer that could be used.
         failures: u32,
+        suspects: Suspects,
     },
     Open {
         fault: String,
+        suspects: Suspects,
         delays: Delays,
         next_probe: Instant,
         probing: bool,
     },
 }
 
-/// Leave to make a call.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Pass {
-    /// As ever.
-    Normal,
-    /// To find out whether the trouble is over.
-    Probe,
+/// What was asked about, since the last good answer, when the gateway did not accept the asking: it may be the
+/// setting, or these orders.
+type Suspects = HashSet<String>;
+
+/// More suspects than these are not remembered.
+const SUSPECTS_MAX: usize = 1_000;
+
+/// How much longer a suspect waits than others for its turn to find out whether the trouble is over.
+const SUSPECTS_WAIT: Duration = Duration::from_secs(5);
+
+/// Leave to make a call. One that finds out whether the trouble is over gives its place to another when it is
+/// dropped, for whoever makes the call may be told to stop in the middle of it.
+#[derive(Debug)]
+pub(crate) struct Pass<'a> {
+    probe_of: Option<&'a Circuit>,
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        if let Some(circuit) = self.probe_of
+            && let State::Open { probing, .. } = &mut *circuit.state()
+        {
+            *probing = false;
+        }
+    }
 }
 
 /// After so many calls in a row without an answer that could be used, the gateway counts as away.
@@ -46,57 +68,71 @@ const PROBES: Policy = Policy { initial: Duration::from_millis(500), max: Durati
 
 impl Circuit {
     pub(crate) fn new(gateway: &str) -> Self {
-        Self { gateway: gateway.to_owned(), state: Mutex::new(State::Closed { failures: 0 }) }
+        Self {
+            gateway: gateway.to_owned(),
+            state: Mutex::new(State::Closed { failures: 0, suspects: Suspects::new() }),
+        }
     }
 
-    /// Leave to make a call; without, the reason.
-    pub(crate) fn admit(&self) -> Result<Pass, String> {
+    /// Leave to make a call about this trade or refund; without, the reason.
+    pub(crate) fn admit(&self, about: &str) -> Result<Pass<'_>, String> {
         match &mut *self.state() {
-            State::Closed { .. } => Ok(Pass::Normal),
-            State::Open { next_probe, probing, .. } if !*probing && Instant::now() >= *next_probe => {
+            State::Closed { .. } => Ok(Pass { probe_of: None }),
+            State::Open { fault, next_probe, probing, suspects, .. } => {
+                // What has failed already tells little. Others go first, if there are any.
+                let wait = if suspects.contains(about) { SUSPECTS_WAIT } else { Duration::ZERO };
+                if *probing || Instant::now() < *next_probe + wait {
+                    return Err(fault.clone());
+                }
                 *probing = true;
-                Ok(Pass::Probe)
+                Ok(Pass { probe_of: Some(self) })
             }
-            State::Open { fault, .. } => Err(fault.clone()),
         }
     }
 
     /// Learns how a call went (`None`: well). Says whether its failure is the order's own: it is not, if all orders
     /// share it.
-    pub(crate) fn learn(&self, pass: &Pass, fault: Option<&GatewayFault>) -> bool {
+    pub(crate) fn learn(&self, pass: &Pass<'_>, about: &str, fault: Option<&GatewayFault>) -> bool {
         let mut state = self.state();
-        let setting = matches!(fault, Some(GatewayFault::Unauthenticated(_) | GatewayFault::Misconfigured(_)));
+        let identity = matches!(fault, Some(GatewayFault::Unauthenticated(_)));
+        let setting = identity || matches!(fault, Some(GatewayFault::Misconfigured(_)));
         let unusable = matches!(fault, Some(GatewayFault::Transient(_) | GatewayFault::Protocol(_)));
         match &mut *state {
-            State::Closed { failures } if setting || unusable => {
+            State::Closed { failures, suspects } if setting || unusable => {
                 *failures += 1;
-                if setting || *failures >= FAILURES_MAX {
+                if setting {
+                    suspects.insert(about.to_owned());
+                }
+                if identity || suspects.len() > 1 || *failures >= FAILURES_MAX {
                     let fault = fault.map(ToString::to_string).unwrap_or_default();
                     tracing::error!(
                         gateway = self.gateway,
                         fault,
                         "the payment gateway is not asked any more, and no order with a payment there changes, until it answers"
                     );
-                    *state = open(fault);
+                    *state = open(fault, std::mem::take(suspects));
                 }
                 true
             }
-            State::Closed { failures } => {
+            State::Closed { failures, suspects } => {
                 if fault.is_none() {
                     *failures = 0;
+                    suspects.clear();
                 }
                 true
             }
-            State::Open { fault: known, delays, next_probe, probing } => {
-                if *pass == Pass::Normal {
+            State::Open { fault: known, suspects, delays, next_probe, .. } => {
+                if pass.probe_of.is_none() {
                     // It was under way when the circuit opened.
                     return fault.is_none();
                 }
-                *probing = false;
                 if setting || unusable || matches!(fault, Some(GatewayFault::RateLimited(_))) {
                     let delay = delays.next_delay();
                     *next_probe = Instant::now() + delay;
                     *known = fault.map(ToString::to_string).unwrap_or_default();
+                    if setting && suspects.len() < SUSPECTS_MAX {
+                        suspects.insert(about.to_owned());
+                    }
                     tracing::warn!(
                         gateway = self.gateway,
                         fault = known,
@@ -106,7 +142,7 @@ impl Circuit {
                     return false;
                 }
                 tracing::info!(gateway = self.gateway, "the payment gateway answers again");
-                *state = State::Closed { failures: 0 };
+                *state = State::Closed { failures: 0, suspects: Suspects::new() };
                 true
             }
         }
@@ -125,38 +161,78 @@ impl Circuit {
     }
 }
 
-fn open(fault: String) -> State {
+fn open(fault: String, suspects: Suspects) -> State {
     let mut delays = PROBES.delays();
     let next_probe = Instant::now() + delays.next_delay();
-    State::Open { fault, delays, next_probe, probing: false }
+    State::Open { fault, suspects, delays, next_probe, probing: false }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const NORMAL: Pass<'_> = Pass { probe_of: None };
+
     fn transient() -> GatewayFault {
         GatewayFault::Transient("timeout".to_owned())
+    }
+
+    fn is_normal(circuit: &Circuit) -> bool {
+        circuit.admit("9").is_ok_and(|pass| pass.probe_of.is_none())
+    }
+
+    fn let_time_pass(circuit: &Circuit) {
+        if let State::Open { next_probe, .. } = &mut *circuit.state() {
+            *next_probe = Instant::now();
+        }
+    }
+
+    #[test]
+    fn a_probe_that_is_given_up_leaves_its_place_to_another() {
+        let circuit = Circuit::new("wechat");
+        circuit.learn(&NORMAL, "1", Some(&GatewayFault::Unauthenticated("SIGN_ERROR".to_owned())));
+        let_time_pass(&circuit);
+        let probe = circuit.admit("9").unwrap();
+        assert!(circuit.admit("9").is_err());
+        drop(probe);
+        assert!(circuit.admit("9").is_ok_and(|pass| pass.probe_of.is_some()));
     }
 
     #[test]
     fn a_wrong_setting_opens_it_at_once_and_only_one_probe_goes_out() {
         let circuit = Circuit::new("wechat");
         let fault = GatewayFault::Unauthenticated("SIGN_ERROR".to_owned());
-        assert!(circuit.learn(&Pass::Normal, Some(&fault)), "the first spends an attempt: it might be its own fault");
-        assert!(!circuit.learn(&Pass::Normal, Some(&fault)), "those under way do not");
-        assert!(circuit.admit().unwrap_err().contains("SIGN_ERROR"));
-        if let State::Open { next_probe, .. } = &mut *circuit.state() {
-            *next_probe = Instant::now();
-        }
-        assert_eq!(circuit.admit(), Ok(Pass::Probe));
-        assert!(circuit.admit().is_err(), "one at a time");
-        assert!(!circuit.learn(&Pass::Probe, Some(&fault)));
-        assert!(circuit.admit().is_err(), "not at once again");
+        assert!(circuit.learn(&NORMAL, "1", Some(&fault)), "the first spends an attempt: it might be its own fault");
+        assert!(!circuit.learn(&NORMAL, "2", Some(&fault)), "those under way do not");
+        assert!(circuit.admit("9").unwrap_err().contains("SIGN_ERROR"));
+        let_time_pass(&circuit);
+        let probe = circuit.admit("9").unwrap();
+        assert!(probe.probe_of.is_some());
+        assert!(circuit.admit("9").is_err(), "one at a time");
+        assert!(!circuit.learn(&probe, "1", Some(&fault)));
+        assert!(circuit.admit("9").is_err(), "not at once again");
         assert!(circuit.open_for().is_some());
-        assert!(circuit.learn(&Pass::Probe, None));
-        assert_eq!(circuit.admit(), Ok(Pass::Normal));
+        assert!(circuit.learn(&probe, "1", None));
+        assert!(is_normal(&circuit));
         assert!(circuit.open_for().is_none());
+    }
+
+    #[test]
+    fn one_order_that_the_gateway_does_not_accept_does_not_open_it_and_two_do() {
+        let circuit = Circuit::new("wechat");
+        let fault = GatewayFault::Misconfigured("PARAM_ERROR".to_owned());
+        for _ in 0..3 {
+            assert!(circuit.learn(&NORMAL, "1", Some(&fault)));
+            assert!(is_normal(&circuit));
+        }
+        circuit.learn(&NORMAL, "3", None);
+        circuit.learn(&NORMAL, "2", Some(&fault));
+        assert!(is_normal(&circuit), "another was fine in between");
+        circuit.learn(&NORMAL, "1", Some(&fault));
+        assert!(circuit.admit("9").is_err());
+        let_time_pass(&circuit);
+        assert!(circuit.admit("1").is_err() && circuit.admit("2").is_err(), "others find out whether it is over");
+        assert!(circuit.admit("9").is_ok());
     }
 
     #[test]
@@ -164,14 +240,14 @@ mod tests {
         let circuit = Circuit::new("wechat");
         for _ in 0..10 {
             for _ in 1..FAILURES_MAX {
-                assert!(circuit.learn(&Pass::Normal, Some(&transient())));
+                assert!(circuit.learn(&NORMAL, "1", Some(&transient())));
             }
-            circuit.learn(&Pass::Normal, None);
+            circuit.learn(&NORMAL, "1", None);
         }
-        assert_eq!(circuit.admit(), Ok(Pass::Normal));
+        assert!(is_normal(&circuit));
         for _ in 0..FAILURES_MAX {
-            circuit.learn(&Pass::Normal, Some(&transient()));
+            circuit.learn(&NORMAL, "1", Some(&transient()));
         }
-        assert!(circuit.admit().is_err());
+        assert!(circuit.admit("9").is_err());
     }
 }

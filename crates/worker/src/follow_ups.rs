@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 
 use crate::counters::add;
 use crate::database_time::DatabaseTime;
-use crate::pipeline::{Interrupted, Pipeline};
+use crate::pipeline::{ASKED_TOGETHER_MAX, Interrupted, Pipeline};
 use crate::settling::{Again, Outcome, Settled};
 
 /// What must be published before a batch may be acked. Lanes are chosen when it is sent, which may be long after
@@ -45,7 +45,7 @@ impl Pipeline {
         let parked: Vec<Outgoing> =
             batch.messages().iter().flat_map(|message| parked(message, &settled.outcomes)).collect();
         add(&self.counters.parked, parked.len());
-        let handed_over = handed_over.chunks(wire::ORDERS_MAX).map(|chunk| FollowUp::HandOver(chunk.to_vec()));
+        let handed_over = handed_over.chunks(ASKED_TOGETHER_MAX).map(|chunk| FollowUp::HandOver(chunk.to_vec()));
         (waiting.into_iter().map(FollowUp::Wait))
             .chain(handed_over)
             .chain(again(&settled.again, now))
@@ -98,7 +98,7 @@ fn again(orders: &[Again], now: OffsetDateTime) -> Vec<FollowUp> {
     }
     let mut follow_ups = Vec::new();
     for (attempt, orders) in by_attempt {
-        for group in coalesce(orders, |order| Deadline::at(order.at), now, AGAIN_WINDOW, wire::ORDERS_MAX) {
+        for group in coalesce(orders, |order| Deadline::at(order.at), now, AGAIN_WINDOW, ASKED_TOGETHER_MAX) {
             let at = group.last().map_or(now, |latest| latest.at);
             let orders = group.into_iter().map(|order| (order.id.clone(), order.deadline)).collect();
             follow_ups.push(FollowUp::Again { orders, attempt, at });

@@ -17,7 +17,7 @@ mod settling;
 
 pub use asking::{AskSettings, Gateways};
 pub use audit::{Audit, Check, audit};
-pub use book::{BookError, Closed, Closing, Credited, Loaded, OrderBook, Payment, TradeNote};
+pub use book::{BookError, Closed, Closing, Credited, Loaded, OrderBook, Payment, Told, TradeNote};
 pub use counters::{CounterValues, WorkerCounters};
 pub use database::{DatabaseError, DatabaseSettings, Pool, Purpose, connect, probe};
 pub use notification::{NotificationError, Notified, take_notification};

@@ -1,17 +1,17 @@
 -- The orders with these IDs as they stand, with their payments at gateways. $1: IDs. $2: the gateway of orders
 -- without a row in payments; null: they have none.
 -- An ID without an order comes back with a null status. The time is the database's, taken per row, since the
--- statement's own time would be that of its start. A deadline of infinity is cut to the year 9000: no clock
--- on the other side can hold it.
+-- statement's own time would be that of its start. Times of infinity are cut to the years 2000 and 9000: no
+-- clock on the other side can hold them.
 select wanted.id,
        o.status,
-       least(o.payment_deadline, '9000-01-01Z') as payment_deadline,
+       greatest(least(o.payment_deadline, '9000-01-01Z'), '2000-01-01Z') as payment_deadline,
        clock_timestamp() as now,
        coalesce(p.gateway, $2) as gateway,
        coalesce(p.trade_no, wanted.id) as trade_no,
        coalesce(p.prepay, 'attempted') as prepay,
        coalesce(p.state, 'open') as trade_state,
-       coalesce(p.created_at, o.created_at) as trade_created_at,
+       greatest(least(coalesce(p.created_at, o.created_at), '9000-01-01Z'), '2000-01-01Z') as trade_created_at,
        p.not_found_at,
        o.amount_minor,
        o.currency

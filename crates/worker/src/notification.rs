@@ -1,5 +1,5 @@
 use http::HeaderMap;
-use order::{Heard, OrderId, Step, Trade, Verdict, next_step};
+use order::{Heard, OrderId, Step, Trade, TradeState, Verdict, next_step};
 use payment::{GatewayFault, Notification, RefundState};
 use time::OffsetDateTime;
 
@@ -11,10 +11,9 @@ use crate::{BookError, Credited, Gateways, OrderBook, Payment};
 pub enum Notified {
     /// It told of a payment, and this became of it.
     Credited(OrderId, Credited),
-    /// It told of a payment that is not what was to be paid. Nothing was written; the order is parked when its
-    /// deadline passes.
+    /// It told of a payment that is not what was to be paid, and why. It is among the refunds, for a person.
     Mismatch(OrderId, String),
-    /// It told of a payment of an order that the database does not know.
+    /// It told of a payment of an order that the database does not know. It is among the refunds, for a person.
     UnknownOrder,
     /// It told of a refund, and this was written down (or was known).
     Refund,
@@ -54,11 +53,20 @@ pub async fn take_notification(
     let notification = desk.gateway.parse_notification(headers, body).await.map_err(NotificationError::Refused)?;
     match notification {
         Notification::Trade { trade_no, trade } => {
-            let Some(id) = book.order_of_trade(gateway, &trade_no).await? else {
-                tracing::error!(gateway, "a payment was notified of an order that the database does not know");
-                return Ok(Notified::UnknownOrder);
+            let notified = match book.order_of_trade(gateway, &trade_no).await? {
+                Some(id) => credit(gateways, book, gateway, id, &trade_no, &trade).await?,
+                None => Notified::UnknownOrder,
             };
-            credit(gateways, book, gateway, id, trade_no, &trade).await
+            let problem = match &notified {
+                Notified::UnknownOrder => "the database knows no such order",
+                Notified::Mismatch(_, detail) => detail,
+                _ => return Ok(notified),
+            };
+            if trade.state == TradeState::Paid {
+                tracing::error!(gateway, trade = trade_no, problem, "a payment cannot be placed; it needs a person");
+                book.record_unplaced(gateway, &trade_no, &trade, problem).await?;
+            }
+            Ok(notified)
         }
         Notification::Refund { refund_no, refund } => {
             let progress = match refund.state {
@@ -79,7 +87,7 @@ async fn credit(
     book: &OrderBook,
     gateway: &str,
     id: OrderId,
-    trade_no: String,
+    trade_no: &str,
     trade: &Trade,
 ) -> Result<Notified, NotificationError> {
     // The shop may have told nobody that the order is paid at this gateway. The money is there all the same.
@@ -92,19 +100,17 @@ async fn credit(
         let detail = format!("the order is to be paid at {}, not at {gateway}", payment.gateway);
         return Ok(Notified::Mismatch(id, detail));
     }
-    payment.trade_no.clone_from(&trade_no);
+    trade_no.clone_into(&mut payment.trade_no);
     let rules = gateways.desk(gateway).map(|desk| *desk.rules()).unwrap_or_default();
     let heard = Heard::Trade { trade, after_close: false };
     match next_step(&payment, &rules, &heard, OffsetDateTime::now_utc()) {
         Step::Conclude(Verdict::Paid(receipt)) => {
-            let payment = Payment { id: id.clone(), gateway: gateway.to_owned(), trade_no, receipt };
+            let payment =
+                Payment { id: id.clone(), gateway: gateway.to_owned(), trade_no: trade_no.to_owned(), receipt };
             let credited = book.pay(&[payment], ACTOR).await?;
             Ok(credited.get(&id).map_or(Notified::UnknownOrder, |credited| Notified::Credited(id.clone(), *credited)))
         }
-        Step::Conclude(Verdict::Person { reason, detail }) => {
-            tracing::error!(order = %id, reason, detail, "a payment was notified that a person must look at");
-            Ok(Notified::Mismatch(id, detail))
-        }
+        Step::Conclude(Verdict::Person { detail, .. }) => Ok(Notified::Mismatch(id, detail)),
         _ => Ok(Notified::Nothing),
     }
 }

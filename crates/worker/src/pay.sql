@@ -14,7 +14,7 @@ found as materialized (
     select told.*, o.status, coalesce(o.transaction_id, r.transaction_id) as known_as
     from told
     join orders o on o.id = told.id
-    left join refunds r on r.order_id = told.id
+    left join refunds r on r.refund_no = told.refund_no
 ),
 -- The guard: only what is pending under its lock.
 paid as (
@@ -62,6 +62,15 @@ late as (
     where status in ('closed', 'cancelled')
     on conflict do nothing
     returning order_id
+),
+-- A second payment: which of the two goes back is for a person to say.
+twice as (
+    insert into refunds (refund_no, order_id, gateway, trade_no, transaction_id, amount_minor, currency, reason, state, problem)
+    select 'twice-' || md5(gateway || ' ' || transaction_id), id, gateway, trade_no, transaction_id, amount_minor, currency,
+           'there is another payment of the order', 'needs_person', 'the other payment is ' || known_as
+    from found
+    where status <> 'pending' and known_as <> transaction_id
+    on conflict do nothing
 ),
 noted as (
     insert into payments (order_id, gateway, trade_no, state, transaction_id)

@@ -141,8 +141,17 @@ impl Stage {
 /// The most orders of a batch whose gateways are asked.
 const GATEWAY_ORDERS_MAX: usize = 1024;
 
-/// The most messages that the broker may send ahead to a pipeline that asks gateways.
-const GATEWAY_PREFETCH_MESSAGES: u16 = 256;
+/// The most messages that the broker may send ahead to a pipeline that asks gateways. With those of our own, of at
+/// most [`ASKED_TOGETHER_MAX`] orders, and batches that take no longer than [`ASKING_MAX`], none is unacked for
+/// the 30 minutes after which RabbitMQ takes it for lost
+/// (<https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout>).
+const GATEWAY_PREFETCH_MESSAGES: u16 = 64;
+
+/// How many orders whose gateways are to be asked share a message.
+pub(crate) const ASKED_TOGETHER_MAX: usize = 64;
+
+/// How long the gateways are asked for one batch. Whoever had no turn then comes again.
+pub(crate) const ASKING_MAX: Duration = Duration::from_secs(300);
 
 /// One consumer and all that its messages go through: receive, load, decide, ask, settle, follow up, ack.
 pub(crate) struct Pipeline {

@@ -22,6 +22,8 @@ pub(crate) struct DueRefund {
     pub(crate) reason: String,
     pub(crate) step: RefundStep,
     pub(crate) attempts: u32,
+    /// Since it was recorded.
+    pub(crate) age: Duration,
 }
 
 /// The next step of a refund.
@@ -167,6 +169,7 @@ fn due_refund(row: &Row) -> Result<Option<DueRefund>, tokio_postgres::Error> {
         reason: row.try_get("reason")?,
         step,
         attempts: u32::try_from(row.try_get::<_, i32>("attempts")?).unwrap_or(0),
+        age: Duration::try_from_secs_f64(row.try_get("age_s")?).unwrap_or_default(),
     }))
 }
 

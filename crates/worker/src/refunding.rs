@@ -87,9 +87,9 @@ impl Refunder {
                     amount: due.amount.clone(),
                     reason: due.reason.clone(),
                 };
-                desk.call(desk.gateway.refund(&request)).await
+                desk.call(&due.refund_no, desk.gateway.refund(&request)).await
             }
-            RefundStep::Query => desk.call(desk.gateway.query_refund(&due.refund_no)).await,
+            RefundStep::Query => desk.call(&due.refund_no, desk.gateway.query_refund(&due.refund_no)).await,
         };
         let progress = self.judge(due, answer);
         match &progress {
@@ -111,27 +111,32 @@ impl Refunder {
     fn judge(&self, due: &DueRefund, answer: Result<Refund, NoAnswer>) -> RefundProgress {
         let settings = &self.gateways.settings;
         let attempts = due.attempts.saturating_add(1);
-        let again = |step, problem: Option<String>| {
+        let again = |step, problem: String| {
             if attempts >= settings.attempts_max {
-                let problem = problem.unwrap_or_else(|| "it is still on its way".to_owned());
                 return RefundProgress::NeedsPerson(format!("after {attempts} attempts: {problem}"));
             }
-            RefundProgress::Again { step, attempts, problem, wait: settings.back_off.delay(attempts) }
+            RefundProgress::Again { step, attempts, problem: Some(problem), wait: settings.back_off.delay(attempts) }
         };
         match answer {
             Ok(Refund { state, succeeded_at }) => match state {
                 RefundState::Succeeded => RefundProgress::Succeeded(succeeded_at),
-                RefundState::Processing => again(RefundStep::Query, None),
-                RefundState::NotFound => again(RefundStep::Request, Some("the gateway does not know it".to_owned())),
+                // It may take days, and is asked for the less often the older it is.
+                RefundState::Processing => RefundProgress::Again {
+                    step: RefundStep::Query,
+                    attempts: 0,
+                    problem: None,
+                    wait: (due.age / 10).clamp(settings.back_off.initial, settings.back_off.max),
+                },
+                RefundState::NotFound => again(RefundStep::Request, "the gateway does not know it".to_owned()),
                 RefundState::Closed => RefundProgress::NeedsPerson("the gateway gave it up".to_owned()),
                 RefundState::Abnormal => RefundProgress::NeedsPerson(
                     "the gateway cannot complete it (the customer's account may be gone); complete it there".to_owned(),
                 ),
                 RefundState::Unrecognized(name) => {
-                    again(due.step, Some(format!("its state is {name:?}, which is not known here")))
+                    again(due.step, format!("its state is {name:?}, which is not known here"))
                 }
             },
-            Err(NoAnswer::Fault(fault)) => again(due.step, Some(fault.to_string())),
+            Err(NoAnswer::Fault(fault)) => again(due.step, fault.to_string()),
             Err(NoAnswer::Held(why)) => RefundProgress::Again {
                 step: due.step,
                 attempts: due.attempts,

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use order::{Deadline, Decision, OrderFacts, OrderId, PaymentFacts, Receipt, Verdict, decide};
 use retry::Policy;
@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 use crate::asking::Asked;
 use crate::counters::add;
 use crate::database_time::DatabaseTime;
-use crate::pipeline::{BROKEN, Interrupted, Pipeline, Stage};
-use crate::{BookError, Closing, Credited, Loaded, Payment, TradeNote};
+use crate::pipeline::{ASKING_MAX, BROKEN, Interrupted, Pipeline, Stage};
+use crate::{BookError, Closing, Credited, Loaded, Payment, Told, TradeNote};
 
 /// What became of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +68,11 @@ struct Progress<'a> {
     settled: Settled,
     attempts: &'a HashMap<OrderId, u32>,
     answers: HashMap<OrderId, Verdict>,
-    asking: JoinSet<(OrderId, Deadline, Asked)>,
+    /// Of those: whose trades exist, as the gateways said.
+    existing: HashSet<OrderId>,
+    asking: JoinSet<(OrderId, Asked)>,
+    /// Who is being asked about.
+    unanswered: HashMap<OrderId, Deadline>,
     /// When orders with so many attempts are tried again: together, so that they may share messages.
     retries_at: HashMap<u32, OffsetDateTime>,
     /// Why orders are held, for the log.
@@ -100,28 +104,38 @@ impl Pipeline {
             settled,
             attempts,
             answers: HashMap::new(),
+            existing: HashSet::new(),
             asking: JoinSet::new(),
+            unanswered: HashMap::new(),
             retries_at: HashMap::new(),
             held: HashMap::new(),
         };
         let mut open = ids.to_vec();
+        let give_up_at = Instant::now() + ASKING_MAX;
         loop {
             self.settle_open(open, &mut progress).await?;
-            let answered = self.next_answers(&mut progress.asking).await?;
+            let answered = self.next_answers(&mut progress.asking, give_up_at).await?;
             if answered.is_empty() {
                 break;
             }
             open = Vec::with_capacity(answered.len());
-            for (id, deadline, asked) in answered {
+            for (id, asked) in answered {
+                let Some(deadline) = progress.unanswered.remove(&id) else { continue };
                 match asked {
-                    Asked::Verdict(verdict) => {
+                    Asked::Verdict { verdict, exists } => {
                         progress.answers.insert(id.clone(), verdict);
+                        if exists {
+                            progress.existing.insert(id.clone());
+                        }
                         open.push(id);
                     }
                     Asked::Held(why) => self.hold(id, deadline, why, &mut progress),
                 }
             }
             open.sort_unstable();
+        }
+        for (id, deadline) in std::mem::take(&mut progress.unanswered) {
+            self.hold(id, deadline, "the gateway is so slow that it had no turn".to_owned(), &mut progress);
         }
         for (why, orders) in &progress.held {
             self.gateways.warn_of_held(why, *orders);
@@ -133,10 +147,12 @@ impl Pipeline {
     /// Waits for an answer, and takes with it what has come in besides. Empty: nobody is asked any more.
     async fn next_answers(
         &self,
-        asking: &mut JoinSet<(OrderId, Deadline, Asked)>,
-    ) -> Result<Vec<(OrderId, Deadline, Asked)>, Interrupted> {
+        asking: &mut JoinSet<(OrderId, Asked)>,
+        give_up_at: Instant,
+    ) -> Result<Vec<(OrderId, Asked)>, Interrupted> {
         let first = tokio::select! {
             first = asking.join_next() => first,
+            () = tokio::time::sleep_until(give_up_at.into()), if !asking.is_empty() => return Ok(Vec::new()),
             () = self.shutdown.cancelled(), if !asking.is_empty() => return Err(Interrupted),
         };
         let mut answered = Vec::new();
@@ -198,19 +214,21 @@ impl Pipeline {
             };
             let answer = progress.answers.get(&id);
             match decide(facts, answer, loaded.now) {
-                Decision::Close(deadline) => closings.push(Closing { id, deadline }),
+                Decision::Close(deadline) => closings.push(Closing { asked: answer.is_some(), id, deadline }),
                 Decision::Pay(receipt) => payments.extend(payment(&id, facts, receipt)),
                 Decision::Ask => self.ask(id, facts, progress),
                 Decision::Retry { at, counts, why } => {
                     if matches!(answer, Some(Verdict::NotFoundYet(_))) {
-                        notes.extend(note(&id, facts, false));
+                        notes.extend(note(&id, facts, Told::NotFound));
+                    } else if progress.existing.contains(&id) {
+                        notes.extend(note(&id, facts, Told::Exists));
                     }
                     self.retry(id, facts, at, counts, why, progress);
                 }
                 decision => {
-                    if answer.is_some() && matches!(decision, Decision::Nothing(_)) {
-                        // The trade of an order that was closed or cancelled before: it is gone now, too.
-                        notes.extend(note(&id, facts, true));
+                    // The trade of an order that was closed or cancelled before.
+                    if matches!(decision, Decision::Nothing(_)) {
+                        notes.extend(self.after_close(&id, facts, progress));
                     }
                     progress.settled.outcomes.insert(id.clone(), plain_outcome(&id, decision));
                 }
@@ -220,25 +238,28 @@ impl Pipeline {
         let changed = self.write(closings, payments, &mut progress.settled.outcomes).await?;
         for id in &closing_ids {
             if progress.settled.outcomes.get(id) == Some(&Outcome::Closed) {
-                notes.extend(self.after_close(id, &loaded, progress));
+                let facts = loaded.orders.get(id).and_then(|facts| facts.as_ref().ok());
+                notes.extend(self.after_close(id, facts, progress));
             }
         }
         self.note(&notes).await?;
         Ok(changed)
     }
 
-    /// What is left to do about the trade of an order that was closed. One that its gateway did not know may have
-    /// been on its way: it is looked for once more.
-    fn after_close(&self, id: &OrderId, loaded: &Loaded, progress: &mut Progress<'_>) -> Option<TradeNote> {
-        let facts = loaded.orders.get(id).and_then(|facts| facts.as_ref().ok());
-        match progress.answers.get(id)? {
-            Verdict::Absent => {
-                let at = loaded.now + self.gateways.settings.look_again_after;
-                progress.settled.again.push(Again { id: id.clone(), deadline: facts?.deadline, attempt: 0, at });
-                None
-            }
-            _ => note(id, facts, true),
+    /// What is left to do about the trade of an order that is closed or cancelled. One that its gateway did not know
+    /// may have been on its way: it is looked for once more, some time after it was first missed.
+    fn after_close(&self, id: &OrderId, facts: Option<&OrderFacts>, progress: &mut Progress<'_>) -> Option<TradeNote> {
+        let OrderFacts { deadline, payment: Some(payment), .. } = facts? else { return None };
+        if progress.answers.get(id)? != &Verdict::Absent {
+            return note(id, facts, Told::Gone);
         }
+        let now = progress.settled.time.now();
+        let at = payment.not_found_at.unwrap_or(now) + self.gateways.settings.look_again_after;
+        if at <= now {
+            return note(id, facts, Told::Gone);
+        }
+        progress.settled.again.push(Again { id: id.clone(), deadline: *deadline, attempt: 0, at });
+        note(id, facts, Told::NotFound)
     }
 
     /// Has the gateway asked, or hands the order to those who do.
@@ -252,10 +273,11 @@ impl Pipeline {
             let why = format!("no payment gateway called {} is configured here", payment.gateway);
             return self.hold(id, *deadline, why, progress);
         };
-        let (desk, payment, deadline, time) = (Arc::clone(desk), payment.clone(), *deadline, progress.settled.time);
+        let (desk, payment, time) = (Arc::clone(desk), payment.clone(), progress.settled.time);
+        progress.unanswered.insert(id.clone(), *deadline);
         progress.asking.spawn(async move {
             let asked = desk.ask(&payment, time).await;
-            (id, deadline, asked)
+            (id, asked)
         });
     }
 
@@ -394,6 +416,11 @@ impl Pipeline {
         loop {
             match self.book.note(notes).await {
                 Ok(()) => return Ok(()),
+                // They save questions, no more: without them the gateways are asked again.
+                Err(BookError::Refused(detail) | BookError::Slow(detail)) => {
+                    tracing::error!(detail, "what gateways said cannot be noted down");
+                    return Ok(());
+                }
                 Err(error) => self.wait(&mut delays, "what gateways said cannot be noted down", &error).await?,
             }
         }
@@ -466,7 +493,7 @@ fn payment(id: &OrderId, facts: Option<&OrderFacts>, receipt: Receipt) -> Option
     Some(Payment { id: id.clone(), gateway: gateway.clone(), trade_no: trade_no.clone(), receipt })
 }
 
-fn note(id: &OrderId, facts: Option<&OrderFacts>, gone: bool) -> Option<TradeNote> {
+fn note(id: &OrderId, facts: Option<&OrderFacts>, told: Told) -> Option<TradeNote> {
     let PaymentFacts { gateway, trade_no, .. } = facts?.payment.as_ref()?;
-    Some(TradeNote { id: id.clone(), gateway: gateway.clone(), trade_no: trade_no.clone(), gone })
+    Some(TradeNote { id: id.clone(), gateway: gateway.clone(), trade_no: trade_no.clone(), told })
 }

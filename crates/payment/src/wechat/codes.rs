@@ -3,6 +3,7 @@
 
 use order::{CloseOutcome, TradeState};
 
+use crate::gateway::shortened;
 use crate::{GatewayFault, RefundState};
 
 pub(super) fn trade_state(name: &str) -> TradeState {
@@ -14,7 +15,7 @@ pub(super) fn trade_state(name: &str) -> TradeState {
         "USERPAYING" => TradeState::UserPaying,
         "PAYERROR" => TradeState::Failed,
         "REVOKED" => TradeState::Revoked,
-        other => TradeState::Unrecognized(other.to_owned()),
+        other => TradeState::Unrecognized(shortened(other)),
     }
 }
 
@@ -24,14 +25,17 @@ pub(super) fn refund_state(name: &str) -> RefundState {
         "SUCCESS" => RefundState::Succeeded,
         "CLOSED" => RefundState::Closed,
         "ABNORMAL" => RefundState::Abnormal,
-        other => RefundState::Unrecognized(other.to_owned()),
+        other => RefundState::Unrecognized(shortened(other)),
     }
 }
 
 /// What an error means, before it is known what was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Refusal {
+    /// There is no such trade.
     NotFound,
+    /// There is no such thing: said of refunds.
+    NoSuchResource,
     Paid,
     Closed,
     UserPaying,
@@ -57,7 +61,8 @@ pub(super) fn refusal(status: u16, code: Option<&str>, message: &str) -> Refusal
     };
     let folded: String = code.chars().filter(|c| *c != '_').collect();
     match folded.to_ascii_uppercase().as_str() {
-        "ORDERNOTEXIST" | "RESOURCENOTEXISTS" => Refusal::NotFound,
+        "ORDERNOTEXIST" => Refusal::NotFound,
+        "RESOURCENOTEXISTS" => Refusal::NoSuchResource,
         "ORDERPAID" => Refusal::Paid,
         "ORDERCLOSED" => Refusal::Closed,
         "USERPAYING" => Refusal::UserPaying,
@@ -84,6 +89,7 @@ impl Refusal {
             Self::Paid => Ok(CloseOutcome::AlreadyPaid),
             Self::Closed => Ok(CloseOutcome::AlreadyClosed),
             Self::UserPaying => Ok(CloseOutcome::InProgress),
+            Self::NoSuchResource => Err(self.into_fault()),
             Self::Fault(fault) => Err(fault),
         }
     }

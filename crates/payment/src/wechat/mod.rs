@@ -24,7 +24,7 @@ use url::Url;
 use self::codes::{Refusal, refund_state, refusal, trade_state};
 use self::keys::{Certificates, Encrypted, KeyRing};
 use self::signature::Signed;
-use crate::gateway::parse_json as parse;
+use crate::gateway::{parse_json as parse, shortened};
 use crate::replay::{ReplayGuard, is_fresh};
 use crate::{
     Capabilities, Environment, GatewayFault, Notification, PaymentGateway, Refund, RefundRequest, RefundState,
@@ -132,8 +132,7 @@ impl WeChatPay {
             return Ok(Answer::Success(response.into_body()));
         }
         // Errors are not signed: nothing irreversible follows from one alone.
-        let error: ErrorBody = serde_json::from_slice(response.body()).unwrap_or_default();
-        Ok(Answer::Refused(refusal(status.as_u16(), error.code.as_deref(), &error.message)))
+        Ok(Answer::Refused(ErrorBody::refusal(&response)))
     }
 
     async fn send(
@@ -205,9 +204,7 @@ impl WeChatPay {
         *asked_at = Some(now);
         let response = self.send(Method::GET, "/v3/certificates", Vec::new()).await?;
         if response.status() != StatusCode::OK {
-            let error: ErrorBody = serde_json::from_slice(response.body()).unwrap_or_default();
-            let refusal = refusal(response.status().as_u16(), error.code.as_deref(), &error.message);
-            return Err(refusal.into_fault());
+            return Err(ErrorBody::refusal(&response).into_fault());
         }
         let fetched: Certificates = parse(response.body())?;
         let fetched = fetched.open(&self.api_v3_key)?;
@@ -235,7 +232,7 @@ impl WeChatPay {
         Ok(Trade {
             state,
             transaction_id: transaction.transaction_id.filter(|id| !id.is_empty()),
-            paid_at: transaction.success_time.as_deref().map(instant).transpose()?,
+            paid_at: transaction.success_time.as_deref().filter(|at| !at.is_empty()).map(instant).transpose()?,
             amount: transaction.amount.map(|amount| Money { minor: amount.total, currency: amount.currency }),
             discrepancy,
         })
@@ -259,8 +256,16 @@ enum Answer {
 #[derive(Deserialize, Default)]
 struct ErrorBody {
     code: Option<String>,
-    #[serde(default)]
-    message: String,
+    message: Option<String>,
+}
+
+impl ErrorBody {
+    /// What an error says; nothing, if it does not say it in the form that is agreed.
+    fn refusal(response: &Response<Vec<u8>>) -> Refusal {
+        let Self { code, message } = serde_json::from_slice(response.body()).unwrap_or_default();
+        let (code, message) = (code.as_deref().map(shortened), message.unwrap_or_default());
+        refusal(response.status().as_u16(), code.as_deref(), &shortened(&message))
+    }
 }
 
 #[derive(Deserialize)]
@@ -362,7 +367,7 @@ impl PaymentGateway for WeChatPay {
     async fn query_refund(&self, refund_no: &str) -> Result<Refund, GatewayFault> {
         match self.get(&format!("/v3/refund/domestic/refunds/{}", escape(refund_no))).await? {
             Answer::Success(body) => refund(&body, refund_no),
-            Answer::Refused(Refusal::NotFound) => Ok(Refund { state: RefundState::NotFound, succeeded_at: None }),
+            Answer::Refused(Refusal::NoSuchResource) => Ok(Refund { state: RefundState::NotFound, succeeded_at: None }),
             Answer::Refused(refusal) => Err(refusal.into_fault()),
         }
     }
