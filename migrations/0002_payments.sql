@@ -18,7 +18,10 @@ comment on column payments.state is 'What the gateway has said in the end: paid,
 comment on column payments.not_found_at is 'When the gateway first said that it knows no such trade.';
 
 -- A notification names the trade, not the order.
-create index payments_by_trade on payments (trade_no, gateway) where trade_no is not null;
+create unique index payments_by_trade on payments (trade_no, gateway) where trade_no is not null;
+
+-- One payment pays one order.
+create unique index payments_by_transaction on payments (transaction_id, gateway) where transaction_id is not null;
 
 create table refunds (
     refund_no       text collate "C" primary key,

@@ -134,7 +134,7 @@ async fn rows_are_locked_in_the_order_of_their_keys() {
         let closings: Vec<_> = orders
             .iter()
             .rev()
-            .map(|order| Closing { id: order.id.clone(), deadline: order.deadline, asked: false })
+            .map(|order| Closing { id: order.id.clone(), deadline: order.deadline, asked: None })
             .collect();
         let book = world.book();
         let settling = tokio::spawn(async move { book.settle(&closings, "test").await.unwrap().len() });

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use gateway_sim::Call::{Query, Refund};
 use gateway_sim::{Mishap, Simulator, State};
 use http::HeaderMap;
-use order::OrderId;
+use order::{Money, OrderId, PaymentFacts, Prepay};
 use publisher::Order;
 use sqlx::Connection;
 use tests::{World, eventually, gateways, impatient, simulator};
@@ -21,8 +21,21 @@ async fn late_payment(world: &World, simulator: &Simulator, plan: &[(gateway_sim
     order
 }
 
+/// The payment as the gateway was asked for it.
+fn asked(order: &Order) -> PaymentFacts {
+    PaymentFacts {
+        gateway: "wechat".to_owned(),
+        trade_no: order.id.to_string(),
+        amount: Money { minor: 1999, currency: "CNY".to_owned() },
+        prepay: Prepay::Created,
+        created_at: order.deadline.instant(),
+        not_found_at: None,
+        open: true,
+    }
+}
+
 fn closing(order: &Order) -> worker::Closing {
-    worker::Closing { id: order.id.clone(), deadline: order.deadline, asked: true }
+    worker::Closing { id: order.id.clone(), deadline: order.deadline, asked: Some(asked(order)) }
 }
 
 async fn scene() -> (World, Simulator, Gateways) {

@@ -64,7 +64,7 @@ async fn a_flash_sale_is_found_by_its_keys_whatever_the_statistics_say() {
     let settle = (
         "settle",
         include_str!("../../crates/worker/src/settle.sql"),
-        "array['bulk-1'], array[now()], array['k'], 'test', array[false]",
+        "array['bulk-1'], array[now()], array['k'], 'test', array[null::text], array[null::text]",
     );
     let pay = (
         "pay",

@@ -213,6 +213,8 @@ fn kept_headers(original: Option<&FieldTable>) -> FieldTable {
         let name = match name.as_str() {
             "CC" => "x-overdue-original-cc".into(),
             "BCC" => "x-overdue-original-bcc".into(),
+            // Whoever sends it in again begins anew.
+            ATTEMPT_HEADER => "x-overdue-attempts-made".into(),
             _ => name.clone(),
         };
         kept.insert(name, value.clone());

@@ -15,11 +15,11 @@ use crate::{Call, Mishap, SERVICE_KEY, State};
 /// Answers a call; `None`: the connection breaks.
 pub(crate) async fn answer(state: &Shared, asked: &Asked, path: &[&str]) -> Option<Reply> {
     if !is_signed(asked) {
-        return Some(signed(401, &json!({ "code": "bad_signature" })));
+        return Some(signed(asked, 401, &json!({ "code": "bad_signature" })));
     }
     let body: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
     if asked.method == Method::POST && !asked.headers.contains_key("idempotency-key") {
-        return Some(signed(400, &json!({ "code": "idempotency_key_missing" })));
+        return Some(signed(asked, 400, &json!({ "code": "idempotency_key_missing" })));
     }
     let (status, body) = match (asked.method.clone(), path) {
         (Method::GET, ["trades", trade_no]) => {
@@ -52,7 +52,7 @@ pub(crate) async fn answer(state: &Shared, asked: &Asked, path: &[&str]) -> Opti
         },
         _ => (404, json!({ "code": "no_such_path" })),
     };
-    Some(signed(status, &body))
+    Some(signed(asked, status, &body))
 }
 
 /// The mishaps that this contract knows here; `None`: the connection breaks.
@@ -93,9 +93,11 @@ pub(crate) fn notification(state: &Shared, trade_no: &str) -> (HeaderMap, Vec<u8
     (headers.collect(), body)
 }
 
-fn signed(status: u16, body: &Value) -> Reply {
+/// An answer is bound to its request by the request's nonce.
+fn signed(asked: &Asked, status: u16, body: &Value) -> Reply {
+    let nonce = asked.headers.get("overdue-nonce").and_then(|nonce| nonce.to_str().ok()).unwrap_or_default();
     let mut reply = Reply::json(status, body);
-    reply.headers.extend(signature_headers(&status.to_string(), &reply.body));
+    reply.headers.extend(signature_headers(&format!("{status} {nonce}"), &reply.body));
     reply
 }
 

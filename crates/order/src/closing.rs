@@ -37,7 +37,7 @@ pub enum Step {
 }
 
 /// What an attempt has shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Nobody has paid, and nobody can any more: the gateway says so.
     Unpaid,

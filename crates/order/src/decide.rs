@@ -75,7 +75,7 @@ pub fn decide(order: Option<&OrderFacts>, answer: Option<&Verdict>, now: OffsetD
         None | Some(Verdict::Unpaid | Verdict::Absent) => Decision::Nothing(order.status),
         Some(Verdict::Paid(receipt)) => Decision::Pay(receipt.clone()),
         Some(Verdict::NotFoundYet(at)) => {
-            Decision::Retry { at: Some(*at), counts: false, why: "not_found_yet".to_owned() }
+            Decision::Retry { at: Some(*at), counts: true, why: "not_found_yet".to_owned() }
         }
         Some(Verdict::Later { at, why, counts }) => {
             Decision::Retry { at: Some(*at), counts: *counts, why: (*why).to_owned() }

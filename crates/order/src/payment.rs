@@ -19,7 +19,7 @@ impl fmt::Display for Money {
 
 /// What the shop knows of an order's payment at a gateway. An order without one is settled by its own status
 /// alone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PaymentFacts {
     /// The gateway's name among those that are configured.
     pub gateway: String,
@@ -112,7 +112,7 @@ pub enum CloseOutcome {
 }
 
 /// A payment that a gateway vouches for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Receipt {
     /// The gateway's own number of the payment.
     pub transaction_id: String,

@@ -53,7 +53,16 @@ fn asking(settings: &AskingSettings) -> AskSettings {
 
 /// `None`: nothing is said of WeChat Pay.
 fn wechat(settings: &WeChatSettings, environment: &Environment) -> Result<Option<WeChatPay>, Failure> {
-    let Some(mchid) = &settings.wechat_mchid else { return Ok(None) };
+    let Some(mchid) = &settings.wechat_mchid else {
+        let half = settings.wechat_appid.is_some()
+            || settings.wechat_serial_no.is_some()
+            || settings.wechat_private_key_file.is_some()
+            || settings.wechat_api_v3_key.is_some();
+        if half {
+            return Err(Failure::settings("WeChat Pay needs OVERDUE_WECHAT_MCHID as well".to_owned()));
+        }
+        return Ok(None);
+    };
     let missing =
         |name: &str| Failure::settings(format!("WeChat Pay needs {name} as well, besides OVERDUE_WECHAT_MCHID"));
     let read = |file: &Path| {
@@ -108,6 +117,9 @@ fn safe(url: &Url, name: &str) -> Result<Url, Failure> {
         Some(Host::Ipv6(ip)) => ip.is_loopback(),
         None => false,
     };
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(Failure::settings(format!("{name} must have neither a query nor a fragment")));
+    }
     match url.scheme() {
         "https" => Ok(url.clone()),
         "http" if here => Ok(url.clone()),

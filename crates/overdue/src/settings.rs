@@ -287,7 +287,13 @@ pub(crate) struct HttpGatewaySettings {
     #[arg(long, env = "OVERDUE_HTTP_GATEWAY_KEY_ID", default_value = "overdue", value_name = "NAME")]
     pub(crate) http_gateway_key_id: String,
     /// Payment service: the secret that signs both ways, 32 bytes or more
-    #[arg(long, env = "OVERDUE_HTTP_GATEWAY_SECRET", hide_env_values = true, value_name = "SECRET")]
+    #[arg(
+        long,
+        env = "OVERDUE_HTTP_GATEWAY_SECRET",
+        hide_env_values = true,
+        requires = "http_gateway_url",
+        value_name = "SECRET"
+    )]
     pub(crate) http_gateway_secret: Option<SecretString>,
     /// Payment service: a trade younger than this is not closed there
     #[arg(long, env = "OVERDUE_HTTP_GATEWAY_MIN_CLOSE_AGE", default_value = "0s", value_parser = up_to_a_day, value_name = "DURATION")]
@@ -303,7 +309,7 @@ pub(crate) struct AskingSettings {
     #[arg(long, env = "OVERDUE_GATEWAY_CALLS_PER_SECOND_MAX", default_value_t = 500, value_name = "CALLS")]
     pub(crate) gateway_calls_per_second_max: u32,
     /// How long a call may take
-    #[arg(long, env = "OVERDUE_GATEWAY_CALL_TIMEOUT", default_value = "5s", value_parser = positive_up_to_a_day, value_name = "DURATION")]
+    #[arg(long, env = "OVERDUE_GATEWAY_CALL_TIMEOUT", default_value = "5s", value_parser = call_timeout, value_name = "DURATION")]
     pub(crate) gateway_call_timeout: Duration,
     /// After so many attempts at its payment that came to nothing an order is parked; with the usual delays, 60
     /// take nine hours
@@ -505,6 +511,12 @@ fn up_to_a_day(text: &str) -> Result<Duration, String> {
 
 fn positive_up_to_a_day(text: &str) -> Result<Duration, String> {
     positive(text).and_then(|_| up_to_a_day(text))
+}
+
+/// Longer, and one that hangs would hold others up for as long.
+fn call_timeout(text: &str) -> Result<Duration, String> {
+    let duration = positive(text)?;
+    if duration > Duration::from_mins(1) { Err("it must not be longer than a minute".to_owned()) } else { Ok(duration) }
 }
 
 fn item(text: &str) -> Result<Item, String> {

@@ -46,8 +46,8 @@ pub struct SignedHttp {
     replays: ReplayGuard,
 }
 
-/// What both sides sign: `first` is `POST /trades/1/close` for a request, `200` for an answer and `NOTIFICATION`
-/// for a notification. In base64.
+/// What both sides sign: `first` is `POST /trades/1/close` for a request; `200` and, after a space, the request's
+/// nonce for its answer; and `NOTIFICATION` for a notification. In base64.
 #[must_use]
 pub fn hmac_signature(secret: &[u8], first: &str, timestamp: &str, nonce: &str, body: &[u8]) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
@@ -105,7 +105,7 @@ impl SignedHttp {
             .header(CONTENT_TYPE, "application/json")
             .header("Overdue-Key-Id", &self.key_id)
             .header("Overdue-Timestamp", timestamp)
-            .header("Overdue-Nonce", nonce)
+            .header("Overdue-Nonce", &nonce)
             .header("Overdue-Signature", signature);
         if let Some(key) = idempotency_key {
             request = request.header("Idempotency-Key", key);
@@ -113,7 +113,7 @@ impl SignedHttp {
         let request = request.body(body).map_err(|error| misconfigured(error.to_string()))?;
         let response = self.environment.transport.send(request).await?;
         let status = response.status();
-        let verified = self.verify(response.headers(), status.as_str(), response.body(), true);
+        let verified = self.verify(response.headers(), &format!("{} {nonce}", status.as_str()), response.body(), true);
         match status.as_u16() {
             // Hints that nothing irreversible follows from: they need no signature.
             429 => return Err(GatewayFault::RateLimited("HTTP 429".to_owned())),

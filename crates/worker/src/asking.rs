@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use order::{CloseRules, Heard, PaymentFacts, Step, TradeState, Verdict, next_step};
+use order::{CloseRules, Heard, PaymentFacts, Prepay, Step, TradeState, Verdict, next_step};
 use payment::{GatewayFault, PaymentGateway};
 use retry::{Delays, Policy};
 use tokio::sync::Semaphore;
@@ -148,8 +148,31 @@ impl Gateways {
 
     /// How long nobody need ask, since no gateway can be asked.
     pub(crate) fn closed_for(&self) -> Option<Duration> {
-        let waits: Option<Vec<Duration>> = self.desks.values().map(|desk| desk.circuit.open_for()).collect();
+        let waits: Option<Vec<Duration>> =
+            self.desks.values().map(|desk| desk.circuit(Kind::Query).open_for()).collect();
         waits?.into_iter().min()
+    }
+}
+
+/// The kinds of calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Query,
+    Close,
+    Refund,
+    RefundQuery,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [Self::Query, Self::Close, Self::Refund, Self::RefundQuery];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Query => "query",
+            Self::Close => "close",
+            Self::Refund => "refund",
+            Self::RefundQuery => "refund query",
+        }
     }
 }
 
@@ -161,7 +184,8 @@ pub(crate) struct Desk {
     tries: u32,
     places: Semaphore,
     limiter: Option<DefaultDirectRateLimiter>,
-    circuit: Circuit,
+    /// In the order of [`Kind::ALL`].
+    circuits: [Circuit; 4],
     pause: Mutex<Pause>,
     counters: Arc<WorkerCounters>,
 }
@@ -189,7 +213,7 @@ impl Desk {
             limiter: settings
                 .calls_per_second_max
                 .map(|rate| RateLimiter::direct(Quota::per_second(rate).allow_burst(rate.min(BURST)))),
-            circuit: Circuit::new(name),
+            circuits: Kind::ALL.map(|kind| Circuit::new(name, kind.as_str())),
             pause: Mutex::new(Pause { until: Instant::now(), delays: PAUSES.delays() }),
             counters,
         }
@@ -203,9 +227,10 @@ impl Desk {
         }
         let begun = Instant::now();
         let mut delays = TRIES.delays();
+        let mut payment = payment.clone();
         let mut exists = false;
         for attempt in 1.. {
-            let fault = match self.follow_protocol(payment, time, &mut exists).await {
+            let fault = match self.follow_protocol(&mut payment, time, &mut exists).await {
                 Ok(verdict) => return Asked::verdict(verdict, exists),
                 Err(NoAnswer::Held(why)) => return Asked::Held(why),
                 Err(NoAnswer::Fault(fault)) => fault,
@@ -231,23 +256,26 @@ impl Desk {
 
     async fn follow_protocol(
         &self,
-        payment: &PaymentFacts,
+        payment: &mut PaymentFacts,
         time: DatabaseTime,
         exists: &mut bool,
     ) -> Result<Verdict, NoAnswer> {
-        let trade_no = &payment.trade_no;
+        let trade_no = payment.trade_no.clone();
         let mut after_close = false;
         let mut step = next_step(payment, &self.rules, &Heard::Nothing, time.now());
         loop {
             step = match step {
                 Step::Conclude(verdict) => return Ok(verdict),
                 Step::Query => {
-                    let trade = self.call(trade_no, self.gateway.query(trade_no)).await?;
-                    *exists |= trade.state != TradeState::NotFound;
+                    let trade = self.call(Kind::Query, &trade_no, self.gateway.query(&trade_no)).await?;
+                    if trade.state != TradeState::NotFound {
+                        // Should the gateway deny it later: errors are not signed, this answer was.
+                        (*exists, payment.prepay) = (true, Prepay::Created);
+                    }
                     next_step(payment, &self.rules, &Heard::Trade { trade: &trade, after_close }, time.now())
                 }
                 Step::Close => {
-                    let outcome = self.call(trade_no, self.gateway.close(trade_no)).await?;
+                    let outcome = self.call(Kind::Close, &trade_no, self.gateway.close(&trade_no)).await?;
                     after_close = true;
                     next_step(payment, &self.rules, &Heard::Close(outcome), time.now())
                 }
@@ -258,12 +286,14 @@ impl Desk {
     /// One call about a trade or a refund of this number, when its turn has come.
     pub(crate) async fn call<T>(
         &self,
+        kind: Kind,
         about: &str,
         call: impl Future<Output = Result<T, GatewayFault>>,
     ) -> Result<T, NoAnswer> {
         // The semaphore is never closed.
         let _place = self.places.acquire().await;
-        let pass = self.circuit.admit(about).map_err(NoAnswer::Held)?;
+        let circuit = self.circuit(kind);
+        let pass = circuit.admit(about).map_err(NoAnswer::Held)?;
         self.wait_out_pause().await;
         if let Some(limiter) = &self.limiter {
             limiter.until_ready().await;
@@ -281,8 +311,12 @@ impl Desk {
             tracing::debug!(kind = fault.kind(), %fault, "a call to the payment gateway gave nothing");
         }
         self.mind_the_pause(answer.as_ref().err());
-        let own = self.circuit.learn(&pass, about, answer.as_ref().err());
+        let own = circuit.learn(&pass, about, answer.as_ref().err());
         answer.map_err(|fault| if own { NoAnswer::Fault(fault) } else { NoAnswer::Held(fault.to_string()) })
+    }
+
+    fn circuit(&self, kind: Kind) -> &Circuit {
+        &self.circuits[kind as usize]
     }
 
     async fn wait_out_pause(&self) {

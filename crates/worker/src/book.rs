@@ -35,9 +35,9 @@ pub struct Closing {
     pub id: OrderId,
     /// The deadline with which it was loaded: if it has another by now, it is not closed.
     pub deadline: Deadline,
-    /// Whether its gateway has said that nobody can pay any more. If not, and it has a payment at a gateway by now,
-    /// it is not closed.
-    pub asked: bool,
+    /// The payment of which its gateway has said that nobody can make it any more; `None`: it had none. If it has
+    /// another by now, it is not closed.
+    pub asked: Option<PaymentFacts>,
 }
 
 /// An order that was closed.
@@ -95,6 +95,8 @@ pub struct TradeNote {
 pub enum Told {
     /// Nobody can pay it any more.
     Gone,
+    /// It knows no such trade, and that is believed, unless somebody has seen it meanwhile.
+    Absent,
     /// It knows no such trade, yet.
     NotFound,
     /// The trade exists: if it denies that later, a person must look.
@@ -105,6 +107,7 @@ impl Told {
     fn as_str(self) -> &'static str {
         match self {
             Self::Gone => "gone",
+            Self::Absent => "absent",
             Self::NotFound => "not_found",
             Self::Exists => "exists",
         }
@@ -176,14 +179,16 @@ impl OrderBook {
         let ids: Vec<&str> = closings.iter().map(|closing| closing.id.as_str()).collect();
         let deadlines: Vec<OffsetDateTime> = closings.iter().map(|closing| closing.deadline.instant()).collect();
         let keys: Vec<String> = closings.iter().map(idempotency_key).collect();
-        let asked: Vec<bool> = closings.iter().map(|closing| closing.asked).collect();
+        let asked = || closings.iter().map(|closing| closing.asked.as_ref());
+        let trade_nos: Vec<Option<&str>> = asked().map(|asked| asked.map(|asked| asked.trade_no.as_str())).collect();
+        let prepays: Vec<Option<&str>> = asked().map(|asked| asked.map(|asked| prepay_name(asked.prepay))).collect();
         let rows = self
             .with_client(async |client| {
                 let lock = client.prepare_cached(include_str!("lock.sql")).await?;
                 let settle = client.prepare_cached(include_str!("settle.sql")).await?;
                 let transaction = client.transaction().await?;
                 transaction.execute(&lock, &[&ids]).await?;
-                let rows = transaction.query(&settle, &[&ids, &deadlines, &keys, &actor, &asked]).await?;
+                let rows = transaction.query(&settle, &[&ids, &deadlines, &keys, &actor, &trade_nos, &prepays]).await?;
                 transaction.commit().await?;
                 Ok(rows)
             })
@@ -256,9 +261,13 @@ impl OrderBook {
         problem: &str,
     ) -> Result<(), BookError> {
         let (minor, currency) = match &trade.amount {
-            Some(Money { minor, currency }) => (*minor, currency.as_str()),
+            Some(Money { minor, currency })
+                if *minor >= 0 && currency.len() == 3 && currency.bytes().all(|byte| byte.is_ascii_uppercase()) =>
+            {
+                (*minor, currency.as_str())
+            }
             // ISO 4217's code for no currency.
-            None => (0, "XXX"),
+            _ => (0, "XXX"),
         };
         let transaction_id = trade.transaction_id.as_deref().unwrap_or("unknown");
         self.with_client(async |client| {
@@ -278,6 +287,9 @@ impl OrderBook {
         if notes.is_empty() {
             return Ok(());
         }
+        // In the order of the IDs, as everybody locks rows.
+        let mut notes = notes.to_vec();
+        notes.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         let texts = |of: fn(&TradeNote) -> &str| notes.iter().map(of).collect::<Vec<_>>();
         let ids = texts(|note| note.id.as_str());
         let (gateways, trade_nos) = (texts(|note| &note.gateway), texts(|note| &note.trade_no));
@@ -360,6 +372,14 @@ fn payment_facts(row: &Row) -> Result<Option<PaymentFacts>, tokio_postgres::Erro
         not_found_at: row.try_get("not_found_at")?,
         open: row.try_get::<_, &str>("trade_state")? == "open",
     }))
+}
+
+fn prepay_name(prepay: Prepay) -> &'static str {
+    match prepay {
+        Prepay::None => "none",
+        Prepay::Attempted => "attempted",
+        Prepay::Created => "created",
+    }
 }
 
 fn credited(row: &Row) -> Result<(OrderId, Credited), BookError> {

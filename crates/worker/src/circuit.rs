@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use payment::GatewayFault;
 use retry::{Delays, Policy};
 
-/// Keeps a gateway that cannot help now from being asked for every order.
+/// Keeps a gateway that cannot help now from being asked for every order. There is one for each kind of call: a
+/// gateway may answer queries and refuse to close.
 ///
 /// It opens at once when the gateway does not accept who we are, since that is true of every order; when it does not
 /// accept what we ask about two orders in a row (about one, the order itself may be at fault); and when many calls in
@@ -14,6 +15,8 @@ use retry::{Delays, Policy};
 #[derive(Debug)]
 pub(crate) struct Circuit {
     gateway: String,
+    /// The kind of call.
+    kind: &'static str,
     state: Mutex<State>,
 }
 
@@ -22,6 +25,8 @@ enum State {
     Closed {
         /// Calls in a row without an answer that could be used.
         failures: u32,
+        /// What they were about, as far as it matters whether there is more than one.
+        failed: HashSet<String>,
         suspects: Suspects,
     },
     Open {
@@ -67,11 +72,8 @@ const FAILURES_MAX: u32 = 20;
 const PROBES: Policy = Policy { initial: Duration::from_millis(500), max: Duration::from_secs(10) };
 
 impl Circuit {
-    pub(crate) fn new(gateway: &str) -> Self {
-        Self {
-            gateway: gateway.to_owned(),
-            state: Mutex::new(State::Closed { failures: 0, suspects: Suspects::new() }),
-        }
+    pub(crate) fn new(gateway: &str, kind: &'static str) -> Self {
+        Self { gateway: gateway.to_owned(), kind, state: Mutex::new(closed()) }
     }
 
     /// Leave to make a call about this trade or refund; without, the reason.
@@ -98,26 +100,30 @@ impl Circuit {
         let setting = identity || matches!(fault, Some(GatewayFault::Misconfigured(_)));
         let unusable = matches!(fault, Some(GatewayFault::Transient(_) | GatewayFault::Protocol(_)));
         match &mut *state {
-            State::Closed { failures, suspects } if setting || unusable => {
+            State::Closed { failures, failed, suspects } if setting || unusable => {
                 *failures += 1;
+                if failed.len() < 2 {
+                    failed.insert(about.to_owned());
+                }
                 if setting {
                     suspects.insert(about.to_owned());
                 }
-                if identity || suspects.len() > 1 || *failures >= FAILURES_MAX {
+                // One order alone may be at fault itself.
+                if identity || suspects.len() > 1 || (*failures >= FAILURES_MAX && failed.len() > 1) {
                     let fault = fault.map(ToString::to_string).unwrap_or_default();
                     tracing::error!(
                         gateway = self.gateway,
+                        call = self.kind,
                         fault,
                         "the payment gateway is not asked any more, and no order with a payment there changes, until it answers"
                     );
                     *state = open(fault, std::mem::take(suspects));
                 }
-                true
+                !identity
             }
-            State::Closed { failures, suspects } => {
+            State::Closed { .. } => {
                 if fault.is_none() {
-                    *failures = 0;
-                    suspects.clear();
+                    *state = closed();
                 }
                 true
             }
@@ -135,14 +141,15 @@ impl Circuit {
                     }
                     tracing::warn!(
                         gateway = self.gateway,
+                        call = self.kind,
                         fault = known,
                         retry_in_ms = delay.as_millis(),
                         "the payment gateway cannot be asked still"
                     );
                     return false;
                 }
-                tracing::info!(gateway = self.gateway, "the payment gateway answers again");
-                *state = State::Closed { failures: 0, suspects: Suspects::new() };
+                tracing::info!(gateway = self.gateway, call = self.kind, "the payment gateway answers again");
+                *state = closed();
                 true
             }
         }
@@ -152,6 +159,8 @@ impl Circuit {
     pub(crate) fn open_for(&self) -> Option<Duration> {
         match &*self.state() {
             State::Closed { .. } => None,
+            // Somebody is finding out.
+            State::Open { probing: true, .. } => Some(PROBES.initial),
             State::Open { next_probe, .. } => Some(next_probe.saturating_duration_since(Instant::now())),
         }
     }
@@ -159,6 +168,10 @@ impl Circuit {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn closed() -> State {
+    State::Closed { failures: 0, failed: HashSet::new(), suspects: Suspects::new() }
 }
 
 fn open(fault: String, suspects: Suspects) -> State {
@@ -189,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_probe_that_is_given_up_leaves_its_place_to_another() {
-        let circuit = Circuit::new("wechat");
+        let circuit = Circuit::new("wechat", "query");
         circuit.learn(&NORMAL, "1", Some(&GatewayFault::Unauthenticated("SIGN_ERROR".to_owned())));
         let_time_pass(&circuit);
         let probe = circuit.admit("9").unwrap();
@@ -200,9 +213,9 @@ mod tests {
 
     #[test]
     fn a_wrong_setting_opens_it_at_once_and_only_one_probe_goes_out() {
-        let circuit = Circuit::new("wechat");
+        let circuit = Circuit::new("wechat", "query");
         let fault = GatewayFault::Unauthenticated("SIGN_ERROR".to_owned());
-        assert!(circuit.learn(&NORMAL, "1", Some(&fault)), "the first spends an attempt: it might be its own fault");
+        assert!(!circuit.learn(&NORMAL, "1", Some(&fault)), "nobody spends an attempt on it");
         assert!(!circuit.learn(&NORMAL, "2", Some(&fault)), "those under way do not");
         assert!(circuit.admit("9").unwrap_err().contains("SIGN_ERROR"));
         let_time_pass(&circuit);
@@ -219,7 +232,7 @@ mod tests {
 
     #[test]
     fn one_order_that_the_gateway_does_not_accept_does_not_open_it_and_two_do() {
-        let circuit = Circuit::new("wechat");
+        let circuit = Circuit::new("wechat", "query");
         let fault = GatewayFault::Misconfigured("PARAM_ERROR".to_owned());
         for _ in 0..3 {
             assert!(circuit.learn(&NORMAL, "1", Some(&fault)));
@@ -237,7 +250,7 @@ mod tests {
 
     #[test]
     fn single_failures_do_not_open_it_and_many_in_a_row_do() {
-        let circuit = Circuit::new("wechat");
+        let circuit = Circuit::new("wechat", "query");
         for _ in 0..10 {
             for _ in 1..FAILURES_MAX {
                 assert!(circuit.learn(&NORMAL, "1", Some(&transient())));
@@ -248,6 +261,8 @@ mod tests {
         for _ in 0..FAILURES_MAX {
             circuit.learn(&NORMAL, "1", Some(&transient()));
         }
+        assert!(is_normal(&circuit), "it may be the order's own fault");
+        circuit.learn(&NORMAL, "2", Some(&transient()));
         assert!(circuit.admit("9").is_err());
     }
 }

@@ -5,13 +5,15 @@
 -- clock on the other side can hold them.
 select wanted.id,
        o.status,
-       greatest(least(o.payment_deadline, '9000-01-01Z'), '2000-01-01Z') as payment_deadline,
+       case when o.payment_deadline is not null
+           then greatest(least(o.payment_deadline, '9000-01-01Z'), '2000-01-01Z')
+       end as payment_deadline,
        clock_timestamp() as now,
        coalesce(p.gateway, $2) as gateway,
        coalesce(p.trade_no, wanted.id) as trade_no,
        coalesce(p.prepay, 'attempted') as prepay,
        coalesce(p.state, 'open') as trade_state,
-       greatest(least(coalesce(p.created_at, o.created_at), '9000-01-01Z'), '2000-01-01Z') as trade_created_at,
+       greatest(least(coalesce(p.created_at, o.created_at, '2000-01-01Z'), '9000-01-01Z'), '2000-01-01Z') as trade_created_at,
        p.not_found_at,
        o.amount_minor,
        o.currency

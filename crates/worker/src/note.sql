@@ -1,13 +1,21 @@
 -- Writes down what gateways have said of trades that are not paid. $1: order IDs. $2: gateways. $3: trade numbers.
--- $4: gone (nobody can pay it any more), not_found (the gateway knows no such trade, yet) or exists.
-insert into payments (order_id, gateway, trade_no, prepay, state, not_found_at)
-select id, gateway, nullif(trade_no, id),
-       case when told = 'exists' then 'created' else 'attempted' end,
-       case when told = 'gone' then 'closed' else 'open' end,
-       case when told = 'not_found' then clock_timestamp() end
+-- $4: gone (nobody can pay it any more), absent (the gateway knows no such trade, and that is believed), not_found (it
+-- knows none, yet) or exists.
+insert into payments (order_id, gateway, trade_no, prepay, state, not_found_at, created_at)
+select noted.id, gateway, nullif(trade_no, noted.id),
+       case told when 'exists' then 'created' when 'absent' then 'none' else 'attempted' end,
+       case when told in ('gone', 'absent') then 'closed' else 'open' end,
+       case when told = 'not_found' then clock_timestamp() end,
+       coalesce(o.created_at, clock_timestamp())
 from unnest($1::text[], $2::text[], $3::text[], $4::text[]) as noted (id, gateway, trade_no, told)
+left join orders o on o.id = noted.id
 on conflict (order_id) do update
-set state = case when excluded.not_found_at is null then excluded.state else payments.state end,
+set state = case
+        when excluded.not_found_at is not null then payments.state
+        -- It was believed absent by somebody who had asked before another saw it: that one will close it.
+        when excluded.prepay = 'none' and payments.prepay = 'created' then payments.state
+        else excluded.state
+    end,
     prepay = case when excluded.prepay = 'created' then 'created' else payments.prepay end,
     not_found_at = coalesce(payments.not_found_at, excluded.not_found_at)
 where payments.state <> 'paid'

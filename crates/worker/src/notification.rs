@@ -30,6 +30,9 @@ pub enum NotificationError {
     /// It is forged, stale or garbled: nothing was written.
     #[error(transparent)]
     Refused(GatewayFault),
+    /// The order that was paid cannot be read: the gateway is to send it again.
+    #[error("order {0} cannot be read: {1}")]
+    Unreadable(OrderId, String),
     /// The database could not be used: the gateway is to send it again.
     #[error(transparent)]
     Book(#[from] BookError),
@@ -92,7 +95,11 @@ async fn credit(
 ) -> Result<Notified, NotificationError> {
     // The shop may have told nobody that the order is paid at this gateway. The money is there all the same.
     let loaded = book.load_paid_at(std::slice::from_ref(&id), Some(gateway)).await?;
-    let Some(Ok(facts)) = loaded.orders.get(&id) else { return Ok(Notified::UnknownOrder) };
+    let facts = match loaded.orders.get(&id) {
+        None => return Ok(Notified::UnknownOrder),
+        Some(Err(detail)) => return Err(NotificationError::Unreadable(id, detail.clone())),
+        Some(Ok(facts)) => facts,
+    };
     let Some(mut payment) = facts.payment.clone() else {
         return Ok(Notified::Mismatch(id, "the order is not to be paid at a gateway".to_owned()));
     };

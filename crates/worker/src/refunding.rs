@@ -9,7 +9,7 @@ use retry::Policy;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::asking::NoAnswer;
+use crate::asking::{Kind, NoAnswer};
 use crate::counters::add;
 use crate::refund_book::{DueRefund, RefundProgress, RefundStep};
 use crate::{Gateways, OrderBook, WorkerCounters};
@@ -30,6 +30,9 @@ const CLAIM_MAX: i64 = 64;
 
 /// How long a claim holds; whoever had it is presumed dead then. Longer than a call may take with all its waiting.
 const LEASE: Duration = Duration::from_secs(120);
+
+/// A refund that is on its way for longer than this is remarked upon.
+const LONG: Duration = Duration::from_hours(7 * 24);
 
 impl Refunder {
     pub(crate) fn new(book: OrderBook, gateways: Gateways, counters: Arc<WorkerCounters>) -> Self {
@@ -87,9 +90,11 @@ impl Refunder {
                     amount: due.amount.clone(),
                     reason: due.reason.clone(),
                 };
-                desk.call(&due.refund_no, desk.gateway.refund(&request)).await
+                desk.call(Kind::Refund, &due.refund_no, desk.gateway.refund(&request)).await
             }
-            RefundStep::Query => desk.call(&due.refund_no, desk.gateway.query_refund(&due.refund_no)).await,
+            RefundStep::Query => {
+                desk.call(Kind::RefundQuery, &due.refund_no, desk.gateway.query_refund(&due.refund_no)).await
+            }
         };
         let progress = self.judge(due, answer);
         match &progress {
@@ -124,7 +129,7 @@ impl Refunder {
                 RefundState::Processing => RefundProgress::Again {
                     step: RefundStep::Query,
                     attempts: 0,
-                    problem: None,
+                    problem: (due.age > LONG).then(|| "it has been on its way for more than a week".to_owned()),
                     wait: (due.age / 10).clamp(settings.back_off.initial, settings.back_off.max),
                 },
                 RefundState::NotFound => again(RefundStep::Request, "the gateway does not know it".to_owned()),

@@ -1,26 +1,31 @@
 -- Closes orders and does all that goes with it, in one statement; lock.sql has locked them before, in the same
 -- transaction.
 -- $1: order IDs, each once. $2: the deadline with which each was loaded. $3: the idempotency key of each.
--- $4: who does it. $5: whether the gateway of each was asked. Returns the orders that were closed; those missing from the answer have changed meanwhile.
+-- $4: who does it. $5, $6: trade number and prepay of the payment of
+-- which its gateway has said that nobody can make it any more; null: it had none. Returns the orders that were closed; those missing from the answer have changed meanwhile.
 with due as (
-    select * from unnest($1::text[], $2::timestamptz[], $3::text[], $5::boolean[]) as due (id, deadline, key, asked)
+    select * from unnest($1::text[], $2::timestamptz[], $3::text[], $5::text[], $6::text[])
+        as due (id, deadline, key, trade_no, prepay)
 ),
 -- Looked up by ID alone, as in lock.sql; what they were found to be is compared in the next step.
 found as materialized (
     select o.id, o.status, o.payment_deadline, due.deadline, due.key,
-           due.asked or p.order_id is null or p.gateway = 'none' as settled_by_itself
+           case
+               when due.trade_no is null then p.order_id is null or p.gateway = 'none'
+               else coalesce(p.trade_no, o.id) = due.trade_no and coalesce(p.prepay, 'attempted') = due.prepay
+           end as heard
     from due
     join orders o on o.id = due.id
     left join payments p on p.order_id = due.id
 ),
 -- The guard: only what is pending under its lock, still has the deadline with which it was loaded, and has no
--- payment at a gateway that was not asked, closes.
+-- payment but the one that was asked about, closes.
 closed as (
     update orders o
     set status = 'closed', closed_at = clock_timestamp()
     from found
     where o.id = found.id and found.status = 'pending' and found.payment_deadline = found.deadline
-      and found.settled_by_itself
+      and found.heard
     returning o.id, o.closed_at, found.deadline, found.key
 ),
 -- What the closed orders had reserved, added up, so that a hot SKU is updated once.

@@ -67,16 +67,29 @@ enum Work {
 struct Progress<'a> {
     settled: Settled,
     attempts: &'a HashMap<OrderId, u32>,
-    answers: HashMap<OrderId, Verdict>,
-    /// Of those: whose trades exist, as the gateways said.
-    existing: HashSet<OrderId>,
+    answers: HashMap<OrderId, Answer>,
     asking: JoinSet<(OrderId, Asked)>,
-    /// Who is being asked about.
-    unanswered: HashMap<OrderId, Deadline>,
+    /// What is being asked.
+    unanswered: HashMap<OrderId, Question>,
     /// When orders with so many attempts are tried again: together, so that they may share messages.
     retries_at: HashMap<u32, OffsetDateTime>,
     /// Why orders are held, for the log.
     held: HashMap<String, usize>,
+}
+
+/// What was asked: the order as it was then.
+struct Question {
+    deadline: Deadline,
+    payment: PaymentFacts,
+    asked_at: OffsetDateTime,
+}
+
+/// What came of asking.
+struct Answer {
+    question: Question,
+    verdict: Verdict,
+    /// Whether the gateway has said that the trade exists.
+    exists: bool,
 }
 
 /// Why some orders could not be written together.
@@ -104,7 +117,6 @@ impl Pipeline {
             settled,
             attempts,
             answers: HashMap::new(),
-            existing: HashSet::new(),
             asking: JoinSet::new(),
             unanswered: HashMap::new(),
             retries_at: HashMap::new(),
@@ -120,22 +132,19 @@ impl Pipeline {
             }
             open = Vec::with_capacity(answered.len());
             for (id, asked) in answered {
-                let Some(deadline) = progress.unanswered.remove(&id) else { continue };
+                let Some(question) = progress.unanswered.remove(&id) else { continue };
                 match asked {
                     Asked::Verdict { verdict, exists } => {
-                        progress.answers.insert(id.clone(), verdict);
-                        if exists {
-                            progress.existing.insert(id.clone());
-                        }
+                        progress.answers.insert(id.clone(), Answer { question, verdict, exists });
                         open.push(id);
                     }
-                    Asked::Held(why) => self.hold(id, deadline, why, &mut progress),
+                    Asked::Held(why) => self.hold(id, question.deadline, why, &mut progress),
                 }
             }
             open.sort_unstable();
         }
-        for (id, deadline) in std::mem::take(&mut progress.unanswered) {
-            self.hold(id, deadline, "the gateway is so slow that it had no turn".to_owned(), &mut progress);
+        for (id, question) in std::mem::take(&mut progress.unanswered) {
+            self.hold(id, question.deadline, "the gateway is so slow that it had no turn".to_owned(), &mut progress);
         }
         for (why, orders) in &progress.held {
             self.gateways.warn_of_held(why, *orders);
@@ -212,25 +221,30 @@ impl Pipeline {
                 Some(Ok(facts)) => Some(facts),
                 None => None,
             };
+            if progress.answers.get(&id).is_some_and(|answer| !answer.holds_for(facts)) {
+                progress.answers.remove(&id);
+            }
             let answer = progress.answers.get(&id);
-            match decide(facts, answer, loaded.now) {
-                Decision::Close(deadline) => closings.push(Closing { asked: answer.is_some(), id, deadline }),
-                Decision::Pay(receipt) => payments.extend(payment(&id, facts, receipt)),
+            match decide(facts, answer.map(|answer| &answer.verdict), loaded.now) {
+                Decision::Close(deadline) => {
+                    let asked = answer.map(|answer| answer.question.payment.clone());
+                    closings.push(Closing { id, deadline, asked });
+                }
+                Decision::Pay(receipt) => payments.extend(answer.map(|answer| answer.payment(&id, receipt))),
                 Decision::Ask => self.ask(id, facts, progress),
                 Decision::Retry { at, counts, why } => {
-                    if matches!(answer, Some(Verdict::NotFoundYet(_))) {
-                        notes.extend(note(&id, facts, Told::NotFound));
-                    } else if progress.existing.contains(&id) {
-                        notes.extend(note(&id, facts, Told::Exists));
-                    }
+                    notes.extend(answer.and_then(|answer| answer.note(&id)));
                     self.retry(id, facts, at, counts, why, progress);
                 }
                 decision => {
                     // The trade of an order that was closed or cancelled before.
                     if matches!(decision, Decision::Nothing(_)) {
                         notes.extend(self.after_close(&id, facts, progress));
+                    } else {
+                        notes.extend(answer.and_then(|answer| answer.note(&id)));
                     }
-                    progress.settled.outcomes.insert(id.clone(), plain_outcome(&id, decision));
+                    let outcome = plain_outcome(&id, decision, progress.answers.get(&id));
+                    progress.settled.outcomes.insert(id, outcome);
                 }
             }
         }
@@ -250,16 +264,19 @@ impl Pipeline {
     /// may have been on its way: it is looked for once more, some time after it was first missed.
     fn after_close(&self, id: &OrderId, facts: Option<&OrderFacts>, progress: &mut Progress<'_>) -> Option<TradeNote> {
         let OrderFacts { deadline, payment: Some(payment), .. } = facts? else { return None };
-        if progress.answers.get(id)? != &Verdict::Absent {
-            return note(id, facts, Told::Gone);
+        let answer = progress.answers.get(id)?;
+        if answer.verdict != Verdict::Absent {
+            return Some(answer.told(id, Told::Gone));
         }
         let now = progress.settled.time.now();
         let at = payment.not_found_at.unwrap_or(now) + self.gateways.settings.look_again_after;
-        if at <= now {
-            return note(id, facts, Told::Gone);
+        // When it was asked counts, not when the answer is written down: the trade may have shown in between.
+        if at <= answer.question.asked_at {
+            return Some(answer.told(id, Told::Absent));
         }
+        let note = answer.told(id, Told::NotFound);
         progress.settled.again.push(Again { id: id.clone(), deadline: *deadline, attempt: 0, at });
-        note(id, facts, Told::NotFound)
+        Some(note)
     }
 
     /// Has the gateway asked, or hands the order to those who do.
@@ -274,7 +291,8 @@ impl Pipeline {
             return self.hold(id, *deadline, why, progress);
         };
         let (desk, payment, time) = (Arc::clone(desk), payment.clone(), progress.settled.time);
-        progress.unanswered.insert(id.clone(), *deadline);
+        let question = Question { deadline: *deadline, payment: payment.clone(), asked_at: time.now() };
+        progress.unanswered.insert(id.clone(), question);
         progress.asking.spawn(async move {
             let asked = desk.ask(&payment, time).await;
             (id, asked)
@@ -473,8 +491,39 @@ impl Work {
     }
 }
 
+impl Answer {
+    /// Whether it still tells something of the order. What was heard of one trade says nothing of another, and what
+    /// was heard before an extension nothing of the time after it. Only money that has come in stays.
+    fn holds_for(&self, facts: Option<&OrderFacts>) -> bool {
+        let Question { deadline, payment: asked, .. } = &self.question;
+        let same = |now: &PaymentFacts| {
+            (&now.gateway, &now.trade_no, now.prepay) == (&asked.gateway, &asked.trade_no, asked.prepay)
+        };
+        matches!(self.verdict, Verdict::Paid(_))
+            || facts.is_none_or(|facts| facts.deadline == *deadline && facts.payment.as_ref().is_some_and(same))
+    }
+
+    fn payment(&self, id: &OrderId, receipt: Receipt) -> Payment {
+        let PaymentFacts { gateway, trade_no, .. } = &self.question.payment;
+        Payment { id: id.clone(), gateway: gateway.clone(), trade_no: trade_no.clone(), receipt }
+    }
+
+    /// What is to be kept of an answer that settles nothing.
+    fn note(&self, id: &OrderId) -> Option<TradeNote> {
+        match self.verdict {
+            Verdict::NotFoundYet(_) => Some(self.told(id, Told::NotFound)),
+            _ => self.exists.then(|| self.told(id, Told::Exists)),
+        }
+    }
+
+    fn told(&self, id: &OrderId, told: Told) -> TradeNote {
+        let PaymentFacts { gateway, trade_no, .. } = &self.question.payment;
+        TradeNote { id: id.clone(), gateway: gateway.clone(), trade_no: trade_no.clone(), told }
+    }
+}
+
 /// The outcome of a decision after which nothing is written.
-fn plain_outcome(id: &OrderId, decision: Decision) -> Outcome {
+fn plain_outcome(id: &OrderId, decision: Decision, answer: Option<&Answer>) -> Outcome {
     match decision {
         Decision::Wait(deadline) => Outcome::Waiting(deadline),
         Decision::Park { reason, detail } => {
@@ -482,18 +531,12 @@ fn plain_outcome(id: &OrderId, decision: Decision) -> Outcome {
             Outcome::Parked { reason, detail }
         }
         Decision::Unknown => {
-            Outcome::Parked { reason: "unknown_order", detail: format!("the database has no order {id}") }
+            let mut detail = format!("the database has no order {id}");
+            if let Some(Verdict::Paid(receipt)) = answer.map(|answer| &answer.verdict) {
+                detail += &format!(" any more; it was paid as {}", receipt.transaction_id);
+            }
+            Outcome::Parked { reason: "unknown_order", detail }
         }
         _ => Outcome::Unchanged,
     }
-}
-
-fn payment(id: &OrderId, facts: Option<&OrderFacts>, receipt: Receipt) -> Option<Payment> {
-    let PaymentFacts { gateway, trade_no, .. } = facts?.payment.as_ref()?;
-    Some(Payment { id: id.clone(), gateway: gateway.clone(), trade_no: trade_no.clone(), receipt })
-}
-
-fn note(id: &OrderId, facts: Option<&OrderFacts>, told: Told) -> Option<TradeNote> {
-    let PaymentFacts { gateway, trade_no, .. } = facts?.payment.as_ref()?;
-    Some(TradeNote { id: id.clone(), gateway: gateway.clone(), trade_no: trade_no.clone(), told })
 }

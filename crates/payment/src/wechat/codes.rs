@@ -75,6 +75,7 @@ pub(super) fn refusal(status: u16, code: Option<&str>, message: &str) -> Refusal
             Refusal::Fault(GatewayFault::Misconfigured(detail))
         }
         _ if status == 202 => Refusal::UserPaying,
+        _ if status == 401 => Refusal::Fault(GatewayFault::Unauthenticated(detail)),
         _ if status == 429 => Refusal::Fault(GatewayFault::RateLimited(detail)),
         _ if status >= 500 => Refusal::Fault(GatewayFault::Transient(detail)),
         _ => Refusal::Fault(GatewayFault::Rejected { code: code.to_owned(), detail: message.to_owned() }),
