@@ -11,6 +11,7 @@ mod payments;
 mod races;
 mod refunds;
 mod relaying;
+mod schedules;
 mod schema;
 mod shop;
 mod tls;

@@ -363,7 +363,8 @@ impl Roles {
         (relay.orders.load(Ordering::Relaxed), relay.failures.load(Ordering::Relaxed))
     }
 
-    /// Ends them as a crash would: in the middle of whatever they do.
+    /// Drops them in the middle of whatever they do. Their subscriptions may linger: to see what a message does after a
+    /// crash, kill a process.
     pub async fn crash(self) {
         self.task.abort();
         let _ = self.task.await;

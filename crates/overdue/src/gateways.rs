@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use order::CloseRules;
 use payment::{Environment, NoGateway, PaymentGateway, SignedHttp, SignedHttpSettings, VerificationKey, WeChatPay};
+use retry::Policy;
 use url::{Host, Url};
 use worker::{AskSettings, Gateways};
 
@@ -31,6 +32,10 @@ pub(crate) fn gateways(settings: &GatewaySettings) -> Result<Gateways, Failure> 
             "--gateway is {default}, but the settings of that gateway are not given; see `overdue run --help`"
         )));
     }
+    let AskingSettings { gateway_back_off_initial: initial, gateway_back_off_max: max, .. } = &settings.asking;
+    if initial > max {
+        return Err(Failure::settings("--gateway-back-off-initial must not exceed --gateway-back-off-max".to_owned()));
+    }
     Ok(Gateways::new(gateways, asking(&settings.asking)))
 }
 
@@ -44,6 +49,7 @@ fn asking(settings: &AskingSettings) -> AskSettings {
             user_paying_wait: settings.gateway_user_paying_wait,
             not_found_gap: settings.gateway_not_found_gap,
         },
+        back_off: Policy { initial: settings.gateway_back_off_initial, max: settings.gateway_back_off_max },
         attempts_max: settings.gateway_attempts_max,
         hold: settings.gateway_hold,
         look_again_after: settings.gateway_look_again_after,

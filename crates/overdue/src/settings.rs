@@ -315,6 +315,12 @@ pub(crate) struct AskingSettings {
     /// take nine hours
     #[arg(long, env = "OVERDUE_GATEWAY_ATTEMPTS_MAX", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..), value_name = "ATTEMPTS")]
     pub(crate) gateway_attempts_max: u32,
+    /// How long an order waits after the first attempt that came to nothing; the wait doubles with each
+    #[arg(long, env = "OVERDUE_GATEWAY_BACK_OFF_INITIAL", default_value = "2s", value_parser = positive_up_to_a_day, value_name = "DURATION")]
+    pub(crate) gateway_back_off_initial: Duration,
+    /// The longest such wait
+    #[arg(long, env = "OVERDUE_GATEWAY_BACK_OFF_MAX", default_value = "10m", value_parser = positive_up_to_a_day, value_name = "DURATION")]
+    pub(crate) gateway_back_off_max: Duration,
     /// How long an order waits while its gateway cannot be asked at all
     #[arg(long, env = "OVERDUE_GATEWAY_HOLD", default_value = "30s", value_parser = positive_up_to_a_day, value_name = "DURATION")]
     pub(crate) gateway_hold: Duration,
