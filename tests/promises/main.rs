@@ -3,6 +3,7 @@
 
 mod closing;
 mod commands;
+mod contract;
 mod crashes;
 mod foreign;
 mod outages;

@@ -1,0 +1,177 @@
+//! The contract of a payment service: what the client sends and what the simulator answers is what
+//! `docs/payment-service.openapi.json` says.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use gateway_sim::SERVICE_KEY;
+use http::{HeaderMap, Method, Request, Response};
+use order::{CloseOutcome, Money, TradeState};
+use payment::{
+    Environment, HttpTransport, PaymentGateway, RefundRequest, RefundState, SignedHttp, SignedHttpSettings, Transport,
+    TransportFault, hmac_signature,
+};
+use serde_json::{Value, json};
+use tests::simulator;
+
+/// Passes calls on and keeps them with their answers.
+struct Recorder {
+    transport: HttpTransport,
+    calls: Mutex<Vec<(Request<Vec<u8>>, Response<Vec<u8>>)>>,
+}
+
+#[async_trait]
+impl Transport for Recorder {
+    async fn send(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, TransportFault> {
+        let response = self.transport.send(request.clone()).await?;
+        self.calls.lock().unwrap().push((request, response.clone()));
+        Ok(response)
+    }
+}
+
+fn document() -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/payment-service.openapi.json");
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Fails unless the body is of this schema of the document.
+fn assert_valid(document: &Value, schema: &Value, body: &[u8], what: &str) {
+    let body: Value = serde_json::from_slice(body).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let mut schema = schema.clone();
+    schema["components"] = document["components"].clone();
+    let validator = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
+    let errors: Vec<String> = validator.iter_errors(&body).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{what}: {errors:?} in {body}");
+}
+
+/// The operation that a request is, by method and path.
+fn operation<'a>(document: &'a Value, method: &Method, path: &str) -> &'a Value {
+    let wanted: Vec<&str> = path.trim_start_matches("/service/").split('/').collect();
+    let paths = document["paths"].as_object().unwrap();
+    let matches = |template: &str| {
+        let parts: Vec<&str> = template.trim_start_matches('/').split('/').collect();
+        parts.len() == wanted.len() && parts.iter().zip(&wanted).all(|(part, got)| part.starts_with('{') || part == got)
+    };
+    let (_, operations) =
+        paths.iter().find(|(template, _)| matches(template)).unwrap_or_else(|| panic!("no path {path}"));
+    let operation = &operations[method.as_str().to_lowercase()];
+    assert!(operation.is_object(), "{path} has no {method}");
+    operation
+}
+
+fn assert_headers(document: &Value, operation: &Value, headers: &HeaderMap, what: &str) {
+    for parameter in operation["parameters"].as_array().unwrap() {
+        let Some(reference) = parameter["$ref"].as_str() else { continue };
+        let parameter = document.pointer(reference.trim_start_matches('#')).unwrap();
+        assert!(headers.contains_key(parameter["name"].as_str().unwrap()), "{what}: {} is missing", parameter["name"]);
+    }
+}
+
+#[tokio::test]
+async fn client_and_simulator_keep_the_contract() {
+    let simulator = simulator().await;
+    let recorder =
+        Arc::new(Recorder { transport: HttpTransport::new(Duration::from_secs(2)).unwrap(), calls: Mutex::default() });
+    let environment =
+        Environment { transport: recorder.clone(), ..Environment::system(Duration::from_secs(2)).unwrap() };
+    let settings = SignedHttpSettings {
+        base_url: simulator.service_url().parse().unwrap(),
+        key_id: SERVICE_KEY.0.to_owned(),
+        secret: SERVICE_KEY.1.into(),
+        min_close_age: Duration::ZERO,
+    };
+    let client = SignedHttp::new(&settings, environment).unwrap();
+    let ledger = simulator.ledger();
+    for trade in ["unpaid", "paid", "closed"] {
+        ledger.open(trade, 1999, "CNY");
+    }
+    ledger.pay("paid");
+    assert_eq!(client.close("closed").await.unwrap(), CloseOutcome::Accepted);
+    assert_eq!(client.close("closed").await.unwrap(), CloseOutcome::AlreadyClosed);
+    assert_eq!(client.close("paid").await.unwrap(), CloseOutcome::AlreadyPaid);
+    assert_eq!(client.close("unknown").await.unwrap(), CloseOutcome::NotFound);
+    for (trade, state) in [
+        ("unpaid", TradeState::NotPaid),
+        ("paid", TradeState::Paid),
+        ("closed", TradeState::Closed),
+        ("unknown", TradeState::NotFound),
+    ] {
+        assert_eq!(client.query(trade).await.unwrap().state, state);
+    }
+    let request = RefundRequest {
+        trade_no: "paid".to_owned(),
+        transaction_id: ledger.trade("paid").unwrap().transaction_id.unwrap(),
+        refund_no: "overdue-paid".to_owned(),
+        amount: Money { minor: 1999, currency: "CNY".to_owned() },
+        reason: "too late".to_owned(),
+    };
+    for _ in 0..2 {
+        assert_eq!(client.refund(&request).await.unwrap().state, RefundState::Processing);
+    }
+    assert_eq!(client.query_refund("overdue-paid").await.unwrap().state, RefundState::Succeeded);
+    assert_eq!(client.query_refund("unknown").await.unwrap().state, RefundState::NotFound);
+    assert_eq!(ledger.refunds()["overdue-paid"].requests, 2, "one refund, asked for twice");
+
+    let document = document();
+    let calls = std::mem::take(&mut *recorder.calls.lock().unwrap());
+    assert_eq!(calls.len(), 12);
+    for (request, response) in &calls {
+        let what = format!("{} {}", request.method(), request.uri().path());
+        let operation = operation(&document, request.method(), request.uri().path());
+        assert_headers(&document, operation, request.headers(), &what);
+        if request.method() == Method::POST {
+            let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+            assert_valid(&document, schema, request.body(), &what);
+        }
+        let answer = &operation["responses"][response.status().as_str()];
+        assert!(answer.is_object(), "{what}: {} is not in the contract", response.status());
+        assert_valid(&document, &answer["content"]["application/json"]["schema"], response.body(), &what);
+        for header in answer["headers"].as_object().unwrap().keys() {
+            assert!(response.headers().contains_key(header), "{what}: {header} is missing");
+        }
+    }
+    let (_, body) = simulator.service_notification("closed");
+    let schema = &document["webhooks"]["notification"]["post"]["requestBody"]["content"]["application/json"]["schema"];
+    assert_valid(&document, schema, &body, "a notification");
+}
+
+/// The way of signing that the document describes, done by hand, is the one that client and service use.
+#[tokio::test]
+async fn a_request_signed_by_hand_is_accepted() {
+    let simulator = simulator().await;
+    simulator.ledger().open("1", 1999, "CNY");
+    let timestamp = time::OffsetDateTime::now_utc().unix_timestamp().to_string();
+    let nonce = "0123456789abcdef";
+    let key = openssl_hmac(&format!("GET /service/trades/1\n{timestamp}\n{nonce}\n\n"));
+    assert_eq!(key, hmac_signature(SERVICE_KEY.1.as_bytes(), "GET /service/trades/1", &timestamp, nonce, b""));
+    let transport = HttpTransport::new(Duration::from_secs(2)).unwrap();
+    let request = Request::get(format!("{}/trades/1", simulator.service_url()))
+        .header("Overdue-Key-Id", SERVICE_KEY.0)
+        .header("Overdue-Timestamp", timestamp)
+        .header("Overdue-Nonce", nonce)
+        .header("Overdue-Signature", key);
+    let response = transport.send(request.body(Vec::new()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let body: Value = serde_json::from_slice(response.body()).unwrap();
+    assert_eq!(body["state"], json!("not_paid"));
+    let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+    let text = String::from_utf8(response.body().clone()).unwrap();
+    let message = format!("200 {nonce}\n{}\n{}\n{text}\n", header("overdue-timestamp"), header("overdue-nonce"));
+    assert_eq!(header("overdue-signature"), openssl_hmac(&message), "the answer is bound to the request");
+}
+
+/// `openssl dgst -hmac`, in base64.
+fn openssl_hmac(message: &str) -> String {
+    use base64::Engine as _;
+    use std::io::Write as _;
+    let mut child = std::process::Command::new("openssl")
+        .args(["dgst", "-sha256", "-hmac", SERVICE_KEY.1, "-binary"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(message.as_bytes()).unwrap();
+    base64::engine::general_purpose::STANDARD.encode(child.wait_with_output().unwrap().stdout)
+}
