@@ -325,12 +325,9 @@ impl Protocol {
         let mut look_again = false;
         match answer.map(|answer| (&answer.verdict, answer.question.late)) {
             None => {}
-            Some((Verdict::Absent, true)) if world.missed => {
-                // Unless somebody has seen it meanwhile.
-                if world.prepay != Prepay::Created {
-                    world.note(PaymentState::Closed);
-                }
-            }
+            // Unless somebody has seen it meanwhile.
+            Some((Verdict::Absent, true)) if world.missed && world.prepay == Prepay::Created => {}
+            Some((Verdict::Absent, true)) if world.missed => world.note(PaymentState::Closed),
             Some((Verdict::Absent, _)) => (world.missed, look_again) = (true, true),
             Some(_) => world.note(PaymentState::Closed),
         }

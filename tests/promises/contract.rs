@@ -16,10 +16,12 @@ use payment::{
 use serde_json::{Value, json};
 use tests::simulator;
 
+type Exchange = (Request<Vec<u8>>, Response<Vec<u8>>);
+
 /// Passes calls on and keeps them with their answers.
 struct Recorder {
     transport: HttpTransport,
-    calls: Mutex<Vec<(Request<Vec<u8>>, Response<Vec<u8>>)>>,
+    calls: Mutex<Vec<Exchange>>,
 }
 
 #[async_trait]

@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use gateway_sim::Call::{Close, Query};
-use gateway_sim::{Mishap, Signer, Simulator, State};
+use gateway_sim::{Call, Mishap, Signer, Simulator, State};
 use order::{CloseRules, OrderId};
 use publisher::Order;
 use sqlx::Connection;
 use tests::{Foreign, Roles, World, eventually, gateways, impatient, simulator};
 use worker::{AskSettings, Gateways, PipelineSettings};
+
+/// What goes wrong with which call.
+type Plan = Vec<(Call, Mishap)>;
 
 /// Everything that a test of payments needs.
 struct Scene {
@@ -35,7 +38,7 @@ impl Scene {
         Self { world, simulator, foreign, worker }
     }
 
-    async fn order(&self, plan: &[(gateway_sim::Call, Mishap)]) -> Order {
+    async fn order(&self, plan: &[(Call, Mishap)]) -> Order {
         self.world.order_at_gateway(&self.simulator, plan).await
     }
 
@@ -69,7 +72,7 @@ impl Scene {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_at_any_boundary_is_found_or_refused_by_the_gateway() {
     let scene = Scene::open().await;
-    let cases: Vec<(&str, Vec<(gateway_sim::Call, Mishap)>, &str)> = vec![
+    let cases: Vec<(&str, Plan, &str)> = vec![
         ("never", vec![], "closed"),
         ("before the query", vec![(Query(1), Mishap::PayBefore)], "paid"),
         ("between query and close", vec![(Query(1), Mishap::PayAfter)], "paid"),
@@ -318,7 +321,7 @@ async fn a_payment_that_begins_between_load_and_close_is_asked_for() {
 async fn what_a_person_must_look_at_is_parked_and_changes_nothing() {
     let scene = Scene::asking(AskSettings { attempts_max: 3, ..impatient() }).await;
     let always = |mishap: Mishap| (1..=30).map(|call| (Query(call), mishap.clone())).collect::<Vec<_>>();
-    let with = |mishap: Mishap, more: &[(gateway_sim::Call, Mishap)]| [&always(mishap)[..], more].concat();
+    let with = |mishap: Mishap, more: &[(Call, Mishap)]| [&always(mishap)[..], more].concat();
     let pay = [(Query(1), Mishap::PayBefore)];
     let cases = [
         ("payment_mismatch", with(Mishap::WrongAmount, &pay)),
