@@ -320,6 +320,25 @@ impl Protocol {
         };
     }
 
+    /// `Pipeline::just_closed`.
+    fn just_closed(&self, world: &mut World, answer: Option<&Answer>) -> At {
+        let look_again = answer.is_some_and(|answer| answer.verdict == Verdict::Absent);
+        if look_again {
+            (world.missed, world.late) = (true, false);
+            // What was asked before was asked before the time that counts from now.
+            for worker in &mut world.workers {
+                match &mut worker.at {
+                    At::Query { question, .. } | At::Close { question } => question.late = false,
+                    At::Load(Some(answer)) | At::Write { answer: Some(answer), .. } => answer.question.late = false,
+                    _ => {}
+                }
+            }
+        } else {
+            world.note(PaymentState::Closed);
+        }
+        At::Done { again: false, look_again }
+    }
+
     /// `Pipeline::after_close`.
     fn after_close(&self, world: &mut World, answer: Option<&Answer>) -> At {
         let mut look_again = false;
@@ -373,7 +392,7 @@ impl Protocol {
             }
             Write::Close if world.close_here(answer.as_ref()) => match self.order {
                 Order::LocalFirst => At::CloseAfterwards,
-                _ => self.after_close(world, answer.as_ref()),
+                _ => self.just_closed(world, answer.as_ref()),
             },
             // Somebody was first: looked at once more.
             Write::Close => At::Load(answer),

@@ -139,6 +139,18 @@ async fn client_and_simulator_keep_the_contract() {
     assert_valid(&document, schema, &body, "a notification");
 }
 
+#[test]
+fn the_example_in_the_contract_is_signed_as_it_says() {
+    let signature = hmac_signature(
+        SERVICE_KEY.1.as_bytes(),
+        "GET /payments/trades/842317",
+        "1700000000",
+        "593bec0c930bf1afeb40b4a08c8fb242",
+        b"",
+    );
+    assert!(document()["info"]["description"].as_str().unwrap().contains(&signature), "{signature}");
+}
+
 /// The way of signing that the document describes, done by hand, is the one that client and service use.
 #[tokio::test]
 async fn a_request_signed_by_hand_is_accepted() {

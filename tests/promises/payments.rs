@@ -156,6 +156,9 @@ async fn a_fault_alone_changes_nothing() {
         (202, "USERPAYING"),
         (400, "USER_PAYING"),
         (202, "ACCEPTED"),
+        (400, "ORDER_CLOSED"),
+        (400, "ORDERCLOSED"),
+        (400, "ORDERPAID"),
         (418, "SOMETHING_NEW"),
     ] {
         faults.push(Mishap::Error(status, code.to_owned()));
@@ -429,6 +432,25 @@ async fn an_extension_while_the_gateway_is_asked_holds() {
     scene.world.close().await;
 }
 
+/// While the gateway is asked for one trade, the shop extends the order and begins another, which is paid.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_heard_of_one_trade_says_nothing_of_the_next() {
+    let scene = Scene::open().await;
+    let order = scene.order(&[(Query(2), Mishap::Slow(1_500))]).await;
+    scene.due(&order).await;
+    eventually("the first trade is being confirmed", async || scene.ledger(&order.id).1[0] == 2).await;
+    scene.simulator.ledger().open("trade-two", 1999, "CNY");
+    assert!(scene.simulator.ledger().pay("trade-two"));
+    scene.world.execute("update payments set trade_no = 'trade-two'").await;
+    // The extension is over, too, when the answer comes.
+    scene.world.set_deadline(&order.id, -0.5).await;
+    scene.world.becomes(&order.id, "paid").await;
+    assert_eq!(scene.ledger(&order.id).0, State::Closed, "the first trade is closed");
+    scene.worker.stop().await;
+    scene.world.audit().await;
+    scene.world.close().await;
+}
+
 /// The gateway has said that nobody can pay any more; the shop's own payment comes in before that is written down.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_between_confirm_and_settle_wins() {
@@ -504,6 +526,7 @@ async fn a_wrong_setting_stops_the_asking_and_changes_no_order() {
         eventually("the orders are held", async || scene.worker.counted().gateway_held >= 60).await;
         let held = scene.worker.counted();
         assert_eq!((held.parked, held.closed, held.paid), (0, 0, 0), "{code}");
+        assert_eq!(held.gateway_circuits_open, 1, "{code}");
         assert!(held.gateway_calls <= 15, "{code}: {} calls", held.gateway_calls);
         scene.simulator.outage(None);
         for order in &orders {

@@ -17,6 +17,7 @@ struct Books {
     trades: HashMap<String, TradeEntry>,
     refunds: BTreeMap<String, RefundEntry>,
     payments: u64,
+    begun_ms: Option<i128>,
 }
 
 /// Where a trade stands.
@@ -97,11 +98,14 @@ impl Ledger {
     pub fn pay(&self, trade_no: &str) -> bool {
         let mut books = self.books();
         let number = books.payments + 1;
+        // Unlike those of an earlier start.
+        let begun_ms =
+            *books.begun_ms.get_or_insert_with(|| OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000);
         let Some(trade) = books.trades.get_mut(trade_no).filter(|trade| trade.state == State::NotPaid) else {
             return false;
         };
         trade.state = State::Paid;
-        trade.transaction_id = Some(format!("4200{number:024}"));
+        trade.transaction_id = Some(format!("4200{begun_ms:014}{number:010}"));
         trade.paid_at = Some(OffsetDateTime::now_utc());
         books.payments = number;
         true

@@ -17,6 +17,13 @@ pub(crate) async fn answer(state: &Shared, asked: &Asked, path: &[&str]) -> Opti
     if !is_signed(asked) {
         return Some(signed(asked, 401, &json!({ "code": "bad_signature" })));
     }
+    match state.knobs().outage.clone() {
+        Some(Mishap::Error(status, code)) => return Some(signed(asked, status, &json!({ "code": code }))),
+        Some(Mishap::Empty(status)) => return Some(Reply::new(status, Vec::new())),
+        // Whatever else is wrong, there is no answer.
+        Some(_) => return None,
+        None => {}
+    }
     let body: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
     if asked.method == Method::POST && !asked.headers.contains_key("idempotency-key") {
         return Some(signed(asked, 400, &json!({ "code": "idempotency_key_missing" })));

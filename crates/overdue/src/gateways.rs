@@ -69,6 +69,15 @@ fn wechat(settings: &WeChatSettings, environment: &Environment) -> Result<Option
         }
         return Ok(None);
     };
+    for (name, value) in [
+        ("OVERDUE_WECHAT_MCHID", Some(mchid)),
+        ("OVERDUE_WECHAT_APPID", settings.wechat_appid.as_ref()),
+        ("OVERDUE_WECHAT_SERIAL_NO", settings.wechat_serial_no.as_ref()),
+    ] {
+        if value.is_some_and(|value| value.trim().is_empty()) {
+            return Err(Failure::settings(format!("{name} is empty")));
+        }
+    }
     let missing =
         |name: &str| Failure::settings(format!("WeChat Pay needs {name} as well, besides OVERDUE_WECHAT_MCHID"));
     let read = |file: &Path| {
@@ -99,7 +108,7 @@ fn wechat(settings: &WeChatSettings, environment: &Environment) -> Result<Option
         },
         environment.clone(),
     );
-    client.map(Some).map_err(|error| Failure::settings(error.to_string()))
+    client.map(Some).map_err(|error| bad(private_key_file, error))
 }
 
 fn signed_http(settings: &HttpGatewaySettings, environment: &Environment) -> Result<Option<SignedHttp>, Failure> {

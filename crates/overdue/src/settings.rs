@@ -66,10 +66,10 @@ pub(crate) struct DatabaseSettings {
     #[arg(long, env = "OVERDUE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub(crate) database_url: SecretString,
     /// How long connecting to the database may take
-    #[arg(long, env = "OVERDUE_DATABASE_CONNECT_TIMEOUT", default_value = "5s", value_parser = positive, value_name = "DURATION")]
+    #[arg(long, env = "OVERDUE_DATABASE_CONNECT_TIMEOUT", default_value = "5s", value_parser = positive_up_to_a_day, value_name = "DURATION")]
     pub(crate) database_connect_timeout: Duration,
     /// How long a statement may take, waiting for locks included
-    #[arg(long, env = "OVERDUE_STATEMENT_TIMEOUT", default_value = "30s", value_parser = positive, value_name = "DURATION")]
+    #[arg(long, env = "OVERDUE_STATEMENT_TIMEOUT", default_value = "30s", value_parser = positive_up_to_a_day, value_name = "DURATION")]
     pub(crate) statement_timeout: Duration,
 }
 
@@ -82,10 +82,10 @@ pub(crate) struct BrokerSettings {
     #[arg(long, env = "OVERDUE_AMQP_CA_FILE", value_name = "FILE")]
     pub(crate) amqp_ca_file: Option<PathBuf>,
     /// How long connecting to the broker may take
-    #[arg(long, env = "OVERDUE_AMQP_CONNECT_TIMEOUT", default_value = "10s", value_parser = positive, value_name = "DURATION")]
+    #[arg(long, env = "OVERDUE_AMQP_CONNECT_TIMEOUT", default_value = "10s", value_parser = positive_up_to_a_day, value_name = "DURATION")]
     pub(crate) amqp_connect_timeout: Duration,
     /// How long the broker may take to confirm what is published
-    #[arg(long, env = "OVERDUE_CONFIRM_TIMEOUT", default_value = "10s", value_parser = positive, value_name = "DURATION")]
+    #[arg(long, env = "OVERDUE_CONFIRM_TIMEOUT", default_value = "10s", value_parser = positive_up_to_a_day, value_name = "DURATION")]
     pub(crate) confirm_timeout: Duration,
 }
 
@@ -202,7 +202,7 @@ pub(crate) struct Tuning {
     #[arg(long, env = "OVERDUE_CLAIM_ORDERS_MAX", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=262_144), value_name = "ORDERS")]
     pub(crate) claim_orders_max: u32,
     /// Relay: when a claim is void and another relay may send its orders; longer than the confirm timeout
-    #[arg(long, env = "OVERDUE_CLAIM_LEASE", default_value = "20s", value_parser = positive, value_name = "DURATION")]
+    #[arg(long, env = "OVERDUE_CLAIM_LEASE", default_value = "20s", value_parser = positive_up_to_a_day, value_name = "DURATION")]
     pub(crate) claim_lease: Duration,
     /// Relay: how often the outbox is looked at although nothing was notified
     #[arg(long, env = "OVERDUE_OUTBOX_POLL", default_value = "2s", value_parser = positive, value_name = "DURATION")]
@@ -400,7 +400,7 @@ pub(crate) enum OrderCommand {
         currency: String,
         /// Where it is to be paid: the name of a payment gateway, such as `wechat`
         #[arg(long, value_name = "NAME")]
-        gateway: Option<String>,
+        gateway: Option<GatewayName>,
         /// How long the customer has to pay
         #[arg(long, default_value = "30m", value_parser = positive, value_name = "DURATION")]
         payment_timeout: Duration,

@@ -278,7 +278,9 @@ impl PaymentGateway for SignedHttp {
         let (status, body) = self.call(Method::POST, "/refunds", Some(&wanted), Some(&request.refund_no)).await?;
         match status {
             StatusCode::OK | StatusCode::CREATED | StatusCode::ACCEPTED => about(parse(&body)?, &request.refund_no),
-            StatusCode::CONFLICT => Err(GatewayFault::Transient("the same refund is being made".to_owned())),
+            StatusCode::CONFLICT if code(&body).is_none_or(|error| error.code != "refund_refused") => {
+                Err(GatewayFault::Transient("the same refund is being made".to_owned()))
+            }
             status => Err(unexpected(status, &body)),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use order::{CloseRules, Heard, PaymentFacts, Prepay, Step, TradeState, Verdict, next_step};
+use order::{CloseRules, Heard, OrderId, PaymentFacts, Prepay, Step, TradeState, Verdict, next_step};
 use payment::{GatewayFault, PaymentGateway};
 use retry::{Delays, Policy};
 use tokio::sync::Semaphore;
@@ -138,11 +138,17 @@ impl Gateways {
     }
 
     /// Logs why orders are held, now and then: they come back again and again.
-    pub(crate) fn warn_of_held(&self, why: &str, orders: usize) {
+    pub(crate) fn warn_of_held(&self, why: &str, orders: &[OrderId]) {
         let mut warned_at = self.warned_at.lock().unwrap_or_else(PoisonError::into_inner);
         if warned_at.is_none_or(|at| at.elapsed() > WARN_EVERY) {
             *warned_at = Some(Instant::now());
-            tracing::warn!(orders, why, "orders wait because their payment gateway cannot be asked");
+            let example = orders.first().map_or("", OrderId::as_str);
+            tracing::warn!(
+                orders = orders.len(),
+                example,
+                why,
+                "orders wait because their payment gateway cannot be asked"
+            );
         }
     }
 
@@ -213,7 +219,7 @@ impl Desk {
             limiter: settings
                 .calls_per_second_max
                 .map(|rate| RateLimiter::direct(Quota::per_second(rate).allow_burst(rate.min(BURST)))),
-            circuits: Kind::ALL.map(|kind| Circuit::new(name, kind.as_str())),
+            circuits: Kind::ALL.map(|kind| Circuit::new(name, kind.as_str(), Arc::clone(&counters))),
             pause: Mutex::new(Pause { until: Instant::now(), delays: PAUSES.delays() }),
             counters,
         }

@@ -99,6 +99,8 @@ pub enum Told {
     Absent,
     /// It knows no such trade, yet.
     NotFound,
+    /// The same, and the order was closed on that just now.
+    Missed,
     /// The trade exists: if it denies that later, a person must look.
     Exists,
 }
@@ -109,6 +111,7 @@ impl Told {
             Self::Gone => "gone",
             Self::Absent => "absent",
             Self::NotFound => "not_found",
+            Self::Missed => "missed",
             Self::Exists => "exists",
         }
     }

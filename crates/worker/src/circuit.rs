@@ -1,9 +1,12 @@
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use payment::GatewayFault;
 use retry::{Delays, Policy};
+
+use crate::WorkerCounters;
 
 /// Keeps a gateway that cannot help now from being asked for every order. There is one for each kind of call: a
 /// gateway may answer queries and refuse to close.
@@ -17,6 +20,7 @@ pub(crate) struct Circuit {
     gateway: String,
     /// The kind of call.
     kind: &'static str,
+    counters: Arc<WorkerCounters>,
     state: Mutex<State>,
 }
 
@@ -72,8 +76,8 @@ const FAILURES_MAX: u32 = 20;
 const PROBES: Policy = Policy { initial: Duration::from_millis(500), max: Duration::from_secs(10) };
 
 impl Circuit {
-    pub(crate) fn new(gateway: &str, kind: &'static str) -> Self {
-        Self { gateway: gateway.to_owned(), kind, state: Mutex::new(closed()) }
+    pub(crate) fn new(gateway: &str, kind: &'static str, counters: Arc<WorkerCounters>) -> Self {
+        Self { gateway: gateway.to_owned(), kind, counters, state: Mutex::new(closed()) }
     }
 
     /// Leave to make a call about this trade or refund; without, the reason.
@@ -118,6 +122,7 @@ impl Circuit {
                         "the payment gateway is not asked any more, and no order with a payment there changes, until it answers"
                     );
                     *state = open(fault, std::mem::take(suspects));
+                    self.counters.gateway_circuits_open.fetch_add(1, Ordering::Relaxed);
                 }
                 !identity
             }
@@ -149,6 +154,7 @@ impl Circuit {
                     return false;
                 }
                 tracing::info!(gateway = self.gateway, call = self.kind, "the payment gateway answers again");
+                self.counters.gateway_circuits_open.fetch_sub(1, Ordering::Relaxed);
                 *state = closed();
                 true
             }
@@ -202,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_probe_that_is_given_up_leaves_its_place_to_another() {
-        let circuit = Circuit::new("wechat", "query");
+        let circuit = Circuit::new("wechat", "query", Arc::default());
         circuit.learn(&NORMAL, "1", Some(&GatewayFault::Unauthenticated("SIGN_ERROR".to_owned())));
         let_time_pass(&circuit);
         let probe = circuit.admit("9").unwrap();
@@ -213,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_wrong_setting_opens_it_at_once_and_only_one_probe_goes_out() {
-        let circuit = Circuit::new("wechat", "query");
+        let circuit = Circuit::new("wechat", "query", Arc::default());
         let fault = GatewayFault::Unauthenticated("SIGN_ERROR".to_owned());
         assert!(!circuit.learn(&NORMAL, "1", Some(&fault)), "nobody spends an attempt on it");
         assert!(!circuit.learn(&NORMAL, "2", Some(&fault)), "those under way do not");
@@ -232,7 +238,7 @@ mod tests {
 
     #[test]
     fn one_order_that_the_gateway_does_not_accept_does_not_open_it_and_two_do() {
-        let circuit = Circuit::new("wechat", "query");
+        let circuit = Circuit::new("wechat", "query", Arc::default());
         let fault = GatewayFault::Misconfigured("PARAM_ERROR".to_owned());
         for _ in 0..3 {
             assert!(circuit.learn(&NORMAL, "1", Some(&fault)));
@@ -250,7 +256,7 @@ mod tests {
 
     #[test]
     fn single_failures_do_not_open_it_and_many_in_a_row_do() {
-        let circuit = Circuit::new("wechat", "query");
+        let circuit = Circuit::new("wechat", "query", Arc::default());
         for _ in 0..10 {
             for _ in 1..FAILURES_MAX {
                 assert!(circuit.learn(&NORMAL, "1", Some(&transient())));

@@ -52,6 +52,9 @@ counters! {
     gateway_faults,
     /// How many calls were under way at the same time, at most.
     gateway_in_flight_max,
+    /// Kinds of calls to gateways that are not made now, but for a probe now and then: it refuses our settings, or
+    /// nobody gets an answer.
+    gateway_circuits_open,
     /// Refunds that have arrived.
     refunded,
     /// Messages, or entries of messages, that were parked.

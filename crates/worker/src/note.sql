@@ -1,11 +1,11 @@
 -- Writes down what gateways have said of trades that are not paid. $1: order IDs. $2: gateways. $3: trade numbers.
 -- $4: gone (nobody can pay it any more), absent (the gateway knows no such trade, and that is believed), not_found (it
--- knows none, yet) or exists.
+-- knows none, yet), missed (the same, and its order was closed on that: the time counts from now) or exists.
 insert into payments (order_id, gateway, trade_no, prepay, state, not_found_at, created_at)
 select noted.id, gateway, nullif(trade_no, noted.id),
-       case told when 'exists' then 'created' when 'absent' then 'none' else 'attempted' end,
+       case when told = 'exists' then 'created' when told in ('absent', 'missed') then 'none' else 'attempted' end,
        case when told in ('gone', 'absent') then 'closed' else 'open' end,
-       case when told = 'not_found' then clock_timestamp() end,
+       case when told in ('not_found', 'missed') then clock_timestamp() end,
        coalesce(o.created_at, clock_timestamp())
 from unnest($1::text[], $2::text[], $3::text[], $4::text[]) as noted (id, gateway, trade_no, told)
 left join orders o on o.id = noted.id
@@ -17,5 +17,8 @@ set state = case
         else excluded.state
     end,
     prepay = case when excluded.prepay = 'created' then 'created' else payments.prepay end,
-    not_found_at = coalesce(payments.not_found_at, excluded.not_found_at)
+    not_found_at = case
+        when excluded.prepay = 'none' and excluded.not_found_at is not null then excluded.not_found_at
+        else coalesce(payments.not_found_at, excluded.not_found_at)
+    end
 where payments.state <> 'paid'

@@ -74,7 +74,7 @@ struct Progress<'a> {
     /// When orders with so many attempts are tried again: together, so that they may share messages.
     retries_at: HashMap<u32, OffsetDateTime>,
     /// Why orders are held, for the log.
-    held: HashMap<String, usize>,
+    held: HashMap<String, Vec<OrderId>>,
 }
 
 /// What was asked: the order as it was then.
@@ -147,7 +147,7 @@ impl Pipeline {
             self.hold(id, question.deadline, "the gateway is so slow that it had no turn".to_owned(), &mut progress);
         }
         for (why, orders) in &progress.held {
-            self.gateways.warn_of_held(why, *orders);
+            self.gateways.warn_of_held(why, orders);
         }
         self.count(&progress.settled.outcomes);
         Ok(progress.settled)
@@ -253,15 +253,28 @@ impl Pipeline {
         for id in &closing_ids {
             if progress.settled.outcomes.get(id) == Some(&Outcome::Closed) {
                 let facts = loaded.orders.get(id).and_then(|facts| facts.as_ref().ok());
-                notes.extend(self.after_close(id, facts, progress));
+                notes.extend(self.just_closed(id, facts, progress));
             }
         }
         self.note(&notes).await?;
         Ok(changed)
     }
 
-    /// What is left to do about the trade of an order that is closed or cancelled. One that its gateway did not know
-    /// may have been on its way: it is looked for once more, some time after it was first missed.
+    /// What is left to do about the trade of an order that was closed just now. One that its gateway did not know may
+    /// have been on its way: it is looked for once more.
+    fn just_closed(&self, id: &OrderId, facts: Option<&OrderFacts>, progress: &mut Progress<'_>) -> Option<TradeNote> {
+        let answer = progress.answers.get(id)?;
+        if answer.verdict != Verdict::Absent {
+            return Some(answer.told(id, Told::Gone));
+        }
+        let note = answer.told(id, Told::Missed);
+        let at = progress.settled.time.now() + self.gateways.settings.look_again_after;
+        progress.settled.again.push(Again { id: id.clone(), deadline: facts?.deadline, attempt: 0, at });
+        Some(note)
+    }
+
+    /// What is left to do about the trade of an order that was closed or cancelled before. Whether a trade that is
+    /// missing is to be looked for once more depends on when it was missed.
     fn after_close(&self, id: &OrderId, facts: Option<&OrderFacts>, progress: &mut Progress<'_>) -> Option<TradeNote> {
         let OrderFacts { deadline, payment: Some(payment), .. } = facts? else { return None };
         let answer = progress.answers.get(id)?;
@@ -303,8 +316,8 @@ impl Pipeline {
         let attempt = progress.attempts.get(&id).copied().unwrap_or(0);
         let at = progress.settled.time.now() + self.gateways.settings.hold;
         progress.settled.again.push(Again { id: id.clone(), deadline, attempt, at });
+        progress.held.entry(why).or_default().push(id.clone());
         progress.settled.outcomes.insert(id, Outcome::Held);
-        *progress.held.entry(why).or_default() += 1;
     }
 
     fn retry(
@@ -399,7 +412,7 @@ impl Pipeline {
                 Credited::Paid => Outcome::Paid,
                 Credited::Already => Outcome::Unchanged,
                 Credited::Late => {
-                    tracing::warn!(order = %id, "a payment came for an order that was closed or cancelled before; it goes back");
+                    tracing::info!(order = %id, "a payment came for an order that was closed or cancelled before; it goes back");
                     Outcome::Late
                 }
                 Credited::Twice => {

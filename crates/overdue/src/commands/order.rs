@@ -10,6 +10,7 @@ use crate::settings::{DatabaseSettings, OrderArgs, OrderCommand};
 pub(crate) async fn run(args: OrderArgs) -> Result<(), Failure> {
     match args.command {
         OrderCommand::Create { database, id, items, amount_minor, currency, gateway, payment_timeout } => {
+            let gateway = gateway.map(|gateway| gateway.as_str().to_owned());
             create(&database, NewOrder { id, amount_minor, currency, items, gateway, payment_timeout }).await
         }
         OrderCommand::Pay { database, id, transaction_id } => {

@@ -22,7 +22,7 @@ pub(crate) async fn run(settings: &RunSettings) -> Result<(), Failure> {
     watch_signals(&shutdown)?;
     let lanes = settings.lanes.lanes();
     let mut roles = Roles::start(&settings.only, &settings.roles, lanes, &shutdown).await?;
-    tracing::info!(roles = ?roles.names, pid = std::process::id(), "running");
+    tracing::info!(roles = ?roles.names, gateways = ?roles.gateways, pid = std::process::id(), "running");
     roles.finish(&shutdown, settings.shutdown_timeout, settings.report_every).await
 }
 
@@ -78,6 +78,8 @@ fn watch_signals(shutdown: &CancellationToken) -> Result<(), Failure> {
 /// Roles at work in this process.
 pub(crate) struct Roles {
     names: Vec<&'static str>,
+    /// The payment gateways that are set up.
+    gateways: Vec<String>,
     tasks: JoinSet<Result<(), anyhow::Error>>,
     /// How long the database may be silent: its own statement timeout comes first.
     answer_timeout: Duration,
@@ -102,7 +104,14 @@ impl Roles {
         broker::check_presence(&Topology::new(&lanes), &broker).await?;
         let wanted = |role| only.is_empty() || only.contains(&role);
         let answer_timeout = database.statement_timeout + Duration::from_secs(5);
-        let mut roles = Self { names: Vec::new(), tasks: JoinSet::new(), answer_timeout, relay: None, worker: None };
+        let mut roles = Self {
+            names: Vec::new(),
+            gateways: gateways.names(),
+            tasks: JoinSet::new(),
+            answer_timeout,
+            relay: None,
+            worker: None,
+        };
         if wanted(Role::Relay) {
             roles.start_relay(pool, broker.clone(), lanes.clone(), tuning, confirm_timeout, shutdown);
         }
@@ -235,7 +244,7 @@ fn worker_line(now: &CounterValues) -> String {
     );
     if now.handed_over + now.gateway_calls + now.gateway_held + now.refunded > 0 {
         line += &format!(
-            "; gateways: {} calls, {} without an answer, at most {} at a time; {} orders found paid, {} asked again, {} held; {} payments too late, {} refunds arrived",
+            "; gateways: {} calls, {} without an answer, at most {} at a time; {} orders found paid, {} asked again, {} held; {} payments too late, {} refunds arrived; {} kinds of calls suspended",
             now.gateway_calls,
             now.gateway_faults,
             now.gateway_in_flight_max,
@@ -243,7 +252,8 @@ fn worker_line(now: &CounterValues) -> String {
             now.retried,
             now.gateway_held,
             now.late,
-            now.refunded
+            now.refunded,
+            now.gateway_circuits_open
         );
     }
     line

@@ -86,7 +86,7 @@ impl WeChatPay {
         let pem = settings.private_key_pem.expose_secret().as_bytes();
         let private = x509_parser::pem::Pem::iter_from_buffer(pem).flatten().find(|pem| pem.label == "PRIVATE KEY");
         let private = private.ok_or_else(|| {
-            BadKey("the merchant's private key is not PKCS#8 in PEM form (BEGIN PRIVATE KEY)".to_owned())
+            BadKey("the merchant's private key is not PKCS#8 in PEM form (BEGIN PRIVATE KEY); `openssl pkcs8 -topk8 -nocrypt` makes one of another form".to_owned())
         })?;
         let key = RsaKeyPair::from_pkcs8(&private.contents)
             .map_err(|error| BadKey(format!("the merchant's private key is no RSA key that can be used: {error}")))?;
