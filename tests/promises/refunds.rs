@@ -324,6 +324,12 @@ async fn a_refund_is_followed_up_until_it_arrives_or_needs_a_person() {
     for order in [&abnormal, &not_enough, &flaky, &never] {
         assert!(table.contains(&format!("overdue-{}", order.id)), "{table}");
     }
+    // A person has done something about the other, and says so.
+    let never_no = format!("overdue-{}", never.id);
+    let resolve = ["refunds", "resolve", &never_no, "--note", "paid back by bank transfer"];
+    assert_eq!(world.overdue(&resolve).await.status.code(), Some(0));
+    assert_eq!(refund_state(&world, &never.id).await, "succeeded");
+    assert_eq!(world.overdue(&resolve).await.status.code(), Some(1), "once");
     // A person has completed it at the gateway, which says so.
     let refund_no = format!("overdue-{}", abnormal.id);
     assert_eq!(notify(&world, &gateways, simulator.refund_notification(&refund_no)).await, Notified::Refund);

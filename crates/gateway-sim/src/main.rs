@@ -8,7 +8,7 @@ use clap::Parser;
 use gateway_sim::{API_V3_KEY, APPID, Keys, MCHID, MERCHANT_SERIAL, SERVICE_KEY, Signer, Simulator};
 
 /// A payment gateway that exists on this machine only. Prints the settings with which `overdue` uses it, and
-/// serves on 127.0.0.1 until it is ended or its standard input is closed.
+/// serves on 127.0.0.1 until it is ended.
 ///
 /// It is told what customers do under /sim: `POST /sim/trades/{no}` with `{"amount_minor":1999,"currency":"CNY"}`
 /// opens a trade, `POST /sim/trades/{no}/pay` pays it, `POST /sim/trades/{no}/plan` with

@@ -63,7 +63,9 @@ fn wechat(settings: &WeChatSettings, environment: &Environment) -> Result<Option
         let half = settings.wechat_appid.is_some()
             || settings.wechat_serial_no.is_some()
             || settings.wechat_private_key_file.is_some()
-            || settings.wechat_api_v3_key.is_some();
+            || settings.wechat_api_v3_key.is_some()
+            || settings.wechat_public_key_file.is_some()
+            || !settings.wechat_certificate_files.is_empty();
         if half {
             return Err(Failure::settings("WeChat Pay needs OVERDUE_WECHAT_MCHID as well".to_owned()));
         }

@@ -155,10 +155,10 @@ pub(crate) struct RunSettings {
     #[arg(long, env = "OVERDUE_ONLY", value_delimiter = ',', value_name = "ROLE,...")]
     pub(crate) only: Vec<Role>,
     /// After SIGTERM or SIGINT: how long the roles may take to finish what they have in hand
-    #[arg(long, env = "OVERDUE_SHUTDOWN_TIMEOUT", default_value = "20s", value_parser = positive, value_name = "DURATION")]
+    #[arg(long, env = "OVERDUE_SHUTDOWN_TIMEOUT", default_value = "20s", value_parser = positive_up_to_a_day, value_name = "DURATION")]
     pub(crate) shutdown_timeout: Duration,
     /// How often to log what was done, if anything was
-    #[arg(long, env = "OVERDUE_REPORT_EVERY", default_value = "10s", value_parser = positive, value_name = "DURATION")]
+    #[arg(long, env = "OVERDUE_REPORT_EVERY", default_value = "10s", value_parser = positive_up_to_a_day, value_name = "DURATION")]
     pub(crate) report_every: Duration,
 }
 
@@ -359,6 +359,16 @@ pub(crate) enum RefundsCommand {
         /// For machines
         #[arg(long)]
         json: bool,
+    },
+    /// Say that a refund that needed a person is done with
+    Resolve {
+        #[command(flatten)]
+        database: DatabaseSettings,
+        /// The number of the refund
+        refund_no: String,
+        /// What was done about it; kept with the refund
+        #[arg(long, value_name = "TEXT")]
+        note: String,
     },
 }
 

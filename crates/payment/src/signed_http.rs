@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, Method, Request, StatusCode};
 use order::{CloseOutcome, Money, Trade, TradeState};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use ring::hmac;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -119,7 +119,7 @@ impl SignedHttp {
             429 => return Err(GatewayFault::RateLimited("HTTP 429".to_owned())),
             status @ (408 | 500..=599) => return Err(GatewayFault::Transient(format!("HTTP {status}"))),
             status @ (401 | 403) => return Err(GatewayFault::Unauthenticated(format!("HTTP {status}"))),
-            status @ (400 | 422) => return Err(GatewayFault::Misconfigured(format!("HTTP {status}"))),
+            status @ (400 | 405 | 422) => return Err(GatewayFault::Misconfigured(format!("HTTP {status}"))),
             _ => {}
         }
         verified?;
@@ -322,6 +322,11 @@ fn code(body: &[u8]) -> Option<ErrorBody> {
 }
 
 fn unexpected(status: StatusCode, body: &[u8]) -> GatewayFault {
+    if status == StatusCode::NOT_FOUND {
+        return GatewayFault::Misconfigured(
+            "HTTP 404 that is not about a trade or a refund: the URL may be wrong".to_owned(),
+        );
+    }
     match code(body) {
         Some(error) => GatewayFault::Rejected {
             code: shortened(&error.code),
@@ -332,5 +337,7 @@ fn unexpected(status: StatusCode, body: &[u8]) -> GatewayFault {
 }
 
 fn escape(part: &str) -> String {
-    utf8_percent_encode(part, NON_ALPHANUMERIC).to_string()
+    /// What RFC 3986 calls unreserved stays as it is.
+    const PATH: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(part, &PATH).to_string()
 }

@@ -12,7 +12,7 @@ mod summary;
 pub use arm::arm;
 pub use database::{ConnectError, DatabaseSettings, RELAY_SESSION, connect};
 pub use orders::{Item, NewOrder, Order, OrderError, cancel, create, pay, show};
-pub use orders::{LogEntry, OrderView};
+pub use orders::{LogEntry, OrderView, PaymentView};
 pub use payments::{begin_prepay, expect_payment, prepay_created};
 pub use relay::{Relay, RelayCounters, RelaySettings};
 pub use schema::{SchemaError, check, migrate};

@@ -197,10 +197,27 @@ pub struct OrderView {
     pub payment_deadline: String,
     /// The payment's ID at the gateway.
     pub transaction_id: Option<String>,
+    /// How its payment at a gateway stands, where it has one.
+    pub payment: Option<PaymentView>,
     /// What is ordered.
     pub items: Vec<Item>,
     /// What happened to it, oldest first.
     pub log: Vec<LogEntry>,
+}
+
+/// An order's payment at a gateway.
+#[derive(Debug, Clone, Serialize)]
+pub struct PaymentView {
+    /// The gateway.
+    pub gateway: String,
+    /// The number of the trade there.
+    pub trade_no: String,
+    /// How far the shop got with telling the gateway: `none`, `attempted` or `created`.
+    pub prepay: String,
+    /// `open`, `paid` or `closed`.
+    pub state: String,
+    /// How its refund stands, if its money came too late: `requested`, `processing`, `succeeded` or `needs_person`.
+    pub refund: Option<String>,
 }
 
 /// One row of an order's log.
@@ -250,12 +267,25 @@ pub async fn show(pool: &PgPool, id: &OrderId) -> Result<OrderView, OrderError> 
         currency,
         payment_deadline: Deadline::at(deadline).to_string(),
         transaction_id,
+        payment: payment(pool, id).await?,
         items: items.into_iter().map(|(sku, quantity)| Item { sku, quantity }).collect(),
         log: log
             .into_iter()
             .map(|(at, from, to, reason, actor)| LogEntry { at: Deadline::at(at).to_string(), from, to, reason, actor })
             .collect(),
     })
+}
+
+async fn payment(pool: &PgPool, id: &OrderId) -> Result<Option<PaymentView>, sqlx::Error> {
+    let row: Option<(String, String, String, String, Option<String>)> = sqlx::query_as(
+        "select gateway, coalesce(trade_no, order_id), prepay, state,
+                (select r.state from refunds r where r.order_id = p.order_id order by r.created_at limit 1)
+         from payments p where order_id = $1",
+    )
+    .bind(id.as_str())
+    .fetch_optional(pool)
+    .await?;
+    Ok(row.map(|(gateway, trade_no, prepay, state, refund)| PaymentView { gateway, trade_no, prepay, state, refund }))
 }
 
 /// SKUs with their quantities, in the order in which everybody locks stock.

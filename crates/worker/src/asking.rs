@@ -60,8 +60,8 @@ pub struct Gateways {
     pub(crate) settings: AskSettings,
     /// Calls and faults are counted here, and handed to the worker that asks.
     counters: Arc<WorkerCounters>,
-    /// When it was last logged that orders are held.
-    warned_at: Arc<Mutex<Option<Instant>>>,
+    /// When what was last logged, of what happens again and again.
+    warned_at: Arc<Mutex<HashMap<String, Instant>>>,
 }
 
 /// What came of asking.
@@ -92,8 +92,11 @@ pub(crate) enum NoAnswer {
     Held(String),
 }
 
-/// How often it is logged that orders are held.
+/// How often the same reason is logged.
 const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// How many reasons are logged in that time.
+const WARNINGS_MAX: usize = 5;
 
 /// Between the tries of one attempt.
 const TRIES: Policy = Policy { initial: Duration::from_millis(200), max: Duration::from_secs(2) };
@@ -139,9 +142,7 @@ impl Gateways {
 
     /// Logs why orders are held, now and then: they come back again and again.
     pub(crate) fn warn_of_held(&self, why: &str, orders: &[OrderId]) {
-        let mut warned_at = self.warned_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if warned_at.is_none_or(|at| at.elapsed() > WARN_EVERY) {
-            *warned_at = Some(Instant::now());
+        if self.may_warn(why) {
             let example = orders.first().map_or("", OrderId::as_str);
             tracing::warn!(
                 orders = orders.len(),
@@ -150,6 +151,18 @@ impl Gateways {
                 "orders wait because their payment gateway cannot be asked"
             );
         }
+    }
+
+    /// Whether something that happens again and again is to be logged: each reason now and then.
+    pub(crate) fn may_warn(&self, why: &str) -> bool {
+        let mut warned_at = self.warned_at.lock().unwrap_or_else(PoisonError::into_inner);
+        warned_at.retain(|_, at| at.elapsed() < WARN_EVERY);
+        // Reasons that differ for each order are not worth a line each.
+        let may = warned_at.len() < WARNINGS_MAX && !warned_at.contains_key(why);
+        if may {
+            warned_at.insert(why.to_owned(), Instant::now());
+        }
+        may
     }
 
     /// How long nobody need ask, since no gateway can be asked.

@@ -22,4 +22,4 @@ pub use counters::{CounterValues, WorkerCounters};
 pub use database::{DatabaseError, DatabaseSettings, Pool, Purpose, connect, probe};
 pub use notification::{NotificationError, Notified, take_notification};
 pub use pipeline::{PipelineSettings, Worker};
-pub use refund_book::{RefundRecord, refunds};
+pub use refund_book::{RefundRecord, refunds, resolve_refund};

@@ -152,6 +152,26 @@ pub async fn refunds(pool: &Pool, state: Option<&str>, count_max: i64) -> Result
     rows.iter().map(|row| record(row).map_err(judge)).collect()
 }
 
+/// Marks a refund that needed a person as done with, and keeps what was done about it. `false`: there is none of
+/// this number that needs a person.
+///
+/// # Errors
+/// [`BookError`] where the database cannot be asked.
+pub async fn resolve_refund(pool: &Pool, refund_no: &str, note: &str) -> Result<bool, BookError> {
+    let client = pool.get().await.map_err(|error| BookError::Away(error.to_string()))?;
+    let resolved = client
+        .execute(
+            "update refunds
+             set state = 'succeeded', succeeded_at = clock_timestamp(), updated_at = clock_timestamp(),
+                 problem = concat_ws('; ', problem, 'resolved by hand: ' || $2)
+             where refund_no = $1 and state = 'needs_person'",
+            &[&refund_no, &note],
+        )
+        .await
+        .map_err(judge)?;
+    Ok(resolved == 1)
+}
+
 /// `None`: the row names no order.
 fn due_refund(row: &Row) -> Result<Option<DueRefund>, tokio_postgres::Error> {
     let Ok(order_id) = OrderId::new(row.try_get("order_id")?) else { return Ok(None) };

@@ -105,7 +105,11 @@ impl Refunder {
             RefundProgress::NeedsPerson(problem) => {
                 tracing::error!(order = %due.order_id, refund = due.refund_no, problem, "a refund needs a person");
             }
-            _ => {}
+            RefundProgress::Again { problem: Some(problem), wait, .. } => {
+                let retry_in_s = wait.as_secs();
+                tracing::warn!(order = %due.order_id, refund = due.refund_no, problem, retry_in_s, "a refund does not go on yet");
+            }
+            RefundProgress::Again { .. } => {}
         }
         if let Err(error) = self.book.record_refund(&due.refund_no, &progress).await {
             // The claim ends by itself, and the step is taken again.

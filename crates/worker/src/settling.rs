@@ -338,7 +338,9 @@ impl Pipeline {
             progress.settled.outcomes.insert(id, Outcome::Parked { reason: "payment_unknown", detail });
             return;
         }
-        tracing::debug!(order = %id, attempt, why, "the payment of an order is not clear yet");
+        if self.gateways.may_warn(&why) {
+            tracing::warn!(order = %id, attempt, why, "the payment of an order is not clear yet; it is asked for again");
+        }
         let now = progress.settled.time.now();
         let backed_off = *progress.retries_at.entry(attempt).or_insert_with(|| now + settings.back_off.delay(attempt));
         // Where a time is known, it is kept, but for what has been waiting for long.
@@ -369,6 +371,7 @@ impl Pipeline {
                 // Not met: slowness is told of several only.
                 Err(Setback::Slow) => parts.push(part),
                 Err(Setback::Refused(detail)) => {
+                    let detail = part.of_payment(detail);
                     for id in part.ids() {
                         tracing::error!(order = %id, %detail, "the order cannot be changed; it is parked");
                         let parked = Outcome::Parked { reason: "refused_by_database", detail: detail.clone() };
@@ -492,6 +495,17 @@ impl Work {
             Self::Pay(payments) => (&[], payments),
         };
         closings.iter().map(|closing| &closing.id).chain(payments.iter().map(|payment| &payment.id))
+    }
+
+    /// Money must not go unmentioned.
+    fn of_payment(&self, detail: String) -> String {
+        match self {
+            Self::Pay(payments) => {
+                let paid: Vec<&str> = payments.iter().map(|payment| payment.receipt.transaction_id.as_str()).collect();
+                format!("paid at the gateway as {}, but: {detail}", paid.join(", "))
+            }
+            Self::Close(_) => detail,
+        }
     }
 
     /// Takes the second half out.

@@ -54,6 +54,13 @@ fn print_view(view: &OrderView) {
     if let Some(transaction) = &view.transaction_id {
         print(format_args!("payment   {transaction}"));
     }
+    if let Some(payment) = &view.payment {
+        let refund = payment.refund.as_ref().map_or(String::new(), |refund| format!(", refund {refund}"));
+        print(format_args!(
+            "trade     {} at {}, prepay {}, {}{refund}",
+            payment.trade_no, payment.gateway, payment.prepay, payment.state
+        ));
+    }
     for item in &view.items {
         print(format_args!("item      {} x {}", item.quantity, item.sku));
     }

@@ -5,21 +5,35 @@ use worker::{Purpose, RefundRecord};
 use crate::commands::print;
 use crate::failure::Failure;
 use crate::servers;
-use crate::settings::{RefundStateName, RefundsArgs, RefundsCommand};
+use crate::settings::{DatabaseSettings, RefundStateName, RefundsArgs, RefundsCommand};
 
 pub(crate) async fn run(args: RefundsArgs) -> Result<(), Failure> {
-    let RefundsCommand::List { database, state, limit, json } = args.command;
-    servers::migrated_database(&database, 1).await?;
-    let pool = servers::worker_database(&database, 1, Purpose::Report)?;
-    let refunds = worker::refunds(&pool, state.map(name), limit.into()).await?;
-    if json {
-        print(serde_json::to_string_pretty(&refunds).map_err(anyhow::Error::from)?);
-    } else if refunds.is_empty() {
-        print("no refunds");
-    } else {
-        print(table(&refunds));
+    match args.command {
+        RefundsCommand::List { database, state, limit, json } => {
+            let pool = database_pool(&database).await?;
+            let refunds = worker::refunds(&pool, state.map(name), limit.into()).await?;
+            if json {
+                print(serde_json::to_string_pretty(&refunds).map_err(anyhow::Error::from)?);
+            } else if refunds.is_empty() {
+                print("no refunds");
+            } else {
+                print(table(&refunds));
+            }
+        }
+        RefundsCommand::Resolve { database, refund_no, note } => {
+            let pool = database_pool(&database).await?;
+            if !worker::resolve_refund(&pool, &refund_no, &note).await? {
+                return Err(Failure::negative(format!("there is no refund {refund_no} that needs a person")));
+            }
+            print(format_args!("refund {refund_no} is done with"));
+        }
     }
     Ok(())
+}
+
+async fn database_pool(settings: &DatabaseSettings) -> Result<worker::Pool, Failure> {
+    servers::migrated_database(settings, 1).await?;
+    servers::worker_database(settings, 1, Purpose::Report)
 }
 
 fn name(state: RefundStateName) -> &'static str {

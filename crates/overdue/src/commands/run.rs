@@ -9,7 +9,7 @@ use publisher::{PgPool, Relay, RelayCounters, RelaySettings};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use worker::{CounterValues, OrderBook, PipelineSettings, Purpose, Worker, WorkerCounters};
+use worker::{CounterValues, Gateways, OrderBook, PipelineSettings, Purpose, Worker, WorkerCounters};
 
 use crate::failure::{Failure, Kind};
 use crate::gateways::gateways;
@@ -97,12 +97,12 @@ impl Roles {
     ) -> Result<Self, Failure> {
         let RoleSettings { database, broker, tuning, gateways: gateway_settings } = settings;
         // Before anything is connected to: settings that cannot be used are found at once.
-        let gateways = gateways(gateway_settings)?;
+        let wanted = |role| only.is_empty() || only.contains(&role);
+        let gateways = if wanted(Role::Worker) { gateways(gateway_settings)? } else { Gateways::none() };
         let pool = servers::relay_database(database).await?;
         let confirm_timeout = broker.confirm_timeout;
         let broker = servers::broker(broker, "run").await?;
         broker::check_presence(&Topology::new(&lanes), &broker).await?;
-        let wanted = |role| only.is_empty() || only.contains(&role);
         let answer_timeout = database.statement_timeout + Duration::from_secs(5);
         let mut roles = Self {
             names: Vec::new(),
