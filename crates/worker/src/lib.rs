@@ -14,6 +14,7 @@ mod pipeline;
 mod refund_book;
 mod refunding;
 mod settling;
+mod writing;
 
 pub use asking::{AskSettings, Gateways};
 pub use audit::{Audit, Check, audit};
