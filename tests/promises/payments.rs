@@ -568,7 +568,7 @@ async fn one_order_that_the_gateway_cannot_stand_does_not_stop_the_others() {
 async fn a_slow_gateway_slows_nobody_who_does_not_need_it() {
     // Nothing ends the calls but the test.
     let scene = Scene::asking(AskSettings { call_timeout: Duration::from_secs(600), ..impatient() }).await;
-    scene.simulator.outage(Some(Mishap::Hang(60_000)));
+    scene.simulator.outage(Some(Mishap::Hang(600_000)));
     let slow = join_all((0..300).map(async |_| scene.order(&[]).await)).await;
     for order in &slow {
         scene.due(order).await;

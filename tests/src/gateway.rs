@@ -74,7 +74,7 @@ pub fn wechat_settings(simulator: &Simulator) -> WeChatSettings {
 /// A client of the simulator's WeChat Pay.
 #[must_use]
 pub fn wechat(simulator: &Simulator) -> WeChatPay {
-    let environment = Environment::system(Duration::from_secs(2)).expect("an HTTP client");
+    let environment = Environment::system(impatient().call_timeout).expect("an HTTP client");
     WeChatPay::new(wechat_settings(simulator), environment).expect("keys that can be used")
 }
 
@@ -95,7 +95,9 @@ pub fn signed_http(simulator: &Simulator) -> SignedHttp {
 #[must_use]
 pub fn gateways(simulator: &Simulator, settings: AskSettings) -> Gateways {
     let mut gateways: HashMap<String, Arc<dyn PaymentGateway>> = HashMap::new();
-    gateways.insert("wechat".to_owned(), Arc::new(wechat(simulator)));
+    let environment = Environment::system(settings.call_timeout).expect("an HTTP client");
+    let wechat = WeChatPay::new(wechat_settings(simulator), environment).expect("keys that can be used");
+    gateways.insert("wechat".to_owned(), Arc::new(wechat));
     gateways.insert("http".to_owned(), Arc::new(signed_http(simulator)));
     Gateways::new(gateways, settings)
 }
