@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_sim::{API_V3_KEY, APPID, Call, Keys, MCHID, MERCHANT_SERIAL, Mishap, SERVICE_KEY, Signer, Simulator};
-use order::{CloseRules, Deadline, OrderId};
+use order::{CloseRules, OrderId};
 use payment::{
     Environment, PaymentGateway, SignedHttp, SignedHttpSettings, VerificationKey, WeChatPay, WeChatSettings,
 };
@@ -74,14 +74,16 @@ pub fn wechat_settings(simulator: &Simulator) -> WeChatSettings {
 /// A client of the simulator's WeChat Pay.
 #[must_use]
 pub fn wechat(simulator: &Simulator) -> WeChatPay {
-    let environment = Environment::system(impatient().call_timeout).expect("an HTTP client");
+    patient_wechat(simulator, impatient().call_timeout)
+}
+
+fn patient_wechat(simulator: &Simulator, call_timeout: Duration) -> WeChatPay {
+    let environment = Environment::system(call_timeout).expect("an HTTP client");
     WeChatPay::new(wechat_settings(simulator), environment).expect("keys that can be used")
 }
 
-/// A client of the simulator's payment service.
-#[must_use]
-pub fn signed_http(simulator: &Simulator) -> SignedHttp {
-    let environment = Environment::system(Duration::from_secs(2)).expect("an HTTP client");
+fn signed_http(simulator: &Simulator, call_timeout: Duration) -> SignedHttp {
+    let environment = Environment::system(call_timeout).expect("an HTTP client");
     let settings = SignedHttpSettings {
         base_url: simulator.service_url().parse().expect("a URL"),
         key_id: SERVICE_KEY.0.to_owned(),
@@ -95,10 +97,8 @@ pub fn signed_http(simulator: &Simulator) -> SignedHttp {
 #[must_use]
 pub fn gateways(simulator: &Simulator, settings: AskSettings) -> Gateways {
     let mut gateways: HashMap<String, Arc<dyn PaymentGateway>> = HashMap::new();
-    let environment = Environment::system(settings.call_timeout).expect("an HTTP client");
-    let wechat = WeChatPay::new(wechat_settings(simulator), environment).expect("keys that can be used");
-    gateways.insert("wechat".to_owned(), Arc::new(wechat));
-    gateways.insert("http".to_owned(), Arc::new(signed_http(simulator)));
+    gateways.insert("wechat".to_owned(), Arc::new(patient_wechat(simulator, settings.call_timeout)));
+    gateways.insert("http".to_owned(), Arc::new(signed_http(simulator, settings.call_timeout)));
     Gateways::new(gateways, settings)
 }
 
@@ -125,8 +125,6 @@ impl World {
         let id = OrderId::new(&format!("trade-{}", new.id)).expect("an order ID");
         let new = NewOrder { id, gateway: Some(gateway.to_owned()), ..new };
         let order = publisher::create(&self.pool, &new).await.expect("the order can be created");
-        self.execute("delete from outbox").await;
-        let deadline = Deadline::at(self.set_deadline(&order.id, -1.0).await.instant());
-        Order { deadline, ..order }
+        self.past_its_deadline(order).await
     }
 }

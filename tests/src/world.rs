@@ -258,6 +258,11 @@ impl World {
     /// Creates an order that is due already, without a message on its way.
     pub async fn overdue_order(&self, sku: &str) -> Order {
         let order = self.order(sku, Duration::from_secs(3600)).await;
+        self.past_its_deadline(order).await
+    }
+
+    /// Makes an order due, without a message on its way.
+    pub(crate) async fn past_its_deadline(&self, order: Order) -> Order {
         self.execute("delete from outbox").await;
         let deadline = self.set_deadline(&order.id, -1.0).await;
         Order { deadline, ..order }

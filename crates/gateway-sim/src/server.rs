@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Limited, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
@@ -46,7 +46,7 @@ pub(crate) struct Shared {
     in_flight: AtomicU64,
     in_flight_max: AtomicU64,
     /// The last answers, to be replayed: by kind of call.
-    pub(crate) last: Mutex<HashMap<&'static str, Reply>>,
+    last: Mutex<HashMap<&'static str, Reply>>,
 }
 
 /// What holds for all calls.
@@ -89,6 +89,14 @@ impl Reply {
         self.headers.push((name, value.into()));
         self
     }
+}
+
+/// Headers as HTTP libraries have them.
+pub(crate) fn header_map(headers: &[(&'static str, String)]) -> HeaderMap {
+    let header = |(name, value): &(&'static str, String)| {
+        Some((HeaderName::from_static(name), HeaderValue::from_str(value).ok()?))
+    };
+    headers.iter().filter_map(header).collect()
 }
 
 /// The most bytes of a request.
@@ -201,6 +209,11 @@ const SIGNERS: [(&str, Signer); 4] = [
 impl Shared {
     pub(crate) fn knobs(&self) -> MutexGuard<'_, Knobs> {
         self.knobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last answers.
+    pub(crate) fn last(&self) -> MutexGuard<'_, HashMap<&'static str, Reply>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A key, and how `Wechatpay-Serial` names it.

@@ -2,14 +2,14 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, Method};
 use ring::hmac;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::ledger::Found;
-use crate::server::{Asked, Reply, Shared};
+use crate::server::{Asked, Reply, Shared, header_map};
 use crate::{Call, Mishap, SERVICE_KEY, State};
 
 /// Answers a call; `None`: the connection breaks.
@@ -93,11 +93,7 @@ fn refund(refund_no: &str, state: &str) -> Value {
 
 pub(crate) fn notification(state: &Shared, trade_no: &str) -> (HeaderMap, Vec<u8>) {
     let body = json!({ "event": "trade", "data": trade(state, trade_no).1 }).to_string().into_bytes();
-    let headers = signature_headers("NOTIFICATION", &body);
-    let headers = headers
-        .into_iter()
-        .filter_map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?)));
-    (headers.collect(), body)
+    (header_map(&signature_headers("NOTIFICATION", &body)), body)
 }
 
 /// An answer is bound to its request by the request's nonce.

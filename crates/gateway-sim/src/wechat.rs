@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, Method};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -12,7 +12,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::keys::{is_signed_by, sign};
 use crate::ledger::Found;
-use crate::server::{Asked, Reply, Shared};
+use crate::server::{Asked, Reply, Shared, header_map};
 use crate::{API_V3_KEY, APPID, Call, MCHID, MERCHANT_SERIAL, Mishap, Signer, State, TradeEntry};
 
 /// Answers a call; `None`: the connection breaks.
@@ -92,7 +92,7 @@ async fn attempt(
         }
     }
     if mishaps.contains(&Mishap::Replay)
-        && let Some(reply) = state.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(kind).cloned()
+        && let Some(reply) = state.last().get(kind).cloned()
     {
         return Some(reply);
     }
@@ -107,7 +107,7 @@ async fn attempt(
         Done::Success(status, body) => signed(state, status, body, &mishaps),
         Done::Error(status, code) => error(status, code, "simulated"),
     };
-    state.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(kind, reply.clone());
+    state.last().insert(kind, reply.clone());
     reply.drip = mishaps.iter().find_map(|mishap| match mishap {
         Mishap::Drip(ms) => Some(Duration::from_millis(*ms)),
         _ => None,
@@ -230,11 +230,7 @@ fn envelope(state: &Shared, event_type: &str, about: &str, resource: &Value) -> 
         "resource_type": "encrypt-resource", "resource": encrypted(resource.to_string().as_bytes(), about),
     });
     let reply = signed(state, 200, Some(body), &[]);
-    let headers = reply
-        .headers
-        .iter()
-        .filter_map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(value).ok()?)));
-    (headers.collect(), reply.body)
+    (header_map(&reply.headers), reply.body)
 }
 
 fn encrypted(plain: &[u8], associated_data: &str) -> Value {

@@ -54,26 +54,19 @@ pub enum Decision {
 #[must_use]
 pub fn decide(order: Option<&OrderFacts>, answer: Option<&Verdict>, now: OffsetDateTime) -> Decision {
     let Some(order) = order else { return Decision::Unknown };
-    // Money that has come in is never ignored, whatever became of the order meanwhile.
-    if let Some(Verdict::Paid(receipt)) = answer {
-        return Decision::Pay(receipt.clone());
-    }
     let pending = order.status == OrderStatus::Pending;
     // An order that was closed or cancelled without its gateway having been heard: the trade must be closed
     // there too, or the customer can still pay.
     let abandoned = matches!(order.status, OrderStatus::Closed | OrderStatus::Cancelled)
         && order.payment.as_ref().is_some_and(|payment| payment.open);
-    if !pending && !abandoned {
-        return Decision::Nothing(order.status);
-    }
-    if !order.deadline.is_past(now) {
-        return Decision::Wait(order.deadline);
-    }
     match answer {
+        // Money that has come in is never ignored, whatever became of the order meanwhile.
+        Some(Verdict::Paid(receipt)) => Decision::Pay(receipt.clone()),
+        _ if !pending && !abandoned => Decision::Nothing(order.status),
+        _ if !order.deadline.is_past(now) => Decision::Wait(order.deadline),
         None if order.payment.is_some() => Decision::Ask,
         None | Some(Verdict::Unpaid | Verdict::Absent) if pending => Decision::Close(order.deadline),
         None | Some(Verdict::Unpaid | Verdict::Absent) => Decision::Nothing(order.status),
-        Some(Verdict::Paid(receipt)) => Decision::Pay(receipt.clone()),
         Some(Verdict::NotFoundYet(at)) => {
             Decision::Retry { at: Some(*at), counts: true, why: "not_found_yet".to_owned() }
         }

@@ -17,5 +17,5 @@ pub use deadline::{BadDeadline, Deadline};
 pub use decide::{Decision, OrderFacts, decide};
 pub use id::{BadOrderId, OrderId};
 pub use lane::{BadLanes, Hop, Lane, Lanes};
-pub use payment::{CloseOutcome, Money, PaymentFacts, Prepay, Receipt, Trade, TradeState};
+pub use payment::{CloseOutcome, Money, PaymentFacts, Prepay, Receipt, Trade, TradeState, is_currency};
 pub use status::{BadStatus, OrderStatus};

@@ -17,6 +17,12 @@ impl fmt::Display for Money {
     }
 }
 
+/// Whether a text has the form of a currency's code: three capital letters (ISO 4217).
+#[must_use]
+pub fn is_currency(text: &str) -> bool {
+    text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase())
+}
+
 /// What the shop knows of an order's payment at a gateway. An order without one is settled by its own status
 /// alone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -238,9 +238,7 @@ impl PaymentGateway for SignedHttp {
                 }
                 Ok(body.trade())
             }
-            _ if code(&body).is_some_and(|error| error.code == "trade_not_found") => {
-                Ok(Trade::in_state(TradeState::NotFound))
-            }
+            _ if says(&body, "trade_not_found") => Ok(Trade::in_state(TradeState::NotFound)),
             status => Err(unexpected(status, &body)),
         }
     }
@@ -259,7 +257,7 @@ impl PaymentGateway for SignedHttp {
                 "too_early" => Ok(CloseOutcome::TooEarly),
                 _ => Err(GatewayFault::Protocol("the outcome of the close is not known".to_owned())),
             },
-            _ if code(&body).is_some_and(|error| error.code == "trade_not_found") => Ok(CloseOutcome::NotFound),
+            _ if says(&body, "trade_not_found") => Ok(CloseOutcome::NotFound),
             // The same close is being made at this moment.
             StatusCode::CONFLICT => Ok(CloseOutcome::InProgress),
             status => Err(unexpected(status, &body)),
@@ -278,7 +276,7 @@ impl PaymentGateway for SignedHttp {
         let (status, body) = self.call(Method::POST, "/refunds", Some(&wanted), Some(&request.refund_no)).await?;
         match status {
             StatusCode::OK | StatusCode::CREATED | StatusCode::ACCEPTED => about(parse(&body)?, &request.refund_no),
-            StatusCode::CONFLICT if code(&body).is_none_or(|error| error.code != "refund_refused") => {
+            StatusCode::CONFLICT if !says(&body, "refund_refused") => {
                 Err(GatewayFault::Transient("the same refund is being made".to_owned()))
             }
             status => Err(unexpected(status, &body)),
@@ -289,9 +287,7 @@ impl PaymentGateway for SignedHttp {
         let (status, body) = self.call(Method::GET, &format!("/refunds/{}", escape(refund_no)), None, None).await?;
         match status {
             StatusCode::OK => about(parse(&body)?, refund_no),
-            _ if code(&body).is_some_and(|error| error.code == "refund_not_found") => {
-                Ok(Refund { state: RefundState::NotFound, succeeded_at: None })
-            }
+            _ if says(&body, "refund_not_found") => Ok(Refund { state: RefundState::NotFound, succeeded_at: None }),
             status => Err(unexpected(status, &body)),
         }
     }
@@ -315,6 +311,10 @@ fn about(body: RefundBody, refund_no: &str) -> Result<Refund, GatewayFault> {
         return Err(GatewayFault::Protocol("it is about another refund".to_owned()));
     }
     Ok(refund(body))
+}
+
+fn says(body: &[u8], wanted: &str) -> bool {
+    code(body).is_some_and(|error| error.code == wanted)
 }
 
 fn code(body: &[u8]) -> Option<ErrorBody> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use order::{Deadline, OrderId, OrderStatus};
+use order::{Deadline, OrderId, OrderStatus, is_currency};
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
@@ -111,8 +111,7 @@ pub enum OrderError {
 /// [`OrderError`]; nothing is changed then.
 pub async fn create(pool: &PgPool, new: &NewOrder) -> Result<Order, OrderError> {
     let quantities = quantities(&new.items)?;
-    let currency_ok = new.currency.len() == 3 && new.currency.bytes().all(|byte| byte.is_ascii_uppercase());
-    if new.amount_minor < 0 || !currency_ok {
+    if new.amount_minor < 0 || !is_currency(&new.currency) {
         return Err(OrderError::BadAmount);
     }
     if new.payment_timeout < Duration::from_millis(1) || new.payment_timeout > Duration::from_hours(24 * 3653) {

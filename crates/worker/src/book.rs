@@ -2,10 +2,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use deadpool_postgres::{GenericClient as _, PoolError};
-use order::{Deadline, Money, OrderFacts, OrderId, OrderStatus, PaymentFacts, Prepay, Receipt, Trade};
+use order::{Deadline, Money, OrderFacts, OrderId, OrderStatus, PaymentFacts, Prepay, Receipt, Trade, is_currency};
 use time::OffsetDateTime;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 
 use crate::Pool;
 use crate::database::with_source;
@@ -185,17 +186,8 @@ impl OrderBook {
         let asked = || closings.iter().map(|closing| closing.asked.as_ref());
         let trade_nos: Vec<Option<&str>> = asked().map(|asked| asked.map(|asked| asked.trade_no.as_str())).collect();
         let prepays: Vec<Option<&str>> = asked().map(|asked| asked.map(|asked| prepay_name(asked.prepay))).collect();
-        let rows = self
-            .with_client(async |client| {
-                let lock = client.prepare_cached(include_str!("lock.sql")).await?;
-                let settle = client.prepare_cached(include_str!("settle.sql")).await?;
-                let transaction = client.transaction().await?;
-                transaction.execute(&lock, &[&ids]).await?;
-                let rows = transaction.query(&settle, &[&ids, &deadlines, &keys, &actor, &trade_nos, &prepays]).await?;
-                transaction.commit().await?;
-                Ok(rows)
-            })
-            .await?;
+        let arguments: [&(dyn ToSql + Sync); 6] = [&ids, &deadlines, &keys, &actor, &trade_nos, &prepays];
+        let rows = self.under_lock(&ids, include_str!("settle.sql"), &arguments).await?;
         rows.iter().map(closed).collect()
     }
 
@@ -221,33 +213,9 @@ impl OrderBook {
         let amounts: Vec<i64> = payments.iter().map(|payment| payment.receipt.amount.minor).collect();
         let currencies = texts(|payment| &payment.receipt.amount.currency);
         let refund_nos: Vec<String> = payments.iter().map(|payment| payment::refund_no(&payment.id)).collect();
-        let rows = self
-            .with_client(async |client| {
-                let lock = client.prepare_cached(include_str!("lock.sql")).await?;
-                let pay = client.prepare_cached(include_str!("pay.sql")).await?;
-                let transaction = client.transaction().await?;
-                transaction.execute(&lock, &[&ids]).await?;
-                let rows = transaction
-                    .query(
-                        &pay,
-                        &[
-                            &ids,
-                            &transactions,
-                            &paid_ats,
-                            &keys,
-                            &gateways,
-                            &trade_nos,
-                            &amounts,
-                            &currencies,
-                            &refund_nos,
-                            &actor,
-                        ],
-                    )
-                    .await?;
-                transaction.commit().await?;
-                Ok(rows)
-            })
-            .await?;
+        let arguments: [&(dyn ToSql + Sync); 10] =
+            [&ids, &transactions, &paid_ats, &keys, &gateways, &trade_nos, &amounts, &currencies, &refund_nos, &actor];
+        let rows = self.under_lock(&ids, include_str!("pay.sql"), &arguments).await?;
         rows.iter().map(credited).collect()
     }
 
@@ -264,11 +232,7 @@ impl OrderBook {
         problem: &str,
     ) -> Result<(), BookError> {
         let (minor, currency) = match &trade.amount {
-            Some(Money { minor, currency })
-                if *minor >= 0 && currency.len() == 3 && currency.bytes().all(|byte| byte.is_ascii_uppercase()) =>
-            {
-                (*minor, currency.as_str())
-            }
+            Some(Money { minor, currency }) if *minor >= 0 && is_currency(currency) => (*minor, currency.as_str()),
             // ISO 4217's code for no currency.
             _ => (0, "XXX"),
         };
@@ -326,6 +290,26 @@ impl OrderBook {
         Ok(id.and_then(|id| OrderId::new(id).ok()))
     }
 
+    /// Runs a statement in a transaction that holds the locks of these orders: it begins after everybody who had one of
+    /// them before, and sees what they left.
+    async fn under_lock(
+        &self,
+        ids: &[&str],
+        statement: &str,
+        arguments: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, BookError> {
+        self.with_client(async |client| {
+            let lock = client.prepare_cached(include_str!("lock.sql")).await?;
+            let statement = client.prepare_cached(statement).await?;
+            let transaction = client.transaction().await?;
+            transaction.execute(&lock, &[&ids]).await?;
+            let rows = transaction.query(&statement, arguments).await?;
+            transaction.commit().await?;
+            Ok(rows)
+        })
+        .await
+    }
+
     pub(crate) async fn with_client<T>(
         &self,
         work: impl AsyncFnOnce(&mut deadpool_postgres::Client) -> Result<T, tokio_postgres::Error>,
@@ -344,7 +328,7 @@ impl OrderBook {
 }
 
 /// As a default, and in the table of payments: no gateway is asked.
-pub(crate) const NO_GATEWAY: &str = "none";
+const NO_GATEWAY: &str = "none";
 
 /// The same for every attempt at closing this order on this deadline, whoever makes it.
 fn idempotency_key(closing: &Closing) -> String {

@@ -3,6 +3,7 @@ use order::{Heard, OrderId, Step, Trade, TradeState, Verdict, next_step};
 use payment::{GatewayFault, Notification, RefundState};
 use time::OffsetDateTime;
 
+use crate::asking::Desk;
 use crate::refund_book::RefundProgress;
 use crate::{BookError, Credited, Gateways, OrderBook, Payment};
 
@@ -57,7 +58,7 @@ pub async fn take_notification(
     match notification {
         Notification::Trade { trade_no, trade } => {
             let notified = match book.order_of_trade(gateway, &trade_no).await? {
-                Some(id) => credit(gateways, book, gateway, id, &trade_no, &trade).await?,
+                Some(id) => credit(desk, book, gateway, id, &trade_no, &trade).await?,
                 None => Notified::UnknownOrder,
             };
             let problem = match &notified {
@@ -86,7 +87,7 @@ pub async fn take_notification(
 }
 
 async fn credit(
-    gateways: &Gateways,
+    desk: &Desk,
     book: &OrderBook,
     gateway: &str,
     id: OrderId,
@@ -108,9 +109,8 @@ async fn credit(
         return Ok(Notified::Mismatch(id, detail));
     }
     trade_no.clone_into(&mut payment.trade_no);
-    let rules = gateways.desk(gateway).map(|desk| *desk.rules()).unwrap_or_default();
     let heard = Heard::Trade { trade, after_close: false };
-    match next_step(&payment, &rules, &heard, OffsetDateTime::now_utc()) {
+    match next_step(&payment, desk.rules(), &heard, OffsetDateTime::now_utc()) {
         Step::Conclude(Verdict::Paid(receipt)) => {
             let payment =
                 Payment { id: id.clone(), gateway: gateway.to_owned(), trade_no: trade_no.to_owned(), receipt };

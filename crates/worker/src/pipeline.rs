@@ -1,4 +1,4 @@
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -285,8 +285,9 @@ impl Pipeline {
     /// Does all that a batch asks for. When it returns, everything is committed and confirmed.
     async fn process(&mut self, batch: &Batch) -> Result<(), Interrupted> {
         let begun = Instant::now();
-        // Each order once, however many messages name it, with the attempts that the most of them counts.
-        let mut attempts: HashMap<OrderId, u32> = HashMap::new();
+        // Each order once, in the order of their IDs, however many messages name it; with the most attempts that one
+        // of them counts.
+        let mut attempts: BTreeMap<OrderId, u32> = BTreeMap::new();
         for message in batch.messages() {
             let Ok(content) = &message.content else { continue };
             for id in &content.orders {
@@ -294,15 +295,13 @@ impl Pipeline {
                 *attempt = message.attempt().max(*attempt);
             }
         }
-        // In the order of their IDs.
-        let ids: Vec<OrderId> = attempts.keys().cloned().collect::<BTreeSet<_>>().into_iter().collect();
-        let settled = self.settle(&ids, &attempts).await?;
+        let settled = self.settle(&attempts).await?;
         let follow_ups = self.follow_ups(batch, &settled);
         let follow_up_count = follow_ups.len();
         self.publish(follow_ups, settled.time).await?;
         tracing::debug!(
             messages = batch.messages().len(),
-            orders = ids.len(),
+            orders = attempts.len(),
             follow_ups = follow_up_count,
             took_ms = begun.elapsed().as_millis(),
             "settled a batch"

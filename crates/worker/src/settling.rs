@@ -1,6 +1,6 @@
 //! From order IDs to what became of each: load, decide, ask, and write until nothing is open any more.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -59,7 +59,7 @@ pub(crate) struct Settled {
 /// What is known while a batch is settled.
 struct Progress<'a> {
     settled: Settled,
-    attempts: &'a HashMap<OrderId, u32>,
+    attempts: &'a BTreeMap<OrderId, u32>,
     answers: HashMap<OrderId, Answer>,
     asking: JoinSet<(OrderId, Asked)>,
     /// What is being asked.
@@ -89,15 +89,11 @@ struct Answer {
 const ROUNDS_MAX: u32 = 8;
 
 impl Pipeline {
-    /// Settles until it is known of each order what became of it. Orders whose gateways are asked are settled as
+    /// Settles these orders, with their attempts so far, until it is known of each what became of it. Orders whose gateways are asked are settled as
     /// the answers come in, and hold up nobody else.
-    pub(crate) async fn settle(
-        &mut self,
-        ids: &[OrderId],
-        attempts: &HashMap<OrderId, u32>,
-    ) -> Result<Settled, Interrupted> {
+    pub(crate) async fn settle(&mut self, attempts: &BTreeMap<OrderId, u32>) -> Result<Settled, Interrupted> {
         let time = DatabaseTime::from(OffsetDateTime::UNIX_EPOCH);
-        let settled = Settled { outcomes: HashMap::with_capacity(ids.len()), again: Vec::new(), time };
+        let settled = Settled { outcomes: HashMap::with_capacity(attempts.len()), again: Vec::new(), time };
         let mut progress = Progress {
             settled,
             attempts,
@@ -107,7 +103,7 @@ impl Pipeline {
             retries_at: HashMap::new(),
             held: HashMap::new(),
         };
-        let mut open = ids.to_vec();
+        let mut open: Vec<OrderId> = attempts.keys().cloned().collect();
         let give_up_at = Instant::now() + ASKING_MAX;
         loop {
             self.settle_open(open, &mut progress).await?;
@@ -233,9 +229,10 @@ impl Pipeline {
                 }
             }
         }
-        let closing_ids: Vec<OrderId> = closings.iter().map(|closing| closing.id.clone()).collect();
+        let asked = closings.iter().filter(|closing| closing.asked.is_some());
+        let asked: Vec<OrderId> = asked.map(|closing| closing.id.clone()).collect();
         let changed = self.write(closings, payments, &mut progress.settled.outcomes).await?;
-        for id in &closing_ids {
+        for id in &asked {
             if progress.settled.outcomes.get(id) == Some(&Outcome::Closed) {
                 let facts = loaded.orders.get(id).and_then(|facts| facts.as_ref().ok());
                 notes.extend(self.just_closed(id, facts, progress));

@@ -232,7 +232,7 @@ impl WeChatPay {
         Ok(Trade {
             state,
             transaction_id: transaction.transaction_id.filter(|id| !id.is_empty()),
-            paid_at: transaction.success_time.as_deref().filter(|at| !at.is_empty()).map(instant).transpose()?,
+            paid_at: instant(transaction.success_time.as_deref())?,
             amount: transaction.amount.map(|amount| Money { minor: amount.total, currency: amount.currency }),
             discrepancy,
         })
@@ -386,12 +386,7 @@ impl PaymentGateway for WeChatPay {
                 let notice: RefundNotice = parse(&resource)?;
                 let refund = Refund {
                     state: refund_state(&notice.refund_status),
-                    succeeded_at: notice
-                        .success_time
-                        .as_deref()
-                        .filter(|at| !at.is_empty())
-                        .map(instant)
-                        .transpose()?,
+                    succeeded_at: instant(notice.success_time.as_deref())?,
                 };
                 Ok(Notification::Refund { refund_no: notice.out_refund_no, refund })
             }
@@ -405,7 +400,7 @@ fn refund(body: &[u8], refund_no: &str) -> Result<Refund, GatewayFault> {
     if body.out_refund_no != refund_no {
         return Err(GatewayFault::Protocol("it is about another refund".to_owned()));
     }
-    let succeeded_at = body.success_time.as_deref().filter(|at| !at.is_empty()).map(instant).transpose()?;
+    let succeeded_at = instant(body.success_time.as_deref())?;
     Ok(Refund { state: refund_state(&body.status), succeeded_at })
 }
 
@@ -413,6 +408,9 @@ fn escape(part: &str) -> String {
     utf8_percent_encode(part, &PATH).to_string()
 }
 
-fn instant(text: &str) -> Result<OffsetDateTime, GatewayFault> {
-    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| GatewayFault::Protocol("a time in it is not RFC 3339".to_owned()))
+/// A time that may be missing, or empty where nothing has happened yet.
+fn instant(text: Option<&str>) -> Result<Option<OffsetDateTime>, GatewayFault> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let instant = OffsetDateTime::parse(text, &Rfc3339);
+    instant.map(Some).map_err(|_| GatewayFault::Protocol("a time in it is not RFC 3339".to_owned()))
 }
