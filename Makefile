@@ -50,5 +50,6 @@ check: ## formatting, lints, docs, layers, licences
 fmt: ## format the code
 	$(CARGO) fmt --all
 
-definitions: build ## write rabbitmq/definitions.json anew from the code
+definitions: build ## write anew what the repository keeps of the code: topology, HTTP API
 	$(OVERDUE) topology export >rabbitmq/definitions.json
+	$(OVERDUE) openapi >docs/api.openapi.json

@@ -1,20 +1,27 @@
 //! The promises of Overdue, on a real RabbitMQ and a real PostgreSQL. Each test has a virtual host and a
 //! database of its own, so they run side by side.
 
+mod api;
 mod closing;
 mod commands;
 mod contract;
 mod crashes;
+mod doctor;
+mod events;
 mod foreign;
 mod outages;
+mod parked;
 mod parking;
 mod payments;
 mod races;
 mod refunds;
 mod relaying;
+mod retrying;
 mod schedules;
 mod schema;
 mod shop;
+mod sweep;
 mod tls;
 mod topology;
+mod watching;
 mod wechat;

@@ -4,6 +4,7 @@ use broker::wire;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString};
 use tests::{World, eventually};
+use worker::{PipelineSettings, UnknownOrders};
 
 fn headers(pairs: &[(&str, AMQPValue)]) -> BasicProperties {
     let mut table = FieldTable::default();
@@ -15,6 +16,12 @@ fn headers(pairs: &[(&str, AMQPValue)]) -> BasicProperties {
 
 fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
+}
+
+/// Orders that the database does not know are parked at the first attempt.
+fn at_once() -> PipelineSettings {
+    let unknown = UnknownOrders { attempts_max: 1, ..UnknownOrders::default() };
+    PipelineSettings { unknown, ..PipelineSettings::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,7 +45,7 @@ async fn each_kind_of_bad_message_is_parked_whole() {
         ("too_large", vec![b'9'; wire::BODY_BYTES_MAX + 1]),
         ("unknown_order", b"nobody-knows-me".to_vec()),
     ];
-    let worker = world.worker();
+    let worker = world.worker_with(at_once());
     for (number, (reason, body)) in cases.iter().enumerate() {
         let properties = headers(&[("case", text(&number.to_string()))]).with_message_id("m-1".into());
         foreign.publish("overdue.due", "30m.payment", body, properties).await;
@@ -68,7 +75,7 @@ async fn bad_entries_park_alone_while_the_rest_settles() {
         first.id, last.id
     );
     foreign.publish("overdue.due", "30m.payment", body.as_bytes(), BasicProperties::default()).await;
-    let worker = world.worker();
+    let worker = world.worker_with(at_once());
     world.becomes(&first.id, "closed").await;
     world.becomes(&last.id, "closed").await;
     let mut parked: Vec<(String, String)> = foreign

@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, Connection};
 use tests::{World, eventually};
-use worker::{Closing, PipelineSettings};
+use worker::{Actor, Closing, PipelineSettings};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_between_load_and_close_wins() {
@@ -137,7 +137,8 @@ async fn rows_are_locked_in_the_order_of_their_keys() {
             .map(|order| Closing { id: order.id.clone(), deadline: order.deadline, asked: None })
             .collect();
         let book = world.book();
-        let settling = tokio::spawn(async move { book.settle(&closings, "test").await.unwrap().len() });
+        let settling =
+            tokio::spawn(async move { book.settle(&closings, &Actor::on_timeout("test")).await.unwrap().len() });
         eventually("settling waits for the first", async || world.waiting_for_locks().await == 1).await;
         sqlx::query(AssertSqlSafe(lock.as_str())).bind(&last).execute(&world.pool).await.expect("the last is free");
         transaction.commit().await.unwrap();

@@ -32,7 +32,7 @@ async fn several_relays_share_the_work() {
     world.stock("tea", 1000).await;
     join_all((0..400).map(|_| world.order("tea", LATER))).await;
     let settings = RelaySettings { claim_orders_max: 10, ..RelaySettings::default() };
-    let relays = [world.relay_with(settings), world.relay_with(settings), world.relay_with(settings)];
+    let relays = [world.relay_with(settings.clone()), world.relay_with(settings.clone()), world.relay_with(settings)];
     eventually("all are sent", async || world.number("select count(*) from outbox").await == 0).await;
     let mut sent = 0;
     for relay in relays {

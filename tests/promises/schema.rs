@@ -27,6 +27,8 @@ async fn nonsense_is_refused() {
         "update inventory set available = -1",
         "insert into order_log (order_id, from_status, to_status, reason, actor) values ('x', 'paid', 'paid', 'r', 'a')",
         "insert into outbox (order_id, due_at) values ('a b', now())",
+        "insert into outbox (order_id, due_at, event) values ('x', now(), 'order.closed')",
+        "insert into outbox (order_id, due_at, event, event_id, data) values ('x', now(), 'order.eaten', 'e', '{}')",
         "delete from inventory",
         "insert into payments (order_id, gateway, prepay) values ('x', 'wechat', 'perhaps')",
         "insert into payments (order_id, gateway, state) values ('x', 'wechat', 'paid')",
@@ -64,7 +66,7 @@ async fn a_flash_sale_is_found_by_its_keys_whatever_the_statistics_say() {
     let settle = (
         "settle",
         include_str!("../../crates/worker/src/settle.sql"),
-        "array['bulk-1'], array[now()], array['k'], 'test', array[null::text], array[null::text]",
+        "array['bulk-1'], array[now()], array['k'], 'test', array[null::text], array[null::text], 'reason', null, null",
     );
     let pay = (
         "pay",
@@ -132,7 +134,7 @@ async fn hash_partitioned_tables_serve_as_well() {
              create table order_items (order_id text collate \"C\" not null, sku_id text collate \"C\" not null,
                  quantity bigint not null, primary key (order_id, sku_id)) partition by hash (order_id);
              create table order_log (id bigint not null default nextval('outbox_id_seq'), order_id text collate \"C\" not null,
-                 from_status text, to_status text not null, reason text not null, actor text not null, idempotency_key text,
+                 from_status text, to_status text not null, reason text not null, actor text not null, idempotency_key text, operator_type text, operator text,
                  at timestamptz not null default clock_timestamp(), primary key (order_id, id)) partition by hash (order_id);
              do $$ begin
                  for part in 0..3 loop

@@ -11,7 +11,7 @@ pub struct Foreign {
     pub channel: Channel,
 }
 
-/// A message in the parked queue.
+/// A message that was taken out of a queue.
 #[derive(Debug)]
 pub struct ParkedMessage {
     /// Its bytes.
@@ -45,11 +45,14 @@ impl Foreign {
 
     /// Takes messages out of the parked queue until there are `count`; fails if there are more.
     pub async fn parked(&self, count: usize) -> Vec<ParkedMessage> {
+        self.take("overdue.v1.parked", count).await
+    }
+
+    /// Takes messages out of a queue until there are `count`; fails if there are more.
+    pub async fn take(&self, queue: &str, count: usize) -> Vec<ParkedMessage> {
         let mut messages = Vec::new();
         let channel = &self.channel;
-        let get = async || {
-            channel.basic_get("overdue.v1.parked".into(), BasicGetOptions { no_ack: true }).await.expect("basic.get")
-        };
+        let get = async || channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.expect("basic.get");
         let mut take = async || {
             while let Some(message) = get().await {
                 messages.push(ParkedMessage {
@@ -63,7 +66,7 @@ impl Foreign {
         // A closure that is called again and again cannot lend its counter out, hence the loop by hand.
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
         while !take().await {
-            assert!(tokio::time::Instant::now() < deadline, "fewer than {count} messages were parked");
+            assert!(tokio::time::Instant::now() < deadline, "{queue} had fewer than {count} messages");
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
         assert_eq!(messages.len(), count, "{messages:?}");

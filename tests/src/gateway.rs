@@ -71,6 +71,23 @@ pub fn wechat_settings(simulator: &Simulator) -> WeChatSettings {
     }
 }
 
+/// The program's own settings for the simulator's WeChat Pay.
+#[must_use]
+pub fn wechat_environment(simulator: &Simulator) -> Vec<(&'static str, String)> {
+    let keys = simulator.keys();
+    let file = |path: std::path::PathBuf| path.display().to_string();
+    vec![
+        ("OVERDUE_WECHAT_BASE_URL", simulator.url()),
+        ("OVERDUE_WECHAT_MCHID", MCHID.to_owned()),
+        ("OVERDUE_WECHAT_APPID", APPID.to_owned()),
+        ("OVERDUE_WECHAT_SERIAL_NO", MERCHANT_SERIAL.to_owned()),
+        ("OVERDUE_WECHAT_PRIVATE_KEY_FILE", file(keys.merchant_key_file())),
+        ("OVERDUE_WECHAT_API_V3_KEY", API_V3_KEY.to_owned()),
+        ("OVERDUE_WECHAT_CERTIFICATE_FILES", file(keys.certificate_file(Signer::Certificate1))),
+        ("OVERDUE_WECHAT_MIN_CLOSE_AGE", "0s".to_owned()),
+    ]
+}
+
 /// A client of the simulator's WeChat Pay.
 #[must_use]
 pub fn wechat(simulator: &Simulator) -> WeChatPay {

@@ -12,7 +12,7 @@ mod servers;
 mod world;
 
 pub use foreign::{Foreign, ParkedMessage};
-pub use gateway::{gateways, impatient, keys, simulator, wechat, wechat_settings};
+pub use gateway::{gateways, impatient, keys, simulator, wechat, wechat_environment, wechat_settings};
 pub use process::Process;
 pub use proxy::Proxy;
 pub use servers::{env, management};

@@ -263,7 +263,7 @@ impl World {
 
     /// Makes an order due, without a message on its way.
     pub(crate) async fn past_its_deadline(&self, order: Order) -> Order {
-        self.execute("delete from outbox").await;
+        self.execute("delete from outbox where event is null").await;
         let deadline = self.set_deadline(&order.id, -1.0).await;
         Order { deadline, ..order }
     }

@@ -5,14 +5,14 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, Consumer};
-
+use order::{Hop, OrderId};
 use tokio::time::timeout;
 
 use crate::connection::close;
-use crate::outgoing::{ATTEMPT_HEADER, insert_text};
-use crate::topology::PARKED_EXCHANGE;
+use crate::outgoing::{ATTEMPT_HEADER, HISTORY_HEADER, insert_text};
+use crate::topology::{GATEWAY_KIND, LANES_EXCHANGE, PARKED_EXCHANGE, PAYMENT_KIND};
 use crate::wire::{self, Decoded, Fault};
-use crate::{Broker, BrokerError, Outgoing};
+use crate::{Broker, BrokerError, Outgoing, Tried};
 
 /// One life of a consumer: a connection, a channel and a subscription of its own. When any of them ends, the
 /// whole session ends and its owner opens another; what was not acked comes back from the broker then.
@@ -145,17 +145,24 @@ impl Incoming {
         self.content.as_ref().map_or(1, |decoded| decoded.orders.len().max(1))
     }
 
-    /// How often its orders were looked at in vain, as its header says; 0 without one, or with nonsense in it.
+    /// How often its orders were looked at in vain, as its headers say.
     #[must_use]
-    pub fn attempt(&self) -> u32 {
-        let value = self.properties.headers().as_ref().and_then(|headers| headers.inner().get(ATTEMPT_HEADER));
-        let number = match value {
-            Some(AMQPValue::LongUInt(number)) => Some(*number),
-            Some(AMQPValue::LongInt(number)) => u32::try_from(*number).ok(),
-            Some(AMQPValue::LongLongInt(number)) => u32::try_from(*number).ok(),
-            _ => None,
-        };
-        number.unwrap_or(0)
+    pub fn tried(&self) -> Tried {
+        Tried::read(self.properties.headers().as_ref())
+    }
+
+    /// These of its orders as a message that goes round once more, to wait where `hop` says: the message itself where
+    /// it names no others, else one of its own.
+    #[must_use]
+    pub fn again(&self, orders: &[OrderId], hop: Hop, tried: &Tried) -> Outgoing {
+        // An order ID needs no escaping in JSON.
+        let entries: Vec<String> = orders.iter().map(|id| format!("{{\"id\":\"{id}\"}}")).collect();
+        let body = self.body_for(&entries.join(","));
+        let mut headers = kept_headers(self.properties.headers().as_ref());
+        forget_deaths(&mut headers);
+        tried.insert_into(&mut headers);
+        let routing_key = format!("{}.{}", hop.lane, kind_of(&self.routing_key));
+        self.passed_on(LANES_EXCHANGE, routing_key, body, headers).expiring(hop)
     }
 
     /// The whole message, byte for byte and with its headers, as one to be parked.
@@ -168,18 +175,42 @@ impl Incoming {
     /// whoever sends it in again sends in this order alone. A message that names one order is parked as it is.
     #[must_use]
     pub fn parked_entry(&self, entry_json: &str, reason: &str, detail: &str) -> Outgoing {
+        self.parked_as(self.body_for(entry_json), reason, detail)
+    }
+
+    /// The bytes under which this entry, or these, travel without the others: the message's own if there are none.
+    fn body_for(&self, entries_json: &str) -> Vec<u8> {
         let alone = self.content.as_ref().is_ok_and(|decoded| decoded.orders.len() + decoded.bad_entries.len() == 1);
-        let body = if alone { self.body.clone() } else { wire::envelope(entry_json) };
-        self.parked_as(body, reason, detail)
+        if alone { self.body.clone() } else { wire::envelope(entries_json) }
     }
 
     fn parked_as(&self, body: Vec<u8>, reason: &str, detail: &str) -> Outgoing {
         let mut headers = kept_headers(self.properties.headers().as_ref());
-        insert_text(&mut headers, "x-overdue-reason", reason);
+        insert_text(&mut headers, REASON_HEADER, reason);
         let detail: String = detail.chars().take(DETAIL_CHARACTERS_MAX).collect();
-        insert_text(&mut headers, "x-overdue-detail", &detail);
-        if let Some(id) = self.properties.message_id() {
-            insert_text(&mut headers, "x-overdue-original-message-id", id.as_str());
+        insert_text(&mut headers, DETAIL_HEADER, &detail);
+        // Under another name: whoever sends it in again begins anew.
+        let mut tried = FieldTable::default();
+        self.tried().insert_into(&mut tried);
+        if let Some(attempts) = tried.inner().get(ATTEMPT_HEADER) {
+            headers.insert(ATTEMPTS_MADE_HEADER.into(), attempts.clone());
+        }
+        if let Some(history) = tried.inner().get(HISTORY_HEADER) {
+            headers.insert(HISTORY_HEADER.into(), history.clone());
+        }
+        self.passed_on(PARKED_EXCHANGE, self.routing_key.clone(), body, headers)
+    }
+
+    /// A message of ours in the place of this one.
+    fn passed_on(
+        &self,
+        exchange: &'static str,
+        routing_key: String,
+        body: Vec<u8>,
+        mut headers: FieldTable,
+    ) -> Outgoing {
+        if let Some(id) = self.properties.message_id().as_ref().filter(|_| !headers.contains_key(ORIGINAL_ID_HEADER)) {
+            insert_text(&mut headers, ORIGINAL_ID_HEADER, id.as_str());
         }
         let mut properties = BasicProperties::default().with_headers(headers);
         if let Some(content_type) = self.properties.content_type() {
@@ -188,8 +219,39 @@ impl Incoming {
         if let Some(correlation_id) = self.properties.correlation_id() {
             properties = properties.with_correlation_id(correlation_id.clone());
         }
-        Outgoing { exchange: PARKED_EXCHANGE, routing_key: self.routing_key.clone(), body, properties }
+        Outgoing { exchange, routing_key, body, properties, mandatory: true }
     }
+}
+
+/// Why a message was parked: a short, stable name.
+pub(crate) const REASON_HEADER: &str = "x-overdue-reason";
+/// The same in a sentence.
+pub(crate) const DETAIL_HEADER: &str = "x-overdue-detail";
+/// How often the orders of a parked message were looked at in vain.
+pub(crate) const ATTEMPTS_MADE_HEADER: &str = "x-overdue-attempts-made";
+/// The message ID under which it first came.
+const ORIGINAL_ID_HEADER: &str = "x-overdue-original-message-id";
+
+/// The kind of timeout that a routing key names; a payment timeout where it names none that is known.
+pub(crate) fn kind_of(routing_key: &str) -> &'static str {
+    match routing_key.rsplit_once('.') {
+        Some((_, GATEWAY_KIND)) => GATEWAY_KIND,
+        _ => PAYMENT_KIND,
+    }
+}
+
+/// Takes out what the broker has written of the message's way so far. A message that is published anew with it would
+/// look to the broker as if it went in a circle, and some versions drop it then.
+pub(crate) fn forget_deaths(headers: &mut FieldTable) {
+    let deaths =
+        |name: &str| name == "x-death" || name.starts_with("x-first-death-") || name.starts_with("x-last-death-");
+    let mut kept = FieldTable::default();
+    for (name, value) in headers.inner() {
+        if !deaths(name.as_str()) {
+            kept.insert(name.clone(), value.clone());
+        }
+    }
+    *headers = kept;
 }
 
 /// The most characters of a detail: all headers must fit into one frame.
@@ -199,10 +261,10 @@ const DETAIL_CHARACTERS_MAX: usize = 2_000;
 /// must fit into one AMQP frame (128 KiB by default) together with ours.
 const HEADER_BYTES_MAX: usize = 64 * 1024;
 
-/// The message's own headers, but for two things. `CC` and `BCC` are instructions to the broker and would
+/// The message's own headers, but for three things. `CC` and `BCC` are instructions to the broker and would
 /// send the parked message elsewhere too, so they stand under another name. And headers too large to go back
-/// into a frame are left out, which a header says.
-fn kept_headers(original: Option<&FieldTable>) -> FieldTable {
+/// into a frame are left out, which a header says. And those that count attempts are not copied.
+pub(crate) fn kept_headers(original: Option<&FieldTable>) -> FieldTable {
     let mut kept = FieldTable::default();
     let Some(original) = original else { return kept };
     if size_of_table(original) > HEADER_BYTES_MAX {
@@ -213,8 +275,8 @@ fn kept_headers(original: Option<&FieldTable>) -> FieldTable {
         let name = match name.as_str() {
             "CC" => "x-overdue-original-cc".into(),
             "BCC" => "x-overdue-original-bcc".into(),
-            // Whoever sends it in again begins anew.
-            ATTEMPT_HEADER => "x-overdue-attempts-made".into(),
+            // Written anew, where they still hold.
+            ATTEMPT_HEADER | HISTORY_HEADER => continue,
             _ => name.clone(),
         };
         kept.insert(name, value.clone());

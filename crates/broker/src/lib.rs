@@ -3,9 +3,11 @@
 
 mod connection;
 mod consume;
+mod diagnosis;
 mod error;
 mod management;
 mod outgoing;
+mod parked;
 mod publish;
 pub mod topology;
 mod verify;
@@ -13,9 +15,11 @@ pub mod wire;
 
 pub use connection::{Broker, BrokerSettings};
 pub use consume::{Batch, Incoming, Session};
+pub use diagnosis::diagnose;
 pub use error::BrokerError;
-pub use management::{Management, ManagementError};
-pub use outgoing::Outgoing;
+pub use management::{Management, ManagementError, QueueDepth};
+pub use outgoing::{Event, Outgoing, Tried};
+pub use parked::{ParkedMessage, ParkedQueue};
 pub use publish::{NotPublished, Publisher};
 pub use topology::Topology;
 pub use verify::{Finding, Verification, check_presence, verify};

@@ -128,7 +128,7 @@ impl Publisher {
                 .with_timestamp(unix_seconds())
                 .with_app_id("overdue".into())
                 .with_message_id(message_id.as_str().into());
-            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            let options = BasicPublishOptions { mandatory: message.mandatory, ..BasicPublishOptions::default() };
             let (exchange, key) = (message.exchange.into(), message.routing_key.as_str().into());
             let confirm = channel.basic_publish(exchange, key, options, &message.body, properties).await;
             batch.sent(message_id, confirm.map_err(|error| broker.error(&error))?);

@@ -45,6 +45,10 @@ pub const NOW: &str = "now";
 /// time it meets the message must not do so for ever. 20 is also the default of RabbitMQ 4.0.
 pub const DELIVERY_LIMIT: i64 = 20;
 
+/// Looking at parked messages takes them out and gives them back. RabbitMQ 4 would drop what was given back 20 times, and
+/// knows no way of saying "never" that older versions take as well.
+pub const PARKED_DELIVERY_LIMIT: i64 = 1_000_000_000;
+
 /// The queue in which messages wait that go by this lane.
 #[must_use]
 pub fn lane_queue(lane: Lane) -> String {
@@ -115,7 +119,7 @@ impl Topology {
         });
         topology.add_queue(
             PARKED_QUEUE.to_owned(),
-            vec![("x-queue-type", Text("quorum"))],
+            vec![("x-queue-type", Text("quorum")), ("x-delivery-limit", Number(PARKED_DELIVERY_LIMIT))],
             PARKED_EXCHANGE,
             String::new(),
         );

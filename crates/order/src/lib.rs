@@ -8,6 +8,7 @@ mod deadline;
 mod decide;
 mod id;
 mod lane;
+mod operator;
 mod payment;
 mod status;
 
@@ -17,5 +18,6 @@ pub use deadline::{BadDeadline, Deadline};
 pub use decide::{Decision, OrderFacts, decide};
 pub use id::{BadOrderId, OrderId};
 pub use lane::{BadLanes, Hop, Lane, Lanes};
+pub use operator::Operator;
 pub use payment::{CloseOutcome, Money, PaymentFacts, Prepay, Receipt, Trade, TradeState, is_currency};
 pub use status::{BadStatus, OrderStatus};

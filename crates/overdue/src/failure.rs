@@ -1,3 +1,4 @@
+use std::fmt;
 use std::process::ExitCode;
 
 use broker::{BrokerError, ManagementError, NotPublished};
@@ -50,10 +51,21 @@ impl Failure {
         Self::new(Kind::Settings, anyhow::Error::msg(message))
     }
 
+    /// Whether a server is away, or refused us.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.kind == Kind::Unreachable
+    }
+
     /// Prints the sentence and gives the code.
     pub(crate) fn report(&self) -> ExitCode {
-        complain!("error: {}", self.error);
+        complain!("error: {self}");
         ExitCode::from(self.kind as u8)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.error)
     }
 }
 

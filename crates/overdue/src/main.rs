@@ -11,6 +11,7 @@ macro_rules! complain {
 mod commands;
 mod failure;
 mod gateways;
+mod http;
 mod servers;
 mod settings;
 mod telemetry;
@@ -31,10 +32,16 @@ async fn main() -> ExitCode {
         Command::Migrate(args) => commands::migrate::run(&args).await,
         Command::Topology(args) => commands::topology::run(args).await,
         Command::Run(args) => commands::run::run(&args).await,
+        Command::Openapi => {
+            commands::print(api::openapi());
+            Ok(())
+        }
         Command::Order(args) => commands::order::run(args).await,
         Command::Stock(args) => commands::stock::run(args).await,
         Command::Publish(args) => commands::publish::run(args).await,
+        Command::Parked(args) => commands::parked::run(args).await,
         Command::Refunds(args) => commands::refunds::run(args).await,
+        Command::Doctor(args) => commands::doctor::run(&args).await,
         Command::Audit(args) => commands::audit::run(&args).await,
         Command::Demo(args) => commands::demo::run(&args).await,
     };

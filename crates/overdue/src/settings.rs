@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -44,16 +45,22 @@ pub(crate) enum Command {
     Migrate(DatabaseSettings),
     /// Create, check or print what Overdue needs in RabbitMQ
     Topology(TopologyArgs),
-    /// Run the relay and the worker until told to stop (SIGTERM or SIGINT; twice: at once)
+    /// Run relay, worker, sweep and HTTP until told to stop (SIGTERM or SIGINT; twice: at once)
     Run(Box<RunSettings>),
+    /// Print the description of the HTTP API, in OpenAPI form
+    Openapi,
     /// Create an order, pay it, cancel it, or look at it
     Order(OrderArgs),
     /// Add to the stock of a SKU
     Stock(StockArgs),
     /// Send order IDs into a lane, past the database: what a service in another language does
     Publish(PublishSettings),
+    /// Look at what was set aside for a person, send it in again, or drop it
+    Parked(ParkedArgs),
     /// Look at the refunds of payments that came too late
     Refunds(RefundsArgs),
+    /// Say what is wrong with this deployment, and what to do; exit 1 when anything is
+    Doctor(Box<DoctorSettings>),
     /// Check the books; exit 1 when something is off
     Audit(AuditSettings),
     /// Watch some thousand orders be paid, cancelled and closed
@@ -151,7 +158,9 @@ pub(crate) struct RunSettings {
     pub(crate) roles: RoleSettings,
     #[command(flatten)]
     pub(crate) lanes: LaneSettings,
-    /// The roles to run, where not all
+    #[command(flatten)]
+    pub(crate) http: HttpSettings,
+    /// The roles to run, where not all; `api` needs `--listen`
     #[arg(long, env = "OVERDUE_ONLY", value_delimiter = ',', value_name = "ROLE,...")]
     pub(crate) only: Vec<Role>,
     /// After SIGTERM or SIGINT: how long the roles may take to finish what they have in hand
@@ -160,6 +169,21 @@ pub(crate) struct RunSettings {
     /// How often to log what was done, if anything was
     #[arg(long, env = "OVERDUE_REPORT_EVERY", default_value = "10s", value_parser = positive_up_to_a_day, value_name = "DURATION")]
     pub(crate) report_every: Duration,
+}
+
+/// Health, metrics and the order service over HTTP.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "HTTP")]
+pub(crate) struct HttpSettings {
+    /// Where to serve /healthz, /readyz and /metrics, and with the role `api` the orders; without it there is no HTTP
+    #[arg(long, env = "OVERDUE_LISTEN", value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// The bearer token for everything under /orders, 16 bytes or more; needed unless only this machine can connect
+    #[arg(long, env = "OVERDUE_API_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub(crate) api_token: Option<SecretString>,
+    /// RabbitMQ's management API, for metrics of the queues. The user needs the tag `monitoring`
+    #[arg(long, env = "OVERDUE_MANAGEMENT_URL", hide_env_values = true, value_name = "URL")]
+    pub(crate) management_url: Option<SecretString>,
 }
 
 /// What the roles work with and how.
@@ -181,6 +205,10 @@ pub(crate) enum Role {
     Relay,
     /// Closes what is due
     Worker,
+    /// Closes what no message has brought; one process at a time, the others stand by
+    Sweep,
+    /// Serves orders over HTTP
+    Api,
 }
 
 /// Bounds and sizes; the defaults suit one machine.
@@ -204,6 +232,22 @@ pub(crate) struct Tuning {
     /// Relay: when a claim is void and another relay may send its orders; longer than the confirm timeout
     #[arg(long, env = "OVERDUE_CLAIM_LEASE", default_value = "20s", value_parser = positive_up_to_a_day, value_name = "DURATION")]
     pub(crate) claim_lease: Duration,
+    /// Relay: what events call their source, a URI reference; something else for each deployment
+    #[arg(long, env = "OVERDUE_EVENT_SOURCE", default_value = "/overdue", value_parser = event_source, value_name = "URI")]
+    pub(crate) event_source: String,
+    /// Worker: after so many attempts an order that the database does not know is parked; the first retry comes after a
+    /// second, then after twice as long each time
+    #[arg(long, env = "OVERDUE_UNKNOWN_ATTEMPTS_MAX", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..), value_name = "COUNT")]
+    pub(crate) unknown_attempts_max: u32,
+    /// Worker: how long a batch is held while a server is away; then it goes back to the queue until the server is back
+    #[arg(long, env = "OVERDUE_HOLD_MAX", default_value = "15m", value_parser = hold_max, value_name = "DURATION")]
+    pub(crate) hold_max: Duration,
+    /// Sweep: how long it rests between two rounds, varied at random by half of itself
+    #[arg(long, env = "OVERDUE_SWEEP_EVERY", default_value = "30s", value_parser = positive_up_to_a_day, value_name = "DURATION")]
+    pub(crate) sweep_every: Duration,
+    /// Sweep: how long after its deadline an order is left to its message
+    #[arg(long, env = "OVERDUE_SWEEP_GRACE", default_value = "60s", value_parser = up_to_a_day, value_name = "DURATION")]
+    pub(crate) sweep_grace: Duration,
     /// Relay: how often the outbox is looked at although nothing was notified
     #[arg(long, env = "OVERDUE_OUTBOX_POLL", default_value = "2s", value_parser = positive, value_name = "DURATION")]
     pub(crate) outbox_poll: Duration,
@@ -336,6 +380,76 @@ pub(crate) struct AskingSettings {
     /// How many pipelines of a worker ask gateways, besides those that do not
     #[arg(long, env = "OVERDUE_GATEWAY_PIPELINES", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "COUNT")]
     pub(crate) gateway_pipelines: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ParkedArgs {
+    #[command(subcommand)]
+    pub(crate) command: ParkedCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ParkedCommand {
+    /// Print what is parked; changes nothing
+    List {
+        #[command(flatten)]
+        broker: BrokerSettings,
+        #[command(flatten)]
+        selection: ParkedSelection,
+        /// For machines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print all of one message: reason, attempts, headers, body
+    Show {
+        #[command(flatten)]
+        broker: BrokerSettings,
+        /// The message, as `list` calls it
+        id: String,
+        /// For machines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send messages in again, with no attempts made; each leaves the queue when the broker has confirmed the new one
+    Requeue {
+        #[command(flatten)]
+        broker: BrokerSettings,
+        #[command(flatten)]
+        selection: ParkedSelection,
+    },
+    /// Delete messages for good; asks first
+    Drop {
+        #[command(flatten)]
+        broker: BrokerSettings,
+        #[command(flatten)]
+        selection: ParkedSelection,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Which parked messages: those for which all that is given holds.
+#[derive(Debug, Args)]
+pub(crate) struct ParkedSelection {
+    /// Messages, as `list` calls them
+    #[arg(value_name = "MESSAGE")]
+    pub(crate) ids: Vec<String>,
+    /// Only those parked for this reason, such as unknown_order
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+    /// Only those that name this order
+    #[arg(long, value_name = "ID")]
+    pub(crate) order: Option<OrderId>,
+    /// Only those parked so long ago or longer
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub(crate) older_than: Option<Duration>,
+    /// All of them
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// How many messages are looked at, at most
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..), value_name = "COUNT")]
+    pub(crate) scan_max: u32,
 }
 
 #[derive(Debug, Args)]
@@ -484,6 +598,23 @@ pub(crate) struct PublishSettings {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct DoctorSettings {
+    #[command(flatten)]
+    pub(crate) database: DatabaseSettings,
+    #[command(flatten)]
+    pub(crate) broker: BrokerSettings,
+    #[command(flatten)]
+    pub(crate) lanes: LaneSettings,
+    /// RabbitMQ's management API (http or https), for what AMQP cannot tell: alarms, consumers, policies, version. The
+    /// user needs the tag `monitoring`
+    #[arg(long, env = "OVERDUE_MANAGEMENT_URL", hide_env_values = true, value_name = "URL")]
+    pub(crate) management_url: Option<SecretString>,
+    /// For machines
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct AuditSettings {
     #[command(flatten)]
     pub(crate) database: DatabaseSettings,
@@ -527,6 +658,21 @@ fn up_to_a_day(text: &str) -> Result<Duration, String> {
 
 fn positive_up_to_a_day(text: &str) -> Result<Duration, String> {
     positive(text).and_then(|_| up_to_a_day(text))
+}
+
+/// Longer, and RabbitMQ would take the messages for lost.
+fn hold_max(text: &str) -> Result<Duration, String> {
+    let duration = positive(text)?;
+    if duration > Duration::from_mins(20) {
+        Err("it must not be longer than 20 minutes".to_owned())
+    } else {
+        Ok(duration)
+    }
+}
+
+fn event_source(text: &str) -> Result<String, String> {
+    let fits = !text.is_empty() && text.len() <= 200 && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits { Ok(text.to_owned()) } else { Err("it must have 1 to 200 visible ASCII characters".to_owned()) }
 }
 
 /// Longer, and one that hangs would hold others up for as long.

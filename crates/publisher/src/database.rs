@@ -60,6 +60,10 @@ pub async fn connect(settings: &DatabaseSettings) -> Result<PgPool, ConnectError
     let timeout_ms = settings.statement_timeout.as_millis().to_string();
     let options = options.application_name("overdue").options([
         ("statement_timeout", timeout_ms.as_str()),
+        // The server is to find out soon that we are gone without having said so.
+        ("tcp_keepalives_idle", "15"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
         ("idle_in_transaction_session_timeout", timeout_ms.as_str()),
     ]);
     let options = options.options(settings.session.iter().copied());
@@ -74,4 +78,12 @@ pub async fn connect(settings: &DatabaseSettings) -> Result<PgPool, ConnectError
         .max_connections(settings.connections_max)
         .acquire_timeout(settings.connect_timeout)
         .connect_lazy_with(options))
+}
+
+/// Whether the database answers.
+///
+/// # Errors
+/// Whatever it says, or the pool.
+pub async fn ping(pool: &PgPool) -> Result<(), sqlx::Error> {
+    sqlx::query("select 1").execute(pool).await.map(drop)
 }

@@ -2,20 +2,29 @@
 
 mod arm;
 mod database;
+mod deadline;
+mod diagnosis;
 mod orders;
+mod outbox;
 mod payments;
 mod relay;
+mod requests;
 mod schema;
 mod stock;
 mod summary;
+mod view;
 
 pub use arm::arm;
-pub use database::{ConnectError, DatabaseSettings, RELAY_SESSION, connect};
-pub use orders::{Item, NewOrder, Order, OrderError, cancel, create, pay, show};
-pub use orders::{LogEntry, OrderView, PaymentView};
+pub use database::{ConnectError, DatabaseSettings, RELAY_SESSION, connect, ping};
+pub use deadline::{extend, make_due};
+pub use diagnosis::{diagnose, refunds_needing_person};
+pub use orders::{Item, NewOrder, Order, OrderError, cancel, create, pay};
+pub use outbox::{Backlog, backlog, past_deadline};
 pub use payments::{begin_prepay, expect_payment, prepay_created};
 pub use relay::{Relay, RelayCounters, RelaySettings};
+pub use requests::{Claim, abandon_request, claim_request, finish_request};
 pub use schema::{SchemaError, check, migrate};
 pub use sqlx::{Error as DatabaseError, PgPool};
 pub use stock::{Stock, add_stock, stock};
 pub use summary::{Counts, Lateness, Summary, counts, summary};
+pub use view::{LogEntry, OrderView, PaymentView, TimelineEntry, show, timeline};

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use order::{Deadline, OrderId, OrderStatus, is_currency};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use crate::{arm, expect_payment};
 
@@ -30,7 +31,7 @@ pub struct NewOrder {
 }
 
 /// A quantity of one SKU.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Item {
     /// The stock-keeping unit.
     pub sku: String,
@@ -70,6 +71,14 @@ pub enum OrderError {
     /// A payment timeout of zero, or one that leads beyond the calendar.
     #[error("the payment timeout must lie between a millisecond and ten years")]
     BadTimeout,
+    /// A deadline that is no later than the one that the order has.
+    #[error("order {id} is to be paid by {deadline} already; extend it to a later time")]
+    NotLater {
+        /// Its ID.
+        id: OrderId,
+        /// When it falls due.
+        deadline: Deadline,
+    },
     /// A SKU that the inventory does not have.
     #[error("there is no SKU {0}")]
     UnknownSku(String),
@@ -104,6 +113,9 @@ pub enum OrderError {
     Database(#[from] sqlx::Error),
 }
 
+/// Ten years.
+pub(crate) const PAYMENT_TIMEOUT_MAX: Duration = Duration::from_hours(24 * 3653);
+
 /// Creates an order: the order, its items, the stock that it reserves, a log row and the outbox row of its
 /// timeout, in one transaction.
 ///
@@ -114,7 +126,7 @@ pub async fn create(pool: &PgPool, new: &NewOrder) -> Result<Order, OrderError> 
     if new.amount_minor < 0 || !is_currency(&new.currency) {
         return Err(OrderError::BadAmount);
     }
-    if new.payment_timeout < Duration::from_millis(1) || new.payment_timeout > Duration::from_hours(24 * 3653) {
+    if new.payment_timeout < Duration::from_millis(1) || new.payment_timeout > PAYMENT_TIMEOUT_MAX {
         return Err(OrderError::BadTimeout);
     }
     let mut transaction = pool.begin().await?;
@@ -146,8 +158,16 @@ pub async fn create(pool: &PgPool, new: &NewOrder) -> Result<Order, OrderError> 
 pub async fn pay(pool: &PgPool, id: &OrderId, transaction_id: Option<&str>) -> Result<(), OrderError> {
     let mut transaction = pool.begin().await?;
     let paid = sqlx::query(
-        "update orders set status = 'paid', paid_at = clock_timestamp(), transaction_id = $2
-         where id = $1 and status = 'pending' and payment_deadline > clock_timestamp()",
+        "with paid as (
+             update orders set status = 'paid', paid_at = clock_timestamp(), transaction_id = $2
+             where id = $1 and status = 'pending' and payment_deadline > clock_timestamp()
+             returning *
+         )
+         insert into outbox (order_id, due_at, event, event_id, data)
+         select id, paid_at, 'order.paid', concat_ws(':', 'payment', id, transaction_id), json_build_object(
+             'order_id', id, 'paid_at', paid_at, 'transaction_id', transaction_id, 'gateway', null,
+             'actor', 'order-service', 'amount_minor', amount_minor, 'currency', currency)
+         from paid",
     )
     .bind(id.as_str())
     .bind(transaction_id)
@@ -179,112 +199,6 @@ pub async fn cancel(pool: &PgPool, id: &OrderId) -> Result<(), OrderError> {
     log(&mut transaction, id, Some(OrderStatus::Pending), OrderStatus::Cancelled, "cancelled").await?;
     transaction.commit().await?;
     Ok(())
-}
-
-/// An order with its items and its history.
-#[derive(Debug, Clone, Serialize)]
-pub struct OrderView {
-    /// Its ID.
-    pub id: String,
-    /// Where it stands.
-    pub status: String,
-    /// In the smallest unit of the currency.
-    pub amount_minor: i64,
-    /// ISO 4217.
-    pub currency: String,
-    /// When it falls due.
-    pub payment_deadline: String,
-    /// The payment's ID at the gateway.
-    pub transaction_id: Option<String>,
-    /// How its payment at a gateway stands, where it has one.
-    pub payment: Option<PaymentView>,
-    /// What is ordered.
-    pub items: Vec<Item>,
-    /// What happened to it, oldest first.
-    pub log: Vec<LogEntry>,
-}
-
-/// An order's payment at a gateway.
-#[derive(Debug, Clone, Serialize)]
-pub struct PaymentView {
-    /// The gateway.
-    pub gateway: String,
-    /// The number of the trade there.
-    pub trade_no: String,
-    /// How far the shop got with telling the gateway: `none`, `attempted` or `created`.
-    pub prepay: String,
-    /// `open`, `paid` or `closed`.
-    pub state: String,
-    /// How its refund stands, if its money came too late: `requested`, `processing`, `succeeded` or `needs_person`.
-    pub refund: Option<String>,
-}
-
-/// One row of an order's log.
-#[derive(Debug, Clone, Serialize)]
-pub struct LogEntry {
-    /// When, by the database's clock.
-    pub at: String,
-    /// Where it stood; `None` at its creation.
-    pub from: Option<String>,
-    /// Where it stood afterwards.
-    pub to: String,
-    /// Why.
-    pub reason: String,
-    /// Who did it.
-    pub actor: String,
-}
-
-/// Looks an order up.
-///
-/// # Errors
-/// [`OrderError::Unknown`], [`OrderError::Database`].
-pub async fn show(pool: &PgPool, id: &OrderId) -> Result<OrderView, OrderError> {
-    type Row = (String, i64, String, OffsetDateTime, Option<String>);
-    let row: Option<Row> = sqlx::query_as(
-        "select status, amount_minor, currency, payment_deadline, transaction_id from orders where id = $1",
-    )
-    .bind(id.as_str())
-    .fetch_optional(pool)
-    .await?;
-    let (status, amount_minor, currency, deadline, transaction_id) =
-        row.ok_or_else(|| OrderError::Unknown(id.clone()))?;
-    let items: Vec<(String, i64)> =
-        sqlx::query_as("select sku_id, quantity from order_items where order_id = $1 order by sku_id")
-            .bind(id.as_str())
-            .fetch_all(pool)
-            .await?;
-    let log: Vec<(OffsetDateTime, Option<String>, String, String, String)> = sqlx::query_as(
-        "select at, from_status, to_status, reason, actor from order_log where order_id = $1 order by id",
-    )
-    .bind(id.as_str())
-    .fetch_all(pool)
-    .await?;
-    Ok(OrderView {
-        id: id.to_string(),
-        status,
-        amount_minor,
-        currency,
-        payment_deadline: Deadline::at(deadline).to_string(),
-        transaction_id,
-        payment: payment(pool, id).await?,
-        items: items.into_iter().map(|(sku, quantity)| Item { sku, quantity }).collect(),
-        log: log
-            .into_iter()
-            .map(|(at, from, to, reason, actor)| LogEntry { at: Deadline::at(at).to_string(), from, to, reason, actor })
-            .collect(),
-    })
-}
-
-async fn payment(pool: &PgPool, id: &OrderId) -> Result<Option<PaymentView>, sqlx::Error> {
-    let row: Option<(String, String, String, String, Option<String>)> = sqlx::query_as(
-        "select gateway, coalesce(trade_no, order_id), prepay, state,
-                (select r.state from refunds r where r.order_id = p.order_id order by r.created_at limit 1)
-         from payments p where order_id = $1",
-    )
-    .bind(id.as_str())
-    .fetch_optional(pool)
-    .await?;
-    Ok(row.map(|(gateway, trade_no, prepay, state, refund)| PaymentView { gateway, trade_no, prepay, state, refund }))
 }
 
 /// SKUs with their quantities, in the order in which everybody locks stock.
@@ -370,7 +284,7 @@ async fn settle_stock(transaction: &mut PgConnection, id: &OrderId, to: OrderSta
     Ok(())
 }
 
-async fn log(
+pub(crate) async fn log(
     transaction: &mut PgConnection,
     id: &OrderId,
     from: Option<OrderStatus>,

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 
-use broker::{Broker, NotPublished, Outgoing, Publisher, wire};
+use broker::{Broker, Event, NotPublished, Outgoing, Publisher, wire};
 use order::{Deadline, Lanes, OrderId, coalesce};
 use retry::Policy;
+use serde_json::value::RawValue;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgListener;
 use sqlx::{PgConnection, PgPool, Postgres};
@@ -14,13 +15,15 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 /// How the relay works.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct RelaySettings {
     /// Orders due within this time of each other may share a message; all of them come out at the latest of
     /// their deadlines. Also how long the relay lets orders gather after it was woken.
     pub window: Duration,
     /// How many orders are claimed at a time, at most.
     pub claim_orders_max: i64,
+    /// What events call their source: a URI reference.
+    pub event_source: String,
     /// After this time a claim is void: its relay is presumed dead and the orders are sent by another. Must
     /// exceed the publisher's confirm timeout.
     pub lease: Duration,
@@ -36,6 +39,7 @@ impl Default for RelaySettings {
         Self {
             window: Duration::from_millis(50),
             claim_orders_max: 8192,
+            event_source: "/overdue".to_owned(),
             lease: Duration::from_secs(20),
             poll: Duration::from_secs(2),
             answer_timeout: Duration::from_secs(35),
@@ -48,7 +52,9 @@ impl Default for RelaySettings {
 pub struct RelayCounters {
     /// Orders whose timeout the broker has confirmed.
     pub orders: AtomicU64,
-    /// Messages that carried them.
+    /// Events that the broker has confirmed.
+    pub events: AtomicU64,
+    /// Messages that carried either.
     pub messages: AtomicU64,
     /// Messages that were not confirmed, or came back.
     pub failures: AtomicU64,
@@ -68,11 +74,31 @@ pub struct Relay {
     counters: Arc<RelayCounters>,
 }
 
-/// A row of the outbox that this relay has claimed.
+/// A timeout that this relay has claimed.
 struct Claimed {
     row: i64,
     order: OrderId,
     due: Deadline,
+}
+
+/// An event that this relay has claimed.
+#[derive(sqlx::FromRow)]
+struct ClaimedEvent {
+    id: i64,
+    order_id: String,
+    due_at: OffsetDateTime,
+    event: String,
+    event_id: String,
+    data: String,
+}
+
+/// How many events go out with a batch of timeouts, at most: few enough for the timeouts not to wait for them.
+const CLAIM_EVENTS_MAX: usize = 2048;
+
+/// Whether a pass may have left something behind.
+enum More {
+    Perhaps,
+    No,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -111,9 +137,8 @@ impl Relay {
         let mut listener = None;
         while !shutdown.is_cancelled() {
             let wait = match self.pass().await {
-                // There may be more.
-                Ok(claimed) if claimed == self.settings.claim_orders_max => continue,
-                Ok(_) => {
+                Ok(More::Perhaps) => continue,
+                Ok(More::No) => {
                     delays.reset();
                     None
                 }
@@ -137,8 +162,8 @@ impl Relay {
         self.publisher.close().await;
     }
 
-    /// Claims, publishes and deletes once. Returns how many rows were claimed.
-    async fn pass(&mut self) -> Result<i64, RelayError> {
+    /// Claims, publishes and deletes once.
+    async fn pass(&mut self) -> Result<More, RelayError> {
         // Kept from pass to pass: handing it back, and taking it out again, would wait for it to answer.
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
@@ -152,29 +177,51 @@ impl Relay {
         outcome
     }
 
-    async fn pass_on(&mut self, connection: &mut PgConnection) -> Result<i64, RelayError> {
+    async fn pass_on(&mut self, connection: &mut PgConnection) -> Result<More, RelayError> {
         let (claimed, now) = self.answered(claim(connection, &self.settings)).await?;
-        let count = claimed.len();
-        if count == 0 {
-            return Ok(0);
+        let events = self.answered(claim_events(connection, &self.settings)).await?;
+        let more = if claimed.len() as i64 == self.settings.claim_orders_max || events.len() == CLAIM_EVENTS_MAX {
+            More::Perhaps
+        } else {
+            More::No
+        };
+        if claimed.is_empty() && events.is_empty() {
+            return Ok(more);
         }
         let groups = coalesce(claimed, |claimed| claimed.due, now.read(), self.settings.window, wire::ORDERS_MAX);
-        let messages: Vec<Outgoing> = groups.iter().map(|group| message(group, &self.lanes, now.read())).collect();
+        let timeouts = groups.len();
+        let mut messages: Vec<Outgoing> = groups.iter().map(|group| message(group, &self.lanes, now.read())).collect();
+        let mut rows: Vec<Vec<i64>> =
+            groups.iter().map(|group| group.iter().map(|claimed| claimed.row).collect()).collect();
+        for event in &events {
+            match event_message(event, &self.settings.event_source) {
+                Some(message) => {
+                    messages.push(message);
+                    rows.push(vec![event.id]);
+                }
+                // The table's CHECKs do not let such a row in. Should they be gone: the others must not suffer.
+                None => tracing::error!(outbox_id = event.id, "a row of the outbox is no event; it stays"),
+            }
+        }
         let fates = self.publisher.publish(&messages).await;
 
-        let (mut sent, mut refused, mut unsent) = (Vec::with_capacity(count), Vec::new(), Vec::new());
-        let mut failure = None;
-        for (group, fate) in groups.iter().zip(fates) {
-            let rows = group.iter().map(|claimed| claimed.row);
+        let (mut sent, mut refused, mut unsent) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut failure, mut orders_sent, mut events_sent) = (None, 0, 0);
+        for (index, (rows, fate)) in rows.into_iter().zip(fates).enumerate() {
             match fate {
                 Ok(()) => {
+                    if index < timeouts {
+                        orders_sent += rows.len()
+                    } else {
+                        events_sent += 1
+                    }
                     sent.extend(rows);
                     add(&self.counters.messages, 1);
                     continue;
                 }
                 // Something about this lane: the others must not wait for it.
                 Err(error @ (NotPublished::Unroutable(_) | NotPublished::Refused)) => {
-                    tracing::warn!(%error, orders = group.len(), "a message was not taken; its orders stay in the outbox");
+                    tracing::warn!(%error, rows = rows.len(), "a message was not taken; what it carries stays in the outbox");
                     refused.extend(rows);
                 }
                 Err(error) => {
@@ -185,14 +232,12 @@ impl Relay {
             add(&self.counters.failures, 1);
         }
         self.answered(delete(connection, &sent)).await?;
-        add(&self.counters.orders, sent.len());
+        add(&self.counters.orders, orders_sent);
+        add(&self.counters.events, events_sent);
         self.answered(release(connection, &refused, REFUSED_AGAIN_AFTER)).await?;
         self.answered(release(connection, &unsent, Duration::ZERO)).await?;
-        tracing::debug!(orders = sent.len(), messages = messages.len(), "sent");
-        match failure {
-            Some(error) => Err(error.into()),
-            None => Ok(i64::try_from(count).unwrap_or(i64::MAX)),
-        }
+        tracing::debug!(orders = orders_sent, events = events_sent, messages = messages.len(), "sent");
+        failure.map_or(Ok(more), |error| Err(error.into()))
     }
 
     /// A connection may be dead without anybody having said so.
@@ -251,7 +296,8 @@ async fn claim(
         // ago: joined in as a subquery, the choice may be run anew for each row, limit and all.
         "update outbox o set claimed_until = clock_timestamp() + $2 * interval '1 millisecond'
          where o.ctid = any(array(
-             select ctid from outbox where claimed_until is null or claimed_until < clock_timestamp()
+             select ctid from outbox
+             where event is null and (claimed_until is null or claimed_until < clock_timestamp())
              order by id limit $1 for update skip locked))
          returning o.id, o.order_id, o.due_at, clock_timestamp()",
     )
@@ -269,6 +315,33 @@ async fn claim(
         }
     }
     Ok((claimed, now))
+}
+
+/// The same for events.
+async fn claim_events(
+    connection: &mut PgConnection,
+    settings: &RelaySettings,
+) -> Result<Vec<ClaimedEvent>, sqlx::Error> {
+    sqlx::query_as(
+        "update outbox o set claimed_until = clock_timestamp() + $2 * interval '1 millisecond'
+         where o.ctid = any(array(
+             select ctid from outbox
+             where event is not null and (claimed_until is null or claimed_until < clock_timestamp())
+             order by id limit $1 for update skip locked))
+         returning o.id, o.order_id, o.due_at, o.event, o.event_id, o.data::text",
+    )
+    .bind(CLAIM_EVENTS_MAX as i64)
+    .bind(milliseconds(settings.lease))
+    .fetch_all(connection)
+    .await
+}
+
+fn event_message(claimed: &ClaimedEvent, source: &str) -> Option<Outgoing> {
+    let order = OrderId::new(&claimed.order_id).ok()?;
+    let data: &RawValue = serde_json::from_str(&claimed.data).ok()?;
+    let time = Deadline::at(claimed.due_at);
+    let event = Event { id: &claimed.event_id, source, kind: &claimed.event, order: &order, time, data };
+    Some(Outgoing::event(&event))
 }
 
 async fn delete(connection: &mut PgConnection, rows: &[i64]) -> Result<(), sqlx::Error> {

@@ -132,7 +132,9 @@ impl Gateways {
         self.desks.keys().cloned().collect()
     }
 
-    pub(crate) fn counters(&self) -> Arc<WorkerCounters> {
+    /// Where all that use these gateways count.
+    #[must_use]
+    pub fn counters(&self) -> Arc<WorkerCounters> {
         Arc::clone(&self.counters)
     }
 

@@ -2,7 +2,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use deadpool_postgres::{GenericClient as _, PoolError};
-use order::{Deadline, Money, OrderFacts, OrderId, OrderStatus, PaymentFacts, Prepay, Receipt, Trade, is_currency};
+use order::{
+    Deadline, Money, Operator, OrderFacts, OrderId, OrderStatus, PaymentFacts, Prepay, Receipt, Trade, is_currency,
+};
 use time::OffsetDateTime;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
@@ -39,6 +41,25 @@ pub struct Closing {
     /// The payment of which its gateway has said that nobody can make it any more; `None`: it had none. If it has
     /// another by now, it is not closed.
     pub asked: Option<PaymentFacts>,
+}
+
+/// Who settles orders, and why: what the order log says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor {
+    /// The part of the program, such as `worker`.
+    pub name: String,
+    /// Why orders are closed, such as `payment timeout`.
+    pub reason: String,
+    /// The person who had it done, if one had.
+    pub operator: Option<Operator>,
+}
+
+impl Actor {
+    /// A part of the program that closes orders because their deadline has passed.
+    #[must_use]
+    pub fn on_timeout(name: &str) -> Self {
+        Self { name: name.to_owned(), reason: "payment timeout".to_owned(), operator: None }
+    }
 }
 
 /// An order that was closed.
@@ -176,7 +197,7 @@ impl OrderBook {
     ///
     /// # Errors
     /// [`BookError::Refused`] if one of the orders breaks a rule: then none was closed.
-    pub async fn settle(&self, closings: &[Closing], actor: &str) -> Result<Vec<Closed>, BookError> {
+    pub async fn settle(&self, closings: &[Closing], actor: &Actor) -> Result<Vec<Closed>, BookError> {
         if closings.is_empty() {
             return Ok(Vec::new());
         }
@@ -186,7 +207,10 @@ impl OrderBook {
         let asked = || closings.iter().map(|closing| closing.asked.as_ref());
         let trade_nos: Vec<Option<&str>> = asked().map(|asked| asked.map(|asked| asked.trade_no.as_str())).collect();
         let prepays: Vec<Option<&str>> = asked().map(|asked| asked.map(|asked| prepay_name(asked.prepay))).collect();
-        let arguments: [&(dyn ToSql + Sync); 6] = [&ids, &deadlines, &keys, &actor, &trade_nos, &prepays];
+        let operator = actor.operator.as_ref();
+        let (kind, operator) = (operator.map(|person| &person.kind), operator.map(|person| &person.name));
+        let arguments: [&(dyn ToSql + Sync); 9] =
+            [&ids, &deadlines, &keys, &actor.name, &trade_nos, &prepays, &actor.reason, &kind, &operator];
         let rows = self.under_lock(&ids, include_str!("settle.sql"), &arguments).await?;
         rows.iter().map(closed).collect()
     }
@@ -308,6 +332,22 @@ impl OrderBook {
             Ok(rows)
         })
         .await
+    }
+
+    /// How many connections to the database are open, how many of them nobody uses, and how many there may be.
+    #[must_use]
+    pub fn connections(&self) -> (usize, usize, usize) {
+        let status = self.pool.status();
+        (status.size, status.available, status.max_size)
+    }
+
+    /// A connection of its own, which the pool forgets.
+    pub(crate) async fn take_connection(&self) -> Result<deadpool_postgres::ClientWrapper, BookError> {
+        self.pool.get().await.map(deadpool_postgres::Client::take).map_err(away)
+    }
+
+    pub(crate) fn answer_timeout(&self) -> Duration {
+        self.answer_timeout
     }
 
     pub(crate) async fn with_client<T>(

@@ -1,12 +1,33 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+
+/// Upper bounds, in seconds: around the coalescing window where all is well, up to hours where it is not.
+const LATENESS_BUCKETS_S: [f64; 14] =
+    [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0];
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
         /// What a worker has done since its start; all its pipelines count here.
-        #[derive(Debug, Default)]
+        #[derive(Debug)]
         pub struct WorkerCounters {
             $($(#[$doc])* pub(crate) $name: AtomicU64,)*
             in_flight: AtomicU64,
+            /// From the deadline of an order to its close, in seconds, by the database's clock.
+            pub lateness: Histogram,
+            /// Orders in a batch.
+            pub batch_orders: Histogram,
+        }
+
+        impl Default for WorkerCounters {
+            fn default() -> Self {
+                Self {
+                    $($name: AtomicU64::new(0),)*
+                    in_flight: AtomicU64::new(0),
+                    lateness: Histogram::new(LATENESS_BUCKETS_S),
+                    batch_orders: Histogram::new(exponential_buckets(1.0, 4.0, 9)),
+                }
+            }
         }
 
         /// The counters at one moment.
@@ -57,6 +78,20 @@ counters! {
     gateway_circuits_open,
     /// Refunds that have arrived.
     refunded,
+    /// Orders that the database does not know yet and that are looked for again.
+    not_known_yet,
+    /// Orders that the sweep has closed or found paid: no message has brought them in time.
+    rescued,
+    /// Orders that a person has come upon past their deadline, and that were closed or found paid then.
+    passively_settled,
+    /// Orders that the sweep has found past their deadline and could not settle, at its last round.
+    stuck,
+    /// Whether this process sweeps: 1 or 0.
+    sweep_leader,
+    /// Rounds that the sweep has finished.
+    sweep_rounds,
+    /// Subscriptions that are open.
+    consumers_open,
     /// Messages, or entries of messages, that were parked.
     parked,
     /// Times that a step had to be tried again because a server was away.
@@ -69,6 +104,12 @@ counters! {
 pub(crate) struct InFlight<'a>(&'a WorkerCounters);
 
 impl WorkerCounters {
+    /// Calls to gateways that are under way.
+    #[must_use]
+    pub fn gateway_in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn enter(&self) -> InFlight<'_> {
         let now = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         self.gateway_in_flight_max.fetch_max(now, Ordering::Relaxed);

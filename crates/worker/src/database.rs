@@ -62,6 +62,10 @@ impl Purpose {
     }
 }
 
+/// How the server finds out that we are gone without having said so: locks, and the lead of the sweep, would be held
+/// for hours by its own defaults.
+const SERVER_KEEPALIVES: &str = "-c tcp_keepalives_idle=15 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3";
+
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
@@ -87,7 +91,7 @@ pub fn connect(settings: &DatabaseSettings) -> Result<Pool, DatabaseError> {
     let (mut config, tls) = parse(settings.url.expose_secret())?;
     let timeout_ms = settings.statement_timeout.as_millis();
     let options = format!(
-        "{} -c statement_timeout={timeout_ms} -c idle_in_transaction_session_timeout={timeout_ms} {}",
+        "{} -c TimeZone=UTC {SERVER_KEEPALIVES} -c statement_timeout={timeout_ms} -c idle_in_transaction_session_timeout={timeout_ms} {}",
         config.get_options().unwrap_or_default(),
         settings.purpose.session_options(),
     );
@@ -123,6 +127,17 @@ pub fn connect(settings: &DatabaseSettings) -> Result<Pool, DatabaseError> {
 pub async fn probe(pool: &Pool) -> Result<(), BookError> {
     let away = |error: deadpool_postgres::PoolError| BookError::Away(with_source(&error));
     pool.get().await.map(drop).map_err(away)
+}
+
+/// Whether sessions have the settings that were asked for: a pooler in between may drop them.
+///
+/// # Errors
+/// [`BookError::Away`] if there is no session to be had.
+pub async fn session_is_as_set(pool: &Pool) -> Result<bool, BookError> {
+    let client = pool.get().await.map_err(|error| BookError::Away(with_source(&error)))?;
+    let row = client.query_one("select current_setting('plan_cache_mode')", &[]).await;
+    let mode: String = row.map_err(|error| BookError::Away(with_source(&error)))?.get(0);
+    Ok(mode == "force_generic_plan")
 }
 
 /// What is verified of the server's certificate, by the names of libpq

@@ -3,25 +3,27 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use broker::{Batch, Incoming, Outgoing, wire};
-use order::{Deadline, OrderId, coalesce};
+use broker::{Batch, Incoming, Outgoing, Tried, wire};
+use order::{Deadline, Hop, OrderId, coalesce};
 use retry::Policy;
 use time::OffsetDateTime;
 
 use crate::counters::add;
 use crate::database_time::DatabaseTime;
-use crate::pipeline::{ASKED_TOGETHER_MAX, Interrupted, Pipeline};
-use crate::settling::{Again, Outcome, Settled};
+use crate::pipeline::{ASKED_TOGETHER_MAX, Pipeline};
+use crate::settling::{Again, Interrupted, Outcome, Settled};
 
 /// What must be published before a batch may be acked. Lanes are chosen when it is sent, which may be long after
 /// it was decided.
-pub(crate) enum FollowUp {
+pub(crate) enum FollowUp<'a> {
     /// Orders that wait longer, due within the window of each other; latest due last.
     Wait(Vec<(OrderId, Deadline)>),
     /// Orders whose gateways are to be asked.
     HandOver(Vec<(OrderId, Deadline)>),
     /// Orders whose gateways are to be asked again, not before a time.
-    Again { orders: Vec<(OrderId, Deadline)>, attempt: u32, at: OffsetDateTime },
+    Again { orders: Vec<(OrderId, Deadline)>, tried: Tried, at: OffsetDateTime },
+    /// Orders of a message that the database does not know yet: to be looked at again, not before a time.
+    NotKnownYet { message: &'a Incoming, orders: Vec<OrderId>, tried: Tried, at: OffsetDateTime },
     /// What is set aside.
     Park(Box<Outgoing>),
 }
@@ -31,7 +33,7 @@ const AGAIN_WINDOW: Duration = Duration::from_secs(1);
 
 impl Pipeline {
     /// What the outcomes lead to.
-    pub(crate) fn follow_ups(&self, batch: &Batch, settled: &Settled) -> Vec<FollowUp> {
+    pub(crate) fn follow_ups<'a>(&self, batch: &'a Batch, settled: &Settled) -> Vec<FollowUp<'a>> {
         let now = settled.time.now();
         let (mut waiting, mut handed_over) = (Vec::new(), Vec::new());
         for (id, outcome) in &settled.outcomes {
@@ -44,11 +46,12 @@ impl Pipeline {
         let waiting = coalesce(waiting, |(_, due)| *due, now, self.settings.window, wire::ORDERS_MAX);
         let parked: Vec<Outgoing> =
             batch.messages().iter().flat_map(|message| parked(message, &settled.outcomes)).collect();
-        add(&self.counters.parked, parked.len());
+        add(&self.settler.counters.parked, parked.len());
         let handed_over = handed_over.chunks(ASKED_TOGETHER_MAX).map(|chunk| FollowUp::HandOver(chunk.to_vec()));
         (waiting.into_iter().map(FollowUp::Wait))
             .chain(handed_over)
             .chain(again(&settled.again, now))
+            .chain(batch.messages().iter().filter_map(|message| not_known_yet(message, &settled.outcomes)))
             .chain(parked.into_iter().map(Box::new).map(FollowUp::Park))
             .collect()
     }
@@ -56,7 +59,7 @@ impl Pipeline {
     /// Publishes until everything is confirmed and routed; what the broker has already is not sent again.
     pub(crate) async fn publish(
         &mut self,
-        mut follow_ups: Vec<FollowUp>,
+        mut follow_ups: Vec<FollowUp<'_>>,
         time: DatabaseTime,
     ) -> Result<(), Interrupted> {
         let mut delays = Policy::RECONNECT.delays();
@@ -68,13 +71,13 @@ impl Pipeline {
             let mut fates = fates.into_iter();
             follow_ups.retain(|_| fates.next().is_none_or(|fate| fate.is_err()));
             if let Some(error) = failure {
-                self.wait(&mut delays, "what a batch leads to cannot be published", &error).await?;
+                self.settler.wait(&mut delays, "what a batch leads to cannot be published", &error).await?;
             }
         }
         Ok(())
     }
 
-    fn message(&self, follow_up: &FollowUp, now: OffsetDateTime) -> Outgoing {
+    fn message(&self, follow_up: &FollowUp<'_>, now: OffsetDateTime) -> Outgoing {
         match follow_up {
             FollowUp::Park(message) => Outgoing::clone(message),
             FollowUp::Wait(group) => {
@@ -82,29 +85,52 @@ impl Pipeline {
                 Outgoing::payment_timeout(group, self.lanes.choose(remaining))
             }
             FollowUp::HandOver(orders) => Outgoing::gateway_check(orders),
-            FollowUp::Again { orders, attempt, at } => {
-                let wait = Duration::try_from(*at - now).unwrap_or_default();
-                Outgoing::later_gateway_check(orders, self.lanes.at_least(wait), *attempt)
+            FollowUp::Again { orders, tried, at } => {
+                Outgoing::later_gateway_check(orders, self.hop_until(*at, now), tried)
+            }
+            FollowUp::NotKnownYet { message, orders, tried, at } => {
+                message.again(orders, self.hop_until(*at, now), tried)
             }
         }
     }
+
+    fn hop_until(&self, at: OffsetDateTime, now: OffsetDateTime) -> Hop {
+        self.lanes.at_least(Duration::try_from(at - now).unwrap_or_default())
+    }
 }
 
-/// A message counts attempts for all its orders, so only orders with as many share one.
-fn again(orders: &[Again], now: OffsetDateTime) -> Vec<FollowUp> {
-    let mut by_attempt: BTreeMap<u32, Vec<&Again>> = BTreeMap::new();
+/// A message counts attempts for all its orders, so only orders with the same share one.
+fn again(orders: &[Again], now: OffsetDateTime) -> Vec<FollowUp<'static>> {
+    let mut by_attempts: BTreeMap<&Tried, Vec<&Again>> = BTreeMap::new();
     for order in orders {
-        by_attempt.entry(order.attempt).or_default().push(order);
+        by_attempts.entry(&order.tried).or_default().push(order);
     }
     let mut follow_ups = Vec::new();
-    for (attempt, orders) in by_attempt {
+    for (tried, orders) in by_attempts {
         for group in coalesce(orders, |order| Deadline::at(order.at), now, AGAIN_WINDOW, ASKED_TOGETHER_MAX) {
             let at = group.last().map_or(now, |latest| latest.at);
             let orders = group.into_iter().map(|order| (order.id.clone(), order.deadline)).collect();
-            follow_ups.push(FollowUp::Again { orders, attempt, at });
+            follow_ups.push(FollowUp::Again { orders, tried: tried.clone(), at });
         }
     }
     follow_ups
+}
+
+/// The orders of this message that the database does not know yet. They go on together, since they came together.
+fn not_known_yet<'a>(message: &'a Incoming, outcomes: &HashMap<OrderId, Outcome>) -> Option<FollowUp<'a>> {
+    let content = message.content.as_ref().ok()?;
+    let mut latest: Option<(&Tried, OffsetDateTime)> = None;
+    let mut orders = Vec::new();
+    for id in &content.orders {
+        let Some(Outcome::NotKnownYet { tried, at }) = outcomes.get(id) else { continue };
+        if !orders.contains(id) {
+            orders.push(id.clone());
+        }
+        if latest.is_none_or(|(_, latest)| *at > latest) {
+            latest = Some((tried, *at));
+        }
+    }
+    latest.map(|(tried, at)| FollowUp::NotKnownYet { message, orders, tried: tried.clone(), at })
 }
 
 /// What of this message is set aside: all of it if it cannot be understood, else each entry that names no

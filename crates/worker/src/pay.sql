@@ -22,7 +22,7 @@ paid as (
     set status = 'paid', paid_at = coalesce(found.paid_at, clock_timestamp()), transaction_id = found.transaction_id
     from found
     where o.id = found.id and found.status = 'pending'
-    returning o.id, found.key
+    returning o.id, o.paid_at, o.amount_minor, o.currency, found.key, found.gateway, found.transaction_id
 ),
 sold as (
     select i.sku_id, sum(i.quantity)::bigint as quantity
@@ -61,7 +61,19 @@ late as (
     from found
     where status in ('closed', 'cancelled')
     on conflict do nothing
-    returning order_id
+    returning order_id, refund_no, gateway, transaction_id, amount_minor, currency, reason
+),
+announced as (
+    insert into outbox (order_id, due_at, event, event_id, data)
+    select id, clock_timestamp(), 'order.paid', key, json_build_object(
+        'order_id', id, 'paid_at', paid_at, 'transaction_id', transaction_id, 'gateway', gateway, 'actor', $10::text,
+        'amount_minor', amount_minor, 'currency', currency)
+    from paid
+    union all
+    select order_id, clock_timestamp(), 'payment.late', 'payment-late:' || refund_no, json_build_object(
+        'order_id', order_id, 'refund_no', refund_no, 'transaction_id', transaction_id, 'gateway', gateway, 'reason', reason,
+        'amount_minor', amount_minor, 'currency', currency)
+    from late
 ),
 -- A second payment: which of the two goes back is for a person to say.
 twice as (

@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use broker::{Batch, Broker, Publisher, Session, topology};
+use broker::{Batch, Broker, Publisher, Session, Tried, topology};
 use order::{Lanes, OrderId};
 use retry::Policy;
 use tokio::task::{JoinError, JoinSet};
@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::counters::add;
 use crate::refunding::Refunder;
-use crate::{Gateways, OrderBook, WorkerCounters};
+use crate::settling::{BROKEN, Interrupted, Settler, UnknownOrders};
+use crate::{Actor, Gateways, OrderBook, WorkerCounters};
 
 /// How a worker works.
 #[derive(Debug, Clone)]
@@ -31,8 +32,12 @@ pub struct PipelineSettings {
     /// After so long without a message the subscription is made anew. A broker can forget a consumer without
     /// telling it, for example when a queue is deleted and declared again while a message is in hand.
     pub renew_idle_after: Duration,
-    /// Who the order log says it was.
-    pub actor: String,
+    /// What is done about orders that the database does not know.
+    pub unknown: UnknownOrders,
+    /// How long a batch is held while a server is away. Then it goes back to the queue, and nothing more is taken out
+    /// of it before the database answers. Shorter than the 30 minutes after which RabbitMQ takes a message for lost
+    /// (<https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout>).
+    pub hold_max: Duration,
 }
 
 impl Default for PipelineSettings {
@@ -45,7 +50,8 @@ impl Default for PipelineSettings {
             confirm_timeout: Duration::from_secs(10),
             window: Duration::from_millis(50),
             renew_idle_after: Duration::from_secs(30),
-            actor: "worker".to_owned(),
+            unknown: UnknownOrders::default(),
+            hold_max: Duration::from_mins(15),
         }
     }
 }
@@ -90,13 +96,19 @@ impl Worker {
                     stage,
                     broker: self.broker.clone(),
                     publisher: Publisher::new(self.broker.clone(), "worker", self.settings.confirm_timeout),
-                    book: self.book.clone(),
                     lanes: self.lanes.clone(),
-                    gateways: self.gateways.clone(),
-                    late: Arc::clone(&late),
                     settings: self.settings.clone(),
-                    counters: Arc::clone(&self.counters),
-                    shutdown: shutdown.clone(),
+                    settler: Settler {
+                        book: self.book.clone(),
+                        gateways: self.gateways.clone(),
+                        asks: stage == Stage::Gateway,
+                        actor: Actor::on_timeout("worker"),
+                        unknown: self.settings.unknown,
+                        late: Arc::clone(&late),
+                        counters: Arc::clone(&self.counters),
+                        shutdown: shutdown.clone(),
+                        patience_ends: None,
+                    },
                 };
                 tasks.spawn(pipeline.run());
             }
@@ -142,7 +154,7 @@ impl Stage {
 const GATEWAY_ORDERS_MAX: usize = 1024;
 
 /// The most messages that the broker may send ahead to a pipeline that asks gateways. With those of our own, of at
-/// most [`ASKED_TOGETHER_MAX`] orders, and batches that take no longer than [`ASKING_MAX`], none is unacked for
+/// most [`ASKED_TOGETHER_MAX`] orders, and batches that take no longer than [`crate::settling::ASKING_MAX`], none is unacked for
 /// the 30 minutes after which RabbitMQ takes it for lost
 /// (<https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout>).
 const GATEWAY_PREFETCH_MESSAGES: u16 = 64;
@@ -150,22 +162,14 @@ const GATEWAY_PREFETCH_MESSAGES: u16 = 64;
 /// How many orders whose gateways are to be asked share a message.
 pub(crate) const ASKED_TOGETHER_MAX: usize = 64;
 
-/// How long the gateways are asked for one batch. Whoever had no turn then comes again.
-pub(crate) const ASKING_MAX: Duration = Duration::from_secs(300);
-
 /// One consumer and all that its messages go through: receive, load, decide, ask, settle, follow up, ack.
 pub(crate) struct Pipeline {
     pub(crate) stage: Stage,
     broker: Broker,
     pub(crate) publisher: Publisher,
-    pub(crate) book: OrderBook,
     pub(crate) lanes: Lanes,
-    pub(crate) gateways: Gateways,
-    /// Tells that there is a refund to be made.
-    pub(crate) late: Arc<tokio::sync::Notify>,
     pub(crate) settings: PipelineSettings,
-    pub(crate) counters: Arc<WorkerCounters>,
-    pub(crate) shutdown: CancellationToken,
+    pub(crate) settler: Settler,
 }
 
 /// How a session ended.
@@ -183,13 +187,6 @@ enum Ended {
 /// After so many batches a careful session has shown that the head of the queue can be read.
 const TRUSTED_AFTER_BATCHES: u32 = 5;
 
-/// Between sessions that could be opened and then broke: short, so that a message that breaks them is soon at
-/// its delivery limit and out of the way.
-pub(crate) const BROKEN: Policy = Policy { initial: Duration::from_millis(100), max: Duration::from_millis(500) };
-
-/// The program is to stop while something has to be waited out. The batch is given up, unacked.
-pub(crate) struct Interrupted;
-
 impl Pipeline {
     /// Sessions, one after the other: each connects and subscribes anew, and works until it breaks.
     ///
@@ -201,14 +198,19 @@ impl Pipeline {
         let mut away = Policy::RECONNECT.delays();
         let mut broken = BROKEN.delays();
         let (mut careful, mut renewed) = (true, false);
-        while !self.shutdown.is_cancelled() {
+        let shutdown = self.settler.shutdown.clone();
+        while !shutdown.is_cancelled() {
+            self.settler.patience_ends = None;
+            if self.settler.database_answers().await.is_err() {
+                break;
+            }
             let queue = self.stage.queue();
             let (_, prefetch_max) = self.stage.bounds(&self.settings);
             let prefetch = if careful { 1 } else { prefetch_max };
             let opening = Session::open(&self.broker, queue, prefetch);
             let opened = tokio::select! {
                 opened = opening => opened,
-                () = self.shutdown.cancelled() => break,
+                () = shutdown.cancelled() => break,
             };
             let (delays, error) = match opened {
                 Ok(session) => {
@@ -216,7 +218,9 @@ impl Pipeline {
                         tracing::info!(queue, prefetch, "consuming");
                     }
                     away.reset();
+                    self.settler.counters.consumers_open.fetch_add(1, Ordering::Relaxed);
                     let ended = self.work(session, careful).await;
+                    self.settler.counters.consumers_open.fetch_sub(1, Ordering::Relaxed);
                     renewed = matches!(ended, Ended::Idle);
                     match ended {
                         Ended::Stopped => break,
@@ -234,7 +238,7 @@ impl Pipeline {
                 }
                 Err(error) => (&mut away, error.to_string()),
             };
-            if self.wait(delays, "the consumer cannot go on", &error).await.is_err() {
+            if self.settler.wait(delays, "the consumer cannot go on", &error).await.is_err() {
                 break;
             }
         }
@@ -255,19 +259,23 @@ impl Pipeline {
             let received = tokio::select! {
                 received = session.receive(orders_max) => received,
                 () = tokio::time::sleep(self.settings.renew_idle_after) => break Ended::Idle,
-                () = self.shutdown.cancelled() => break Ended::Stopped,
+                () = self.settler.shutdown.cancelled() => break Ended::Stopped,
             };
             let Some(batch) = received else { break Ended::Broken("the subscription has ended".to_owned()) };
+            self.settler.patience_ends = Some(Instant::now() + self.settings.hold_max);
             if self.process(&batch).await.is_err() {
-                break Ended::Stopped;
+                if self.settler.shutdown.is_cancelled() {
+                    break Ended::Stopped;
+                }
+                break Ended::Broken("a batch was held for too long; it is given back".to_owned());
             }
             let messages = batch.messages().len();
             if let Err(error) = batch.ack().await {
                 break Ended::Broken(error.to_string());
             }
             acked += 1;
-            add(&self.counters.batches, 1);
-            add(&self.counters.messages, messages);
+            add(&self.settler.counters.batches, 1);
+            add(&self.settler.counters.messages, messages);
         };
         session.close().await;
         ended
@@ -275,10 +283,10 @@ impl Pipeline {
 
     /// While no gateway can be asked, orders come only so fast that one now and then finds out whether it can.
     async fn rest(&self) -> Result<(), Interrupted> {
-        let Some(closed_for) = self.gateways.closed_for() else { return Ok(()) };
+        let Some(closed_for) = self.settler.gateways.closed_for() else { return Ok(()) };
         tokio::select! {
             () = tokio::time::sleep(closed_for) => Ok(()),
-            () = self.shutdown.cancelled() => Err(Interrupted),
+            () = self.settler.shutdown.cancelled() => Err(Interrupted),
         }
     }
 
@@ -287,42 +295,29 @@ impl Pipeline {
         let begun = Instant::now();
         // Each order once, in the order of their IDs, however many messages name it; with the most attempts that one
         // of them counts.
-        let mut attempts: BTreeMap<OrderId, u32> = BTreeMap::new();
+        let mut orders: BTreeMap<OrderId, Tried> = BTreeMap::new();
         for message in batch.messages() {
             let Ok(content) = &message.content else { continue };
+            let tried = message.tried();
             for id in &content.orders {
-                let attempt = attempts.entry(id.clone()).or_default();
-                *attempt = message.attempt().max(*attempt);
+                let known = orders.entry(id.clone()).or_default();
+                if known.attempts < tried.attempts {
+                    known.clone_from(&tried);
+                }
             }
         }
-        let settled = self.settle(&attempts).await?;
+        let settled = self.settler.settle(&orders).await?;
         let follow_ups = self.follow_ups(batch, &settled);
         let follow_up_count = follow_ups.len();
         self.publish(follow_ups, settled.time).await?;
         tracing::debug!(
             messages = batch.messages().len(),
-            orders = attempts.len(),
+            orders = orders.len(),
             follow_ups = follow_up_count,
             took_ms = begun.elapsed().as_millis(),
             "settled a batch"
         );
+        self.settler.counters.batch_orders.observe(orders.len() as f64);
         Ok(())
-    }
-
-    /// Waits before the next try, unless the program is to stop. The batch is held meanwhile: giving it back
-    /// would bring it again at once, and count against the queue's delivery limit.
-    pub(crate) async fn wait(
-        &self,
-        delays: &mut retry::Delays,
-        trouble: &str,
-        error: &impl fmt::Display,
-    ) -> Result<(), Interrupted> {
-        add(&self.counters.held, 1);
-        let delay = delays.next_delay();
-        tracing::warn!(%error, retry_in_ms = delay.as_millis(), "{trouble}");
-        tokio::select! {
-            () = tokio::time::sleep(delay) => Ok(()),
-            () = self.shutdown.cancelled() => Err(Interrupted),
-        }
     }
 }

@@ -118,19 +118,32 @@ impl OrderBook {
             .with_client(async |client| {
                 let record = client
                     .prepare_cached(
-                        "update refunds
-                         set state = $2, attempts = coalesce($3, attempts), problem = $4,
-                             next_attempt_at = clock_timestamp() + $5 * interval '1 second',
-                             succeeded_at = case when $2 = 'succeeded' then coalesce($6, clock_timestamp()) end,
-                             updated_at = clock_timestamp()
-                         where refund_no = $1 and state <> 'succeeded'
-                           and (state <> 'needs_person' or $2 = 'succeeded')",
+                        "with recorded as (
+                             update refunds
+                             set state = $2, attempts = coalesce($3, attempts), problem = $4,
+                                 next_attempt_at = clock_timestamp() + $5 * interval '1 second',
+                                 succeeded_at = case when $2 = 'succeeded' then coalesce($6, clock_timestamp()) end,
+                                 updated_at = clock_timestamp()
+                             where refund_no = $1 and state <> 'succeeded'
+                               and (state <> 'needs_person' or $2 = 'succeeded')
+                             returning *
+                         ),
+                         announced as (
+                             insert into outbox (order_id, due_at, event, event_id, data)
+                             select order_id, clock_timestamp(), 'payment.refunded', 'payment-refunded:' || refund_no,
+                                    json_build_object(
+                                        'order_id', order_id, 'refund_no', refund_no, 'transaction_id', transaction_id,
+                                        'gateway', gateway, 'refunded_at', succeeded_at,
+                                        'amount_minor', amount_minor, 'currency', currency)
+                             from recorded where state = 'succeeded'
+                         )
+                         select 1 from recorded",
                     )
                     .await?;
-                client.execute(&record, &[&refund_no, &state, &attempts, &problem, &wait, &succeeded_at]).await
+                client.query(&record, &[&refund_no, &state, &attempts, &problem, &wait, &succeeded_at]).await
             })
             .await?;
-        Ok(written == 1)
+        Ok(!written.is_empty())
     }
 }
 

@@ -2,7 +2,9 @@
 -- transaction.
 -- $1: order IDs, each once. $2: the deadline with which each was loaded. $3: the idempotency key of each.
 -- $4: who does it. $5, $6: trade number and prepay of the payment of
--- which its gateway has said that nobody can make it any more; null: it had none. Returns the orders that were closed; those missing from the answer have changed meanwhile.
+-- which its gateway has said that nobody can make it any more; null: it had none. $7: why. $8, $9: the type of operator
+-- and the operator who had it done; null: nobody had. Returns the orders that were closed; those missing from the answer
+-- have changed meanwhile.
 with due as (
     select * from unnest($1::text[], $2::timestamptz[], $3::text[], $5::text[], $6::text[])
         as due (id, deadline, key, trade_no, prepay)
@@ -26,7 +28,7 @@ closed as (
     from found
     where o.id = found.id and found.status = 'pending' and found.payment_deadline = found.deadline
       and found.heard
-    returning o.id, o.closed_at, found.deadline, found.key
+    returning o.id, o.closed_at, o.amount_minor, o.currency, found.deadline, found.key
 ),
 -- What the closed orders had reserved, added up, so that a hot SKU is updated once.
 released as (
@@ -50,13 +52,20 @@ restocked as (
     where s.sku_id = stock.sku_id
 ),
 logged as (
-    insert into order_log (order_id, from_status, to_status, reason, actor, idempotency_key, at)
-    select id, 'pending', 'closed', 'payment timeout', $4, key, closed_at from closed
+    insert into order_log (order_id, from_status, to_status, reason, actor, idempotency_key, operator_type, operator, at)
+    select id, 'pending', 'closed', $7, $4, key, $8, $9, closed_at from closed
 ),
 -- An order can come to the same deadline twice only if somebody reopened it by hand; the key stays then.
 recorded as (
     insert into idempotency_keys (key, order_id, outcome, created_at)
     select key, id, 'closed', closed_at from closed
     on conflict (key) do nothing
+),
+announced as (
+    insert into outbox (order_id, due_at, event, event_id, data)
+    select id, closed_at, 'order.closed', key, json_build_object(
+        'order_id', id, 'payment_deadline', deadline, 'closed_at', closed_at, 'reason', $7::text, 'actor', $4::text,
+        'amount_minor', amount_minor, 'currency', currency)
+    from closed
 )
 select id, closed_at, deadline from closed

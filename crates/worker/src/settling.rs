@@ -1,19 +1,69 @@
 //! From order IDs to what became of each: load, decide, ask, and write until nothing is open any more.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use broker::Tried;
 use order::{Deadline, Decision, OrderFacts, OrderId, PaymentFacts, Receipt, Verdict, decide};
 use retry::Policy;
 use time::OffsetDateTime;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::asking::Asked;
 use crate::counters::add;
 use crate::database_time::DatabaseTime;
-use crate::pipeline::{ASKING_MAX, BROKEN, Interrupted, Pipeline, Stage};
-use crate::{BookError, Closing, Loaded, Payment, Told, TradeNote};
+use crate::{Actor, BookError, Closing, Gateways, Loaded, OrderBook, Payment, Told, TradeNote, WorkerCounters};
+
+/// Turns order IDs into what became of each. Whoever brings the IDs (messages, the sweep, a person who looks at an
+/// order) goes this way.
+#[derive(Clone)]
+pub(crate) struct Settler {
+    pub(crate) book: OrderBook,
+    pub(crate) gateways: Gateways,
+    /// Whether gateways are asked. Else orders that need it are handed over to those who ask.
+    pub(crate) asks: bool,
+    pub(crate) actor: Actor,
+    /// What is done about orders that the database does not know.
+    pub(crate) unknown: UnknownOrders,
+    /// Tells that there is a refund to be made.
+    pub(crate) late: Arc<Notify>,
+    pub(crate) counters: Arc<WorkerCounters>,
+    pub(crate) shutdown: CancellationToken,
+    /// Until when servers that are away are waited for; `None`: as long as it takes.
+    pub(crate) patience_ends: Option<Instant>,
+}
+
+/// What is done about orders that the database does not know: whoever sent the message may have been faster than
+/// its own commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnknownOrders {
+    /// After so many attempts the order is parked.
+    pub attempts_max: u32,
+    /// The delays between them.
+    pub back_off: Policy,
+}
+
+impl Default for UnknownOrders {
+    fn default() -> Self {
+        let back_off = Policy { initial: Duration::from_secs(1), max: Duration::from_secs(30) };
+        Self { attempts_max: 5, back_off }
+    }
+}
+
+/// The program is to stop, or patience has come to its end, while something has to be waited out. What was under way
+/// is given up, unacked.
+pub(crate) struct Interrupted;
+
+/// Between tries of what failed a moment ago: short, so that what breaks sessions again and again is soon at its
+/// delivery limit and out of the way.
+pub(crate) const BROKEN: Policy = Policy { initial: Duration::from_millis(100), max: Duration::from_millis(500) };
+
+/// How long the gateways are asked for one batch. Whoever had no turn then comes again.
+pub(crate) const ASKING_MAX: Duration = Duration::from_secs(300);
 
 /// What became of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,17 +84,19 @@ pub(crate) enum Outcome {
     Retried,
     /// Its gateway cannot be asked by anybody now: to be asked again, with no attempt spent.
     Held,
+    /// The database does not know it, yet: to be looked at again then, as one that was tried so often.
+    NotKnownYet { tried: Tried, at: OffsetDateTime },
     /// For a person.
     Parked { reason: &'static str, detail: String },
 }
 
-/// An order whose gateway is to be asked again.
+/// An order whose gateway is to be asked again, as one that was tried so often.
 #[derive(Debug, Clone)]
 pub(crate) struct Again {
     pub(crate) id: OrderId,
     pub(crate) deadline: Deadline,
     /// Attempts that came to nothing.
-    pub(crate) attempt: u32,
+    pub(crate) tried: Tried,
     /// Not before.
     pub(crate) at: OffsetDateTime,
 }
@@ -56,10 +108,19 @@ pub(crate) struct Settled {
     pub(crate) time: DatabaseTime,
 }
 
+impl Settled {
+    /// Closed orders whose trades are to be looked for once more, and when. Whoever publishes nothing arms them.
+    pub(crate) fn second_looks(&self) -> Vec<(OrderId, OffsetDateTime)> {
+        let closed =
+            |order: &&Again| matches!(self.outcomes.get(&order.id), Some(Outcome::Closed | Outcome::Unchanged));
+        self.again.iter().filter(closed).map(|order| (order.id.clone(), order.at)).collect()
+    }
+}
+
 /// What is known while a batch is settled.
 struct Progress<'a> {
     settled: Settled,
-    attempts: &'a BTreeMap<OrderId, u32>,
+    tried: &'a BTreeMap<OrderId, Tried>,
     answers: HashMap<OrderId, Answer>,
     asking: JoinSet<(OrderId, Asked)>,
     /// What is being asked.
@@ -88,22 +149,22 @@ struct Answer {
 /// How often an order may be found changed between load and close before something must be wrong with it.
 const ROUNDS_MAX: u32 = 8;
 
-impl Pipeline {
-    /// Settles these orders, with their attempts so far, until it is known of each what became of it. Orders whose gateways are asked are settled as
-    /// the answers come in, and hold up nobody else.
-    pub(crate) async fn settle(&mut self, attempts: &BTreeMap<OrderId, u32>) -> Result<Settled, Interrupted> {
+impl Settler {
+    /// Settles these orders, with their attempts so far, until it is known of each what became of it. Orders whose
+    /// gateways are asked are settled as the answers come in, and hold up nobody else.
+    pub(crate) async fn settle(&self, tried: &BTreeMap<OrderId, Tried>) -> Result<Settled, Interrupted> {
         let time = DatabaseTime::from(OffsetDateTime::UNIX_EPOCH);
-        let settled = Settled { outcomes: HashMap::with_capacity(attempts.len()), again: Vec::new(), time };
+        let settled = Settled { outcomes: HashMap::with_capacity(tried.len()), again: Vec::new(), time };
         let mut progress = Progress {
             settled,
-            attempts,
+            tried,
             answers: HashMap::new(),
             asking: JoinSet::new(),
             unanswered: HashMap::new(),
             retries_at: HashMap::new(),
             held: HashMap::new(),
         };
-        let mut open: Vec<OrderId> = attempts.keys().cloned().collect();
+        let mut open: Vec<OrderId> = tried.keys().cloned().collect();
         let give_up_at = Instant::now() + ASKING_MAX;
         loop {
             self.settle_open(open, &mut progress).await?;
@@ -161,7 +222,7 @@ impl Pipeline {
 
     /// Loads, decides and writes until each of these is settled or being asked. An order that changed between load
     /// and write (paid, cancelled, extended at that very moment) is looked at once more.
-    async fn settle_open(&mut self, mut open: Vec<OrderId>, progress: &mut Progress<'_>) -> Result<(), Interrupted> {
+    async fn settle_open(&self, mut open: Vec<OrderId>, progress: &mut Progress<'_>) -> Result<(), Interrupted> {
         let mut delays = BROKEN.delays();
         for round in 1.. {
             if open.is_empty() {
@@ -184,11 +245,7 @@ impl Pipeline {
     }
 
     /// One round; returns the orders that changed meanwhile.
-    async fn settle_round(
-        &mut self,
-        open: Vec<OrderId>,
-        progress: &mut Progress<'_>,
-    ) -> Result<Vec<OrderId>, Interrupted> {
+    async fn settle_round(&self, open: Vec<OrderId>, progress: &mut Progress<'_>) -> Result<Vec<OrderId>, Interrupted> {
         let loaded = self.load(&open).await?;
         progress.settled.time = DatabaseTime::from(loaded.now);
         let (mut closings, mut payments, mut notes) = (Vec::new(), Vec::new(), Vec::new());
@@ -224,7 +281,7 @@ impl Pipeline {
                     } else {
                         notes.extend(answer.and_then(|answer| answer.note(&id)));
                     }
-                    let outcome = plain_outcome(&id, decision, progress.answers.get(&id));
+                    let outcome = self.plain_outcome(&id, decision, progress);
                     progress.settled.outcomes.insert(id, outcome);
                 }
             }
@@ -251,7 +308,7 @@ impl Pipeline {
         }
         let note = answer.told(id, Told::Missed);
         let at = progress.settled.time.now() + self.gateways.settings.look_again_after;
-        progress.settled.again.push(Again { id: id.clone(), deadline: facts?.deadline, attempt: 0, at });
+        progress.settled.again.push(Again { id: id.clone(), deadline: facts?.deadline, tried: Tried::default(), at });
         Some(note)
     }
 
@@ -270,14 +327,14 @@ impl Pipeline {
             return Some(answer.told(id, Told::Absent));
         }
         let note = answer.told(id, Told::NotFound);
-        progress.settled.again.push(Again { id: id.clone(), deadline: *deadline, attempt: 0, at });
+        progress.settled.again.push(Again { id: id.clone(), deadline: *deadline, tried: Tried::default(), at });
         Some(note)
     }
 
     /// Has the gateway asked, or hands the order to those who do.
     fn ask(&self, id: OrderId, facts: Option<&OrderFacts>, progress: &mut Progress<'_>) {
         let Some(OrderFacts { deadline, payment: Some(payment), .. }) = facts else { return };
-        if self.stage == Stage::Due {
+        if !self.asks {
             progress.settled.outcomes.insert(id, Outcome::HandedOver(*deadline));
             return;
         }
@@ -295,9 +352,9 @@ impl Pipeline {
     }
 
     fn hold(&self, id: OrderId, deadline: Deadline, why: String, progress: &mut Progress<'_>) {
-        let attempt = progress.attempts.get(&id).copied().unwrap_or(0);
+        let tried = progress.tried(&id);
         let at = progress.settled.time.now() + self.gateways.settings.hold;
-        progress.settled.again.push(Again { id: id.clone(), deadline, attempt, at });
+        progress.settled.again.push(Again { id: id.clone(), deadline, tried, at });
         progress.held.entry(why).or_default().push(id.clone());
         progress.settled.outcomes.insert(id, Outcome::Held);
     }
@@ -312,8 +369,10 @@ impl Pipeline {
         progress: &mut Progress<'_>,
     ) {
         let settings = &self.gateways.settings;
-        let attempt = progress.attempts.get(&id).copied().unwrap_or(0).saturating_add(u32::from(counts));
         let Some(facts) = facts else { return };
+        let now = progress.settled.time.now();
+        let tried = if counts { progress.tried(&id).once_more(now, &why) } else { progress.tried(&id) };
+        let attempt = tried.attempts;
         if attempt >= settings.attempts_max {
             let detail = format!("{attempt} attempts at its payment came to nothing; the last: {why}");
             tracing::error!(order = %id, detail, "the payment of an order stays unknown; it is parked");
@@ -323,12 +382,67 @@ impl Pipeline {
         if self.gateways.may_warn(&why) {
             tracing::warn!(order = %id, attempt, why, "the payment of an order is not clear yet; it is asked for again");
         }
-        let now = progress.settled.time.now();
         let backed_off = *progress.retries_at.entry(attempt).or_insert_with(|| now + settings.back_off.delay(attempt));
         // Where a time is known, it is kept, but for what has been waiting for long.
         let at = at.map_or(backed_off, |at| if counts { at.max(backed_off) } else { at });
-        progress.settled.again.push(Again { id: id.clone(), deadline: facts.deadline, attempt, at });
+        progress.settled.again.push(Again { id: id.clone(), deadline: facts.deadline, tried, at });
         progress.settled.outcomes.insert(id, Outcome::Retried);
+    }
+
+    /// The outcome of a decision after which nothing is written.
+    fn plain_outcome(&self, id: &OrderId, decision: Decision, progress: &Progress<'_>) -> Outcome {
+        match decision {
+            Decision::Wait(deadline) => Outcome::Waiting(deadline),
+            Decision::Park { reason, detail } => {
+                tracing::error!(order = %id, reason, detail, "a person must look at an order");
+                Outcome::Parked { reason, detail }
+            }
+            Decision::Unknown => self.unknown(id, progress),
+            _ => Outcome::Unchanged,
+        }
+    }
+
+    /// Whoever sent the message may have been faster than its own commit.
+    fn unknown(&self, id: &OrderId, progress: &Progress<'_>) -> Outcome {
+        let mut detail = format!("the database has no order {id}");
+        if let Some(Verdict::Paid(receipt)) = progress.answers.get(id).map(|answer| &answer.verdict) {
+            detail += &format!(" any more; it was paid as {}", receipt.transaction_id);
+            return Outcome::Parked { reason: "unknown_order", detail };
+        }
+        let now = progress.settled.time.now();
+        let tried = progress.tried(id).once_more(now, "unknown_order");
+        if tried.attempts >= self.unknown.attempts_max {
+            tracing::warn!(order = %id, attempts = tried.attempts, "the database does not know an order; it is parked");
+            return Outcome::Parked { reason: "unknown_order", detail };
+        }
+        let at = now + self.unknown.back_off.delay(tried.attempts);
+        Outcome::NotKnownYet { tried, at }
+    }
+
+    /// Waits before the next try, unless the program is to stop or patience has come to its end. A batch is held
+    /// meanwhile: giving it back would bring it again at once, and count against the queue's delivery limit.
+    pub(crate) async fn wait(
+        &self,
+        delays: &mut retry::Delays,
+        trouble: &str,
+        error: &impl fmt::Display,
+    ) -> Result<(), Interrupted> {
+        add(&self.counters.held, 1);
+        let delay = delays.next_delay();
+        if self.patience_ends.is_some_and(|end| Instant::now() + delay > end) {
+            tracing::warn!(%error, "{trouble}; given up for now");
+            return Err(Interrupted);
+        }
+        tracing::warn!(%error, retry_in_ms = delay.as_millis(), "{trouble}");
+        tokio::select! {
+            () = tokio::time::sleep(delay) => Ok(()),
+            () = self.shutdown.cancelled() => Err(Interrupted),
+        }
+    }
+
+    /// Waits until the database answers: while it is away, nothing needs to be taken out of a queue.
+    pub(crate) async fn database_answers(&self) -> Result<(), Interrupted> {
+        self.load(&[]).await.map(drop)
     }
 
     /// Loads, and waits out a database that is away.
@@ -371,11 +485,18 @@ impl Pipeline {
                 Outcome::HandedOver(_) => &counters.handed_over,
                 Outcome::Retried => &counters.retried,
                 Outcome::Held => &counters.gateway_held,
+                Outcome::NotKnownYet { .. } => &counters.not_known_yet,
                 // Counted by what is set aside, message by message.
                 Outcome::Parked { .. } => continue,
             };
             add(counter, 1);
         }
+    }
+}
+
+impl Progress<'_> {
+    fn tried(&self, id: &OrderId) -> Tried {
+        self.tried.get(id).cloned().unwrap_or_default()
     }
 }
 
@@ -407,24 +528,5 @@ impl Answer {
     fn told(&self, id: &OrderId, told: Told) -> TradeNote {
         let PaymentFacts { gateway, trade_no, .. } = &self.question.payment;
         TradeNote { id: id.clone(), gateway: gateway.clone(), trade_no: trade_no.clone(), told }
-    }
-}
-
-/// The outcome of a decision after which nothing is written.
-fn plain_outcome(id: &OrderId, decision: Decision, answer: Option<&Answer>) -> Outcome {
-    match decision {
-        Decision::Wait(deadline) => Outcome::Waiting(deadline),
-        Decision::Park { reason, detail } => {
-            tracing::error!(order = %id, reason, detail, "a person must look at an order; it is parked");
-            Outcome::Parked { reason, detail }
-        }
-        Decision::Unknown => {
-            let mut detail = format!("the database has no order {id}");
-            if let Some(Verdict::Paid(receipt)) = answer.map(|answer| &answer.verdict) {
-                detail += &format!(" any more; it was paid as {}", receipt.transaction_id);
-            }
-            Outcome::Parked { reason: "unknown_order", detail }
-        }
-        _ => Outcome::Unchanged,
     }
 }

@@ -8,8 +8,7 @@ use std::time::Duration;
 use order::OrderId;
 use retry::Policy;
 
-use crate::pipeline::{Interrupted, Pipeline};
-use crate::settling::Outcome;
+use crate::settling::{Interrupted, Outcome, Settler};
 use crate::{BookError, Closing, Credited, Payment};
 
 /// What is to be written into the order book together.
@@ -26,12 +25,12 @@ enum Setback {
     Slow,
 }
 
-impl Pipeline {
+impl Settler {
     /// Writes, and returns the orders that have changed meanwhile. Where the database refuses the whole, or does
     /// not get through with it in time, it is halved and halved again: until the order that breaks a rule stands
     /// alone, and is parked, or the rest is quick enough.
     pub(crate) async fn write(
-        &mut self,
+        &self,
         closings: Vec<Closing>,
         payments: Vec<Payment>,
         outcomes: &mut HashMap<OrderId, Outcome>,
@@ -79,7 +78,10 @@ impl Pipeline {
     }
 
     async fn close(&self, closings: &[Closing]) -> Result<Vec<(OrderId, Outcome)>, BookError> {
-        let closed = self.book.settle(closings, &self.settings.actor).await?;
+        let closed = self.book.settle(closings, &self.actor).await?;
+        for closed in &closed {
+            self.counters.lateness.observe(closed.lateness.as_secs_f64());
+        }
         let lateness_max = closed.iter().map(|closed| closed.lateness).max().unwrap_or(Duration::ZERO);
         let lateness_max_ms = u64::try_from(lateness_max.as_millis()).unwrap_or(u64::MAX);
         self.counters.lateness_max_ms.fetch_max(lateness_max_ms, Ordering::Relaxed);
@@ -88,7 +90,7 @@ impl Pipeline {
 
     async fn pay(&self, payments: &[Payment]) -> Result<Vec<(OrderId, Outcome)>, BookError> {
         let mut written = Vec::with_capacity(payments.len());
-        for (id, credited) in self.book.pay(payments, &self.settings.actor).await? {
+        for (id, credited) in self.book.pay(payments, &self.actor.name).await? {
             let outcome = match credited {
                 Credited::Paid => Outcome::Paid,
                 Credited::Already => Outcome::Unchanged,

@@ -2,8 +2,10 @@
 
 pub(crate) mod audit;
 pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod migrate;
 pub(crate) mod order;
+pub(crate) mod parked;
 pub(crate) mod publish;
 pub(crate) mod refunds;
 pub(crate) mod run;

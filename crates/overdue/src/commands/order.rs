@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use publisher::{NewOrder, OrderView};
+use publisher::{NewOrder, OrderView, TimelineEntry};
 
 use crate::commands::print;
 use crate::failure::Failure;
@@ -28,10 +28,13 @@ pub(crate) async fn run(args: OrderArgs) -> Result<(), Failure> {
         OrderCommand::Show { database, id, json } => {
             let pool = servers::migrated_database(&database, 1).await?;
             let view = publisher::show(&pool, &id).await?;
+            let timeline = publisher::timeline(&pool, &id).await?;
             if json {
-                print(serde_json::to_string_pretty(&view).map_err(anyhow::Error::from)?);
+                let mut object = serde_json::to_value(&view).map_err(anyhow::Error::from)?;
+                object["timeline"] = serde_json::to_value(&timeline).map_err(anyhow::Error::from)?;
+                print(format_args!("{object:#}"));
             } else {
-                print_view(&view);
+                print_view(&view, &timeline);
             }
             Ok(())
         }
@@ -46,9 +49,10 @@ async fn create(database: &DatabaseSettings, new: NewOrder) -> Result<(), Failur
     Ok(())
 }
 
-fn print_view(view: &OrderView) {
+fn print_view(view: &OrderView, timeline: &[TimelineEntry]) {
     print(format_args!("order     {}", view.id));
-    print(format_args!("status    {}", view.status));
+    let overdue = if view.overdue { " (past its deadline: about to be closed, or found paid)" } else { "" };
+    print(format_args!("status    {}{overdue}", view.status));
     print(format_args!("amount    {} {} (smallest unit)", view.amount_minor, view.currency));
     print(format_args!("deadline  {}", view.payment_deadline));
     if let Some(transaction) = &view.transaction_id {
@@ -64,8 +68,8 @@ fn print_view(view: &OrderView) {
     for item in &view.items {
         print(format_args!("item      {} x {}", item.quantity, item.sku));
     }
-    for entry in &view.log {
-        let from = entry.from.as_deref().unwrap_or("-");
-        print(format_args!("log       {}  {from} -> {} ({}, by {})", entry.at, entry.to, entry.reason, entry.actor));
+    for entry in timeline {
+        let operator = entry.operator.as_ref().map_or(String::new(), |operator| format!(" for {operator}"));
+        print(format_args!("log       {}  {} ({}, by {}{operator})", entry.at, entry.what, entry.detail, entry.actor));
     }
 }

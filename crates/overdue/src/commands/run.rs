@@ -9,19 +9,23 @@ use publisher::{PgPool, Relay, RelayCounters, RelaySettings};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use worker::{CounterValues, Gateways, OrderBook, PipelineSettings, Purpose, Worker, WorkerCounters};
+use worker::{
+    CounterValues, Gateways, OrderBook, PipelineSettings, Purpose, Sweep, SweepSettings, UnknownOrders, Worker,
+    WorkerCounters,
+};
 
 use crate::failure::{Failure, Kind};
 use crate::gateways::gateways;
+use crate::http::{Http, Parts};
 use crate::servers;
-use crate::settings::{Role, RoleSettings, RunSettings, Tuning};
+use crate::settings::{HttpSettings, Role, RoleSettings, RunSettings, Tuning};
 
 pub(crate) async fn run(settings: &RunSettings) -> Result<(), Failure> {
     check(settings)?;
     let shutdown = CancellationToken::new();
     watch_signals(&shutdown)?;
     let lanes = settings.lanes.lanes();
-    let mut roles = Roles::start(&settings.only, &settings.roles, lanes, &shutdown).await?;
+    let mut roles = Roles::start(&settings.only, &settings.roles, &settings.http, lanes, &shutdown).await?;
     tracing::info!(roles = ?roles.names, gateways = ?roles.gateways, pid = std::process::id(), "running");
     roles.finish(&shutdown, settings.shutdown_timeout, settings.report_every).await
 }
@@ -92,17 +96,29 @@ impl Roles {
     pub(crate) async fn start(
         only: &[Role],
         settings: &RoleSettings,
+        http: &HttpSettings,
         lanes: Lanes,
         shutdown: &CancellationToken,
     ) -> Result<Self, Failure> {
         let RoleSettings { database, broker, tuning, gateways: gateway_settings } = settings;
+        let wanted = |role| match only {
+            [] => role != Role::Api || http.listen.is_some(),
+            only => only.contains(&role),
+        };
         // Before anything is connected to: settings that cannot be used are found at once.
-        let wanted = |role| only.is_empty() || only.contains(&role);
-        let gateways = if wanted(Role::Worker) { gateways(gateway_settings)? } else { Gateways::none() };
+        let asks = [Role::Worker, Role::Sweep, Role::Api].into_iter().any(wanted);
+        let gateways = if asks { gateways(gateway_settings)? } else { Gateways::none() };
+        let http = Http::bind(http, wanted(Role::Api)).await?;
         let pool = servers::relay_database(database).await?;
         let confirm_timeout = broker.confirm_timeout;
-        let broker = servers::broker(broker, "run").await?;
-        broker::check_presence(&Topology::new(&lanes), &broker).await?;
+        // Sweep and HTTP work without a broker.
+        let broker = if wanted(Role::Relay) || wanted(Role::Worker) {
+            let broker = servers::broker(broker, "run").await?;
+            broker::check_presence(&Topology::new(&lanes), &broker).await?;
+            Some(broker)
+        } else {
+            None
+        };
         let answer_timeout = database.statement_timeout + Duration::from_secs(5);
         let mut roles = Self {
             names: Vec::new(),
@@ -112,17 +128,23 @@ impl Roles {
             relay: None,
             worker: None,
         };
-        if wanted(Role::Relay) {
+        let book = if asks {
+            let pipelines = tuning.pipelines + gateway_settings.asking.gateway_pipelines;
+            // One for each pipeline and the refunds; one for the sweep, and some for whoever looks at orders.
+            let connections = [(Role::Worker, usize::from(pipelines) + 1), (Role::Sweep, 1), (Role::Api, 8)];
+            let connections = connections.iter().filter(|(role, _)| wanted(*role)).map(|(_, count)| count).sum();
+            let worker_pool = servers::worker_database(database, connections, Purpose::Settle)?;
+            // It has a TLS of its own; better to learn now that it does not get through.
+            worker::probe(&worker_pool).await?;
+            let default_gateway = gateway_settings.default.as_str().to_owned();
+            Some(OrderBook::new(worker_pool, answer_timeout, Some(default_gateway)))
+        } else {
+            None
+        };
+        if let (true, Some(broker)) = (wanted(Role::Relay), &broker) {
             roles.start_relay(pool, broker.clone(), lanes.clone(), tuning, confirm_timeout, shutdown);
         }
-        if wanted(Role::Worker) {
-            let pipelines = tuning.pipelines + gateway_settings.asking.gateway_pipelines;
-            // One for each pipeline, and one for refunds.
-            let pool = servers::worker_database(database, usize::from(pipelines) + 1, Purpose::Settle)?;
-            // It has a TLS of its own; better to learn now that it does not get through.
-            worker::probe(&pool).await?;
-            let default_gateway = gateway_settings.default.as_str().to_owned();
-            let book = OrderBook::new(pool, answer_timeout, Some(default_gateway));
+        if let (true, Some(broker), Some(book)) = (wanted(Role::Worker), &broker, &book) {
             let pipelines = PipelineSettings {
                 pipelines: tuning.pipelines.into(),
                 gateway_pipelines: gateway_settings.asking.gateway_pipelines.into(),
@@ -130,9 +152,26 @@ impl Roles {
                 prefetch_messages: tuning.prefetch_messages,
                 confirm_timeout,
                 window: tuning.coalesce_window,
+                unknown: UnknownOrders { attempts_max: tuning.unknown_attempts_max, ..UnknownOrders::default() },
+                hold_max: tuning.hold_max,
                 ..PipelineSettings::default()
             };
-            roles.start_worker(Worker::new(broker, book, lanes, gateways, pipelines), shutdown);
+            roles.start_worker(Worker::new(broker.clone(), book.clone(), lanes, gateways.clone(), pipelines), shutdown);
+        }
+        if let (true, Some(book)) = (wanted(Role::Sweep), &book) {
+            let sweep =
+                SweepSettings { every: tuning.sweep_every, grace: tuning.sweep_grace, ..SweepSettings::default() };
+            roles.start_sweep(Sweep::new(book.clone(), gateways.clone(), sweep, shutdown.clone()));
+        }
+        if let Some(http) = http {
+            roles.names.extend(wanted(Role::Api).then_some("api"));
+            let parts =
+                Parts { database, broker, book, gateways, relay: roles.relay.clone(), shutdown: shutdown.clone() };
+            let serving = http.start(parts).await?;
+            roles.tasks.spawn(async move {
+                serving.await;
+                Ok(())
+            });
         }
         Ok(roles)
     }
@@ -149,6 +188,7 @@ impl Roles {
         let settings = RelaySettings {
             window: tuning.coalesce_window,
             claim_orders_max: tuning.claim_orders_max.into(),
+            event_source: tuning.event_source.clone(),
             lease: tuning.claim_lease,
             poll: tuning.outbox_poll,
             answer_timeout: self.answer_timeout,
@@ -169,6 +209,15 @@ impl Roles {
         let shutdown = shutdown.clone();
         self.tasks
             .spawn(async move { worker.run(shutdown).await.map_err(|error| anyhow!("the worker broke: {error}")) });
+    }
+
+    fn start_sweep(&mut self, sweep: Sweep) {
+        self.names.push("sweep");
+        self.worker = Some(sweep.counters());
+        self.tasks.spawn(async move {
+            sweep.run().await;
+            Ok(())
+        });
     }
 
     /// Reports now and then, until the roles are told to stop and have ended.
@@ -216,8 +265,9 @@ impl Roles {
         if let Some(relay) = &self.relay {
             let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
             parts.push(format!(
-                "relay sent {} orders in {} messages, {} failures",
+                "relay sent {} orders and {} events in {} messages, {} failures",
                 read(&relay.orders),
+                read(&relay.events),
                 read(&relay.messages),
                 read(&relay.failures)
             ));
@@ -242,6 +292,12 @@ fn worker_line(now: &CounterValues) -> String {
         now.held,
         now.lateness_max_ms
     );
+    if now.rescued + now.stuck + now.passively_settled > 0 {
+        line += &format!(
+            "; {} rescued by the sweep, {} stuck, {} settled because somebody looked",
+            now.rescued, now.stuck, now.passively_settled
+        );
+    }
     if now.handed_over + now.gateway_calls + now.gateway_held + now.refunded > 0 {
         line += &format!(
             "; gateways: {} calls, {} without an answer, at most {} at a time; {} orders found paid, {} asked again, {} held; {} payments too late, {} refunds arrived; {} kinds of calls suspended",

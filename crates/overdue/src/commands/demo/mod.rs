@@ -24,7 +24,7 @@ use crate::commands::run::Roles;
 use crate::commands::{audit, print};
 use crate::failure::Failure;
 use crate::servers::{self, ms};
-use crate::settings::{DemoSettings, RoleSettings, Tuning};
+use crate::settings::{DemoSettings, HttpSettings, RoleSettings, Tuning};
 
 /// The payment timeouts of the demo's orders, in seconds: of 20 orders, 14 have five seconds, and so on. They
 /// are mixed on purpose: a short one must not wait for a long one.
@@ -81,7 +81,7 @@ pub(crate) async fn run(settings: &DemoSettings) -> Result<(), Failure> {
         tuning: demo_tuning(),
         gateways: gateway.as_ref().map_or_else(gateway::none, |gateway| Ok(gateway.settings.clone()))?,
     };
-    let mut roles = Roles::start(&[], &role_settings, lanes, &shutdown).await?;
+    let mut roles = Roles::start(&[], &role_settings, &HttpSettings::default(), lanes, &shutdown).await?;
     let shop = Shop::open(pool, gateway, settings).await?;
     let before = shop.stock().await?;
     let played = shop.play(settings.orders).await?;
@@ -150,6 +150,11 @@ fn demo_tuning() -> Tuning {
         claim_orders_max: 8192,
         claim_lease: Duration::from_secs(20),
         outbox_poll: Duration::from_secs(2),
+        event_source: "/overdue".to_owned(),
+        unknown_attempts_max: 5,
+        hold_max: Duration::from_mins(15),
+        sweep_every: Duration::from_secs(30),
+        sweep_grace: Duration::from_secs(60),
     }
 }
 

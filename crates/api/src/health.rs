@@ -1,0 +1,71 @@
+use std::time::{Duration, Instant};
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use broker::Broker;
+use http::StatusCode;
+use publisher::PgPool;
+use tokio::sync::Mutex;
+
+use crate::{Problem, Vitals};
+
+/// Whether the servers that a process needs answer.
+pub struct Readiness {
+    database: PgPool,
+    broker: Option<Broker>,
+    /// What was found, and when: a probe now and then must not become a load.
+    last: Mutex<Option<(Instant, Result<(), String>)>>,
+}
+
+/// For how long a finding holds.
+const HOLDS: Duration = Duration::from_secs(3);
+
+/// How long a server may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+impl Readiness {
+    /// Of a process that needs this database, and this broker if any.
+    #[must_use]
+    pub fn of(database: PgPool, broker: Option<Broker>) -> Self {
+        Self { database, broker, last: Mutex::new(None) }
+    }
+
+    async fn look(&self) -> Result<(), String> {
+        let mut last = self.last.lock().await;
+        match &*last {
+            Some((at, found)) if at.elapsed() < HOLDS => found.clone(),
+            _ => {
+                let found = self.ask().await;
+                *last = Some((Instant::now(), found.clone()));
+                found
+            }
+        }
+    }
+
+    async fn ask(&self) -> Result<(), String> {
+        let silent = |server: &str| format!("the {server} does not answer");
+        let database = tokio::time::timeout(ANSWER_TIMEOUT, publisher::ping(&self.database));
+        database.await.map_err(|_| silent("database"))?.map_err(|error| format!("database: {error}"))?;
+        if let Some(broker) = &self.broker {
+            let broker = tokio::time::timeout(ANSWER_TIMEOUT, broker.probe());
+            broker.await.map_err(|_| silent("broker"))?.map_err(|error| format!("broker: {error}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// The process lives.
+#[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, body = String)))]
+pub(crate) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// The process lives, and the servers that it needs answer.
+#[utoipa::path(get, path = "/readyz", tag = "health",
+    responses((status = 200, body = String), (status = 503, body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn readyz(State(vitals): State<Vitals>) -> Response {
+    match vitals.readiness.look().await {
+        Ok(()) => "ready\n".into_response(),
+        Err(reason) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", reason).into_response(),
+    }
+}

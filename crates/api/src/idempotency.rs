@@ -1,0 +1,133 @@
+//! The header `Idempotency-Key`, as the IETF's draft has it: missing where it is needed 400, in flight 409, another
+//! request under the same key 422, done before: the same answer once more.
+
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use publisher::{Claim, PgPool, abandon_request, claim_request, finish_request};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::Problem;
+use crate::problem::PROBLEM_JSON;
+
+/// An answer that can be kept: a status and a JSON body.
+pub(crate) struct Answer {
+    status: StatusCode,
+    body: String,
+}
+
+impl Answer {
+    pub(crate) fn new(status: StatusCode, body: &impl Serialize) -> Self {
+        Self { status, body: serde_json::to_string(body).unwrap_or_default() }
+    }
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let kind = if self.status.as_u16() < 400 { "application/json" } else { PROBLEM_JSON };
+        (self.status, [(CONTENT_TYPE, kind)], self.body).into_response()
+    }
+}
+
+/// Whoever has taken a request up and not finished it within this time is presumed dead. Longer than a request may take.
+const LEASE: Duration = Duration::from_secs(60);
+
+/// The longest key.
+const KEY_BYTES_MAX: usize = 255;
+
+/// Does the work once for a key. Without a key it is done each time.
+pub(crate) async fn once(
+    pool: &PgPool,
+    headers: &HeaderMap,
+    target: &str,
+    body: &[u8],
+    work: impl Future<Output = Result<Answer, Problem>>,
+) -> Result<Response, Problem> {
+    let Some(key) = key(headers)? else { return Ok(work.await?.into_response()) };
+    let fingerprint = fingerprint(target, body);
+    match claim_request(pool, &key, &fingerprint, LEASE).await? {
+        Claim::Yours => {}
+        Claim::Done { status, body } => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let mut response = Answer { status, body }.into_response();
+            response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
+            return Ok(response);
+        }
+        Claim::InFlight => {
+            let detail = "a request with this Idempotency-Key is being worked at; ask again later";
+            return Err(Problem::new(StatusCode::CONFLICT, "request-in-flight", detail));
+        }
+        Claim::OtherRequest => {
+            let detail = "this Idempotency-Key was used for another request; use a new one";
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", detail));
+        }
+    }
+    let answer = match work.await {
+        // Nothing has come of it: the next one may try.
+        Err(problem) if problem.is_passing() => {
+            abandon_request(pool, &key).await?;
+            return Err(problem);
+        }
+        Err(problem) => Answer { status: problem.status(), body: problem.body() },
+        Ok(answer) => answer,
+    };
+    finish_request(pool, &key, answer.status.as_u16(), &answer.body).await?;
+    Ok(answer.into_response())
+}
+
+/// Fails without a key: for what must not be done twice by accident.
+pub(crate) fn require_key(headers: &HeaderMap) -> Result<(), Problem> {
+    match key(headers)? {
+        Some(_) => Ok(()),
+        None => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "idempotency-key-missing",
+            "this needs the header Idempotency-Key: a value of your own choice, new for each new request, such as a UUID",
+        )),
+    }
+}
+
+/// The draft's form is a text in quotes; many leave the quotes out.
+fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let bad = || {
+        let detail = format!("the Idempotency-Key must be 1 to {KEY_BYTES_MAX} visible ASCII characters");
+        Problem::new(StatusCode::BAD_REQUEST, "bad-idempotency-key", detail)
+    };
+    let text = value.to_str().map_err(|_| bad())?.trim();
+    let key = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    if key.is_empty() || key.len() > KEY_BYTES_MAX || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(bad());
+    }
+    Ok(Some(key.to_owned()))
+}
+
+fn fingerprint(target: &str, body: &[u8]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(target.as_bytes());
+    hash.update([0]);
+    hash.update(body);
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_come_with_and_without_quotes() {
+        let with = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("idempotency-key", HeaderValue::from_str(value).unwrap());
+            key(&headers).map_err(|problem| problem.status().as_u16())
+        };
+        assert_eq!(with("\"8e03978e\""), Ok(Some("8e03978e".to_owned())));
+        assert_eq!(with("8e03978e"), Ok(Some("8e03978e".to_owned())));
+        assert_eq!(with("\"\""), Err(400));
+        assert_eq!(with("two words"), Err(400));
+        assert_eq!(key(&HeaderMap::new()).ok(), Some(None));
+    }
+}

@@ -1,0 +1,174 @@
+//! What is wrong with a live broker, beyond what its topology should be: alarms, rights, consumers, letters that nobody
+//! takes.
+
+use lapin::options::{BasicGetOptions, BasicNackOptions, BasicPublishOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Connection};
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+
+use crate::connection::close;
+use crate::topology::{
+    DUE_GATEWAY_QUEUE, DUE_PAYMENT_QUEUE, EVENTS_EXCHANGE, LANES_EXCHANGE, PARKED_EXCHANGE, PARKED_QUEUE,
+};
+use crate::{Broker, BrokerError, Finding, Management, ManagementError, Topology, Verification, verify};
+
+/// All that is wrong with the broker: [`verify()`], and besides how it stands at this moment. `clock` is the database's
+/// time. Changes nothing; a message that is ready in a due queue is not touched.
+///
+/// # Errors
+/// [`BrokerError`] where the broker cannot be asked.
+pub async fn diagnose(
+    topology: &Topology,
+    broker: &Broker,
+    management: Option<&Management>,
+    clock: Option<OffsetDateTime>,
+) -> Result<Verification, BrokerError> {
+    let mut verification = verify(topology, broker, management).await?;
+    let connection = broker.connect("doctor").await?;
+    let outcome = rights(broker, &connection, &mut verification.findings).await;
+    close(&connection).await;
+    outcome?;
+    match management {
+        None => verification.unchecked.push(
+            "alarms, consumers, letters that nobody takes, the broker's clock: they need the management API".to_owned(),
+        ),
+        Some(management) => match state(management, broker.vhost(), clock).await {
+            Ok(findings) => verification.findings.extend(findings),
+            // `verify` has said so already.
+            Err(error) => verification.unchecked.push(format!("alarms, consumers, letters: {error}")),
+        },
+    }
+    Ok(verification)
+}
+
+fn finding(object: impl Into<String>, problem: impl Into<String>, advice: impl Into<String>) -> Finding {
+    Finding { object: object.into(), problem: problem.into(), advice: advice.into() }
+}
+
+/// Whether this user may do what the roles do. A refusal closes the channel, so each try has one of its own.
+async fn rights(broker: &Broker, connection: &Connection, findings: &mut Vec<Finding>) -> Result<(), BrokerError> {
+    let refused = |findings: &mut Vec<Finding>, object: String, error: BrokerError, advice: &str| match error {
+        BrokerError::AccessRefused(text) => {
+            findings.push(finding(object, format!("may not be used by this user ({text})"), advice));
+            Ok(())
+        }
+        // Missing: said already.
+        BrokerError::Topology(_) => Ok(()),
+        other => Err(other),
+    };
+    for exchange in [LANES_EXCHANGE, PARKED_EXCHANGE, EVENTS_EXCHANGE] {
+        let channel = broker.channel(connection).await?;
+        // In a transaction that is rolled back: refused at once, but never sent.
+        let tried = async {
+            channel.tx_select().await?;
+            let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+            drop(channel.basic_publish(exchange.into(), "doctor.nowhere".into(), options, b"", properties).await?);
+            channel.tx_rollback().await
+        };
+        if let Err(error) = tried.await {
+            let advice = "give the user the right to write to it; rabbitmq/README.md lists the rights of each role";
+            refused(findings, format!("exchange {exchange}"), broker.error(&error), advice)?;
+        }
+        let _ = channel.close(200, "OK".into()).await;
+    }
+    for queue in [DUE_PAYMENT_QUEUE, DUE_GATEWAY_QUEUE, PARKED_QUEUE] {
+        let channel = broker.channel(connection).await?;
+        let tried = async {
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
+            // What is there is for others.
+            if declared.message_count() == 0
+                && let Some(message) = channel.basic_get(queue.into(), BasicGetOptions::default()).await?
+            {
+                let back = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+                channel.basic_nack(message.delivery.delivery_tag, back).await?;
+            }
+            Ok(())
+        };
+        if let Err(error) = tried.await {
+            let advice = "give the user the right to read it; rabbitmq/README.md lists the rights of each role";
+            refused(findings, format!("queue {queue}"), broker.error(&error), advice)?;
+        }
+        let _ = channel.close(200, "OK".into()).await;
+    }
+    Ok(())
+}
+
+/// By how much clocks may differ. A lane's time is measured by the broker alone, so nothing depends on it; logs of
+/// different machines are hard to read otherwise.
+const SKEW_MAX: time::Duration = time::Duration::seconds(5);
+
+async fn state(
+    management: &Management,
+    vhost: &str,
+    clock: Option<OffsetDateTime>,
+) -> Result<Vec<Finding>, ManagementError> {
+    let mut findings = Vec::new();
+    for node in management.get(&["nodes"]).await?.as_array().into_iter().flatten() {
+        node_findings(node, &mut findings);
+    }
+    let queues = management.queues(vhost).await?;
+    for queue in queues.iter().filter(|queue| queue.name.starts_with("overdue.")) {
+        let object = format!("queue {}", queue.name);
+        if queue.held() > 0 {
+            let problem = format!("holds {} expired messages that it cannot hand on", queue.held());
+            findings.push(finding(
+                &object,
+                problem,
+                "see what is missing behind it: `overdue topology declare` creates it",
+            ));
+        }
+        if [DUE_PAYMENT_QUEUE, DUE_GATEWAY_QUEUE].contains(&queue.name.as_str()) && queue.consumers == 0 {
+            let problem = format!("has no consumer; {} messages wait", queue.ready);
+            findings.push(finding(&object, problem, "start a worker, and look at the log of those that run"));
+        }
+        if queue.name == PARKED_QUEUE && queue.total > 0 {
+            let problem = format!("{} messages wait for a person", queue.total);
+            findings.push(finding(&object, problem, "`overdue parked list` tells why"));
+        }
+    }
+    if let (Some(clock), Some(broker)) = (clock, management.clock().await?) {
+        let skew = broker - clock;
+        if skew.abs() > SKEW_MAX {
+            let problem = format!("is {} s off the database's", skew.whole_seconds());
+            findings.push(finding("clock of the broker", problem, "set the machines' clocks by NTP"));
+        }
+    }
+    Ok(findings)
+}
+
+fn node_findings(node: &Value, findings: &mut Vec<Finding>) {
+    let object = format!("node {}", node["name"].as_str().unwrap_or("?"));
+    if node["running"] == false {
+        findings.push(finding(&object, "does not run", "start it: quorum queues need most of their nodes"));
+    }
+    if node["mem_alarm"] == true {
+        let problem = "has its memory alarm on: it blocks publishers";
+        findings.push(finding(
+            &object,
+            problem,
+            "give it memory, or find out what fills it; orders wait in the outbox meanwhile",
+        ));
+    }
+    if node["disk_free_alarm"] == true {
+        let problem = "has its disk alarm on: it blocks publishers";
+        findings.push(finding(&object, problem, "free disk space; orders wait in the outbox meanwhile"));
+    }
+    if node["partitions"].as_array().is_some_and(|partitions| !partitions.is_empty()) {
+        findings.push(finding(
+            &object,
+            "sees a network partition",
+            "mend the network, and restart the nodes that were cut off",
+        ));
+    }
+}
+
+impl Management {
+    /// The broker's clock, to the second.
+    async fn clock(&self) -> Result<Option<OffsetDateTime>, ManagementError> {
+        let date = self.date().await?;
+        Ok(date.and_then(|date| OffsetDateTime::parse(&date.replace("GMT", "+0000"), &Rfc2822).ok()))
+    }
+}

@@ -1,0 +1,98 @@
+//! Moving the deadline of an order that is pending.
+
+use order::{Deadline, Operator, OrderId, OrderStatus};
+use sqlx::{PgConnection, PgPool};
+use time::OffsetDateTime;
+
+use crate::orders::{PAYMENT_TIMEOUT_MAX, refusal};
+use crate::{OrderError, arm};
+
+/// Gives the customer more time. The message that comes at the old deadline waits on for the new one.
+///
+/// # Errors
+/// [`OrderError::NotLater`], [`OrderError::BadTimeout`] (ten years at most), [`OrderError::NotPending`],
+/// [`OrderError::Overdue`] (it is about to be closed), [`OrderError::Unknown`]; nothing is changed then.
+pub async fn extend(
+    pool: &PgPool,
+    id: &OrderId,
+    to: Deadline,
+    reason: &str,
+    operator: Option<&Operator>,
+) -> Result<Deadline, OrderError> {
+    let mut transaction = pool.begin().await?;
+    let (deadline, now) = lock_pending(&mut transaction, id).await?;
+    if deadline.is_past(now) {
+        return Err(OrderError::Overdue { id: id.clone(), deadline });
+    }
+    if to <= deadline {
+        return Err(OrderError::NotLater { id: id.clone(), deadline });
+    }
+    if to.remaining(now) > PAYMENT_TIMEOUT_MAX {
+        return Err(OrderError::BadTimeout);
+    }
+    move_deadline(&mut transaction, id, to, &format!("extended from {deadline} to {to}: {reason}"), operator).await?;
+    transaction.commit().await?;
+    Ok(to)
+}
+
+/// Makes an order due at once: whoever looks at it next closes it, on the same path and with the same care as at its
+/// deadline. A message for it goes out, too.
+///
+/// # Errors
+/// [`OrderError::NotPending`], [`OrderError::Unknown`]; nothing is changed then.
+pub async fn make_due(
+    pool: &PgPool,
+    id: &OrderId,
+    reason: &str,
+    operator: Option<&Operator>,
+) -> Result<(), OrderError> {
+    let mut transaction = pool.begin().await?;
+    let (deadline, now) = lock_pending(&mut transaction, id).await?;
+    let due = if deadline.is_past(now) { deadline } else { Deadline::at(now) };
+    move_deadline(&mut transaction, id, due, &format!("to be closed at once (was due {deadline}): {reason}"), operator)
+        .await?;
+    arm(&mut transaction, id, due).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Locks a pending order; its deadline, and the database's time.
+async fn lock_pending(transaction: &mut PgConnection, id: &OrderId) -> Result<(Deadline, OffsetDateTime), OrderError> {
+    let row: Option<(OffsetDateTime, OffsetDateTime)> = sqlx::query_as(
+        "select greatest(least(payment_deadline, '9000-01-01Z'), '2000-01-01Z'), clock_timestamp()
+         from orders where id = $1 and status = 'pending' for no key update",
+    )
+    .bind(id.as_str())
+    .fetch_optional(&mut *transaction)
+    .await?;
+    match row {
+        Some((deadline, now)) => Ok((Deadline::at(deadline), now)),
+        None => Err(refusal(transaction, id).await),
+    }
+}
+
+async fn move_deadline(
+    transaction: &mut PgConnection,
+    id: &OrderId,
+    to: Deadline,
+    reason: &str,
+    operator: Option<&Operator>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("update orders set payment_deadline = $2 where id = $1")
+        .bind(id.as_str())
+        .bind(to.instant())
+        .execute(&mut *transaction)
+        .await?;
+    sqlx::query(
+        "insert into order_log (order_id, from_status, to_status, reason, actor, operator_type, operator)
+         values ($1, $2, $2, $3, 'order-service', $4, $5)",
+    )
+    .bind(id.as_str())
+    .bind(OrderStatus::Pending.as_str())
+    .bind(reason)
+    .bind(operator.map(|person| &person.kind))
+    .bind(operator.map(|person| &person.name))
+    .execute(transaction)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,406 @@
+//! The HTTP API as its users meet it. Every answer is checked against the document that the server gives of itself.
+
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+use tests::{Process, Proxy, World, eventually, simulator};
+use url::Url;
+
+const TOKEN: &str = "a-token-for-the-tests";
+
+/// A server of the API alone: no relay, no worker, no sweep.
+struct Server {
+    process: Process,
+    base: String,
+    client: Client,
+    document: Value,
+}
+
+impl Server {
+    async fn start(world: &World, environment: &[(&str, &str)]) -> Self {
+        Self::start_with(world, &["--only", "api"], environment).await
+    }
+
+    async fn start_with(world: &World, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut command = world.command(&["run", "--listen", "127.0.0.1:0"]);
+        command.args(arguments).env("OVERDUE_API_TOKEN", TOKEN).envs(environment.iter().copied());
+        let process = world.start_command(command);
+        process.says("address=127.0.0.1:").await;
+        process.says("running").await;
+        let log = process.log_text();
+        let address = log.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
+        let client = Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
+        let mut server = Self { process, base: format!("http://{address}"), client, document: Value::Null };
+        server.document = server.send(Method::GET, "/openapi.json", &[], None).await.1;
+        server
+    }
+
+    /// Sends a request with the token; status and body.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
+        let mut request = self.client.request(method.clone(), format!("{}{path}", self.base)).bearer_auth(TOKEN);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let response = request.send().await.unwrap();
+        let status = response.status();
+        let kind = response.headers().get("content-type").map(|kind| kind.to_str().unwrap().to_owned());
+        let text = response.text().await.unwrap();
+        if status.as_u16() >= 400 {
+            assert_eq!(kind.as_deref(), Some("application/problem+json"), "{path}: {text}");
+        }
+        let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        if !self.document.is_null() {
+            self.assert_documented(&method, path, status, &body);
+        }
+        (status, body)
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, Value) {
+        self.send(Method::GET, path, &[], None).await
+    }
+
+    async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
+        self.send(Method::POST, path, &[], Some(body)).await
+    }
+
+    async fn close(&self, id: &str, key: &str, reason: &str) -> (StatusCode, Value) {
+        let body = json!({ "operator_type": "merchant", "operator": "alice", "reason": reason });
+        self.send(Method::POST, &format!("/orders/{id}/close"), &[("Idempotency-Key", key)], Some(body)).await
+    }
+
+    /// Fails unless the document has this path with this status and a schema that the body is of.
+    fn assert_documented(&self, method: &Method, path: &str, status: StatusCode, body: &Value) {
+        let wanted: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        let template = self.document["paths"].as_object().unwrap().iter().find(|(template, _)| {
+            let parts: Vec<&str> = template.trim_start_matches('/').split('/').collect();
+            parts.len() == wanted.len()
+                && parts.iter().zip(&wanted).all(|(part, got)| part.starts_with('{') || part == got)
+        });
+        let Some((_, operations)) = template else { return };
+        let responses = &operations[method.as_str().to_lowercase()]["responses"];
+        if responses.is_null() {
+            return assert_eq!(status, 405, "{method} {path} is not documented");
+        }
+        let exact = &responses[status.as_str()];
+        let response = if exact.is_object() { exact } else { &responses[format!("{}XX", status.as_u16() / 100)] };
+        assert!(response.is_object(), "{method} {path} is not documented to answer {status}");
+        let Some(content) = response["content"].as_object() else { return };
+        let mut schema = content.values().next().unwrap()["schema"].clone();
+        schema["components"] = self.document["components"].clone();
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        let errors: Vec<String> = validator.iter_errors(body).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{method} {path} {status}: {errors:?} in {body}");
+    }
+}
+
+#[track_caller]
+fn problem(answer: &(StatusCode, Value), status: u16, name: &str) {
+    assert_eq!(
+        (answer.0.as_u16(), answer.1["type"].as_str()),
+        (status, Some(format!("urn:overdue:problem:{name}").as_str())),
+        "{}",
+        answer.1
+    );
+    assert_eq!(answer.1["status"], status);
+    assert!(!answer.1["detail"].as_str().unwrap().is_empty());
+}
+
+fn order(id: &str, quantity: i64, timeout_s: u64) -> Value {
+    json!({ "id": id, "items": [{ "sku": "tea", "quantity": quantity }], "amount_minor": 1999, "currency": "CNY", "payment_timeout_s": timeout_s })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_is_created_paid_and_told_of() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let server = Server::start(&world, &[]).await;
+    let (status, created) = server.post("/orders", order("A-1", 2, 1800)).await;
+    assert_eq!((status.as_u16(), &created["status"], &created["overdue"]), (201, &json!("pending"), &json!(false)));
+    assert_eq!(world.shelf("tea").await, (3, 2));
+    problem(&server.post("/orders", order("A-1", 2, 1800)).await, 409, "order-exists");
+    problem(&server.post("/orders", order("A-2", 4, 1800)).await, 409, "not-enough-stock");
+    problem(&server.post("/orders", order("A 2", 1, 1800)).await, 422, "illegal-order-id");
+    problem(&server.post("/orders", order("A-2", 0, 1800)).await, 422, "invalid-order");
+    problem(&server.post("/orders", order("A-2", 1, 0)).await, 422, "invalid-order");
+    problem(&server.post("/orders", json!({ "id": "A-2" })).await, 400, "malformed-body");
+    let at_nowhere = json!({ "id": "A-2", "items": [{ "sku": "tea", "quantity": 1 }], "amount_minor": 1, "currency": "CNY", "gateway": "nowhere" });
+    problem(&server.post("/orders", at_nowhere).await, 422, "unknown-gateway");
+    problem(&server.get("/orders/A-2").await, 404, "unknown-order");
+    problem(&server.get("/nothing").await, 404, "no-such-resource");
+    problem(&server.send(Method::DELETE, "/orders/A-1", &[], None).await, 405, "method-not-allowed");
+    let large = json!({ "id": "x".repeat(70_000) });
+    problem(&server.post("/orders", large).await, 413, "body-too-large");
+
+    let later = "2100-01-01T00:00:00Z";
+    problem(&server.post("/orders/A-1/extend", json!({ "payment_deadline": later })).await, 422, "invalid-order");
+    problem(
+        &server.post("/orders/A-1/extend", json!({ "payment_deadline": "2020-01-01T00:00:00Z" })).await,
+        409,
+        "not-later",
+    );
+    let tomorrow = (time::OffsetDateTime::now_utc() + time::Duration::DAY).replace_nanosecond(0).unwrap();
+    let tomorrow = order::Deadline::at(tomorrow).to_string();
+    let extension = json!({ "payment_deadline": tomorrow, "reason": "asked for it", "operator_type": "support", "operator": "bob" });
+    let (status, extended) = server.post("/orders/A-1/extend", extension).await;
+    assert_eq!((status.as_u16(), &extended["payment_deadline"]), (200, &json!(tomorrow)));
+
+    let (status, paid) = server.post("/orders/A-1/pay", json!({ "transaction_id": "T-1" })).await;
+    assert_eq!((status.as_u16(), &paid["status"], &paid["transaction_id"]), (200, &json!("paid"), &json!("T-1")));
+    problem(&server.post("/orders/A-1/pay", json!({})).await, 409, "order-not-pending");
+    problem(&server.post("/orders/A-1/cancel", json!({})).await, 409, "order-not-pending");
+    let (_, timeline) = server.get("/orders/A-1/timeline").await;
+    let told: Vec<&str> =
+        timeline["entries"].as_array().unwrap().iter().map(|entry| entry["what"].as_str().unwrap()).collect();
+    assert_eq!(told, ["created", "deadline moved", "paid"]);
+    assert_eq!(timeline["entries"][1]["operator"], "support bob");
+
+    server.post("/orders", order("A-3", 1, 1800)).await;
+    let (status, cancelled) = server.post("/orders/A-3/cancel", json!({})).await;
+    assert_eq!((status.as_u16(), &cancelled["status"]), (200, &json!("cancelled")));
+    assert_eq!(world.shelf("tea").await, (3, 0));
+    server.process.kill().await;
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_looks_at_an_overdue_order_finds_it_closed() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let (seen, paid) = (world.overdue_order("tea").await, world.overdue_order("tea").await);
+    let server = Server::start(&world, &[]).await;
+    // Twenty people at once.
+    let path = format!("/orders/{}", seen.id);
+    let answers = join_all((0..20).map(|_| server.get(&path))).await;
+    assert!(answers.iter().all(|(status, _)| status.is_success()));
+    assert_eq!(server.get(&path).await.1["status"], "closed");
+    assert_eq!(
+        world.number("select count(*) from order_log where actor = 'passive' and to_status = 'closed'").await,
+        1
+    );
+    // Nobody may pay it any more, and it closes by itself.
+    problem(&server.post(&format!("/orders/{}/pay", paid.id), json!({})).await, 409, "order-overdue");
+    world.becomes(&paid.id, "closed").await;
+    problem(&server.post(&format!("/orders/{}/pay", paid.id), json!({})).await, 409, "order-not-pending");
+    assert_eq!(world.shelf("tea").await, (5, 0));
+    server.process.kill().await;
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_closes_an_order_once_whatever_is_sent_again() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let order = world.order("tea", Duration::from_secs(3600)).await;
+    let id = order.id.as_str();
+    let server = Server::start(&world, &[]).await;
+    let body = json!({ "operator_type": "merchant", "operator": "alice", "reason": "r" });
+    problem(&server.post(&format!("/orders/{id}/close"), body).await, 400, "idempotency-key-missing");
+    problem(&server.close("nothing", "k-0", "r").await, 404, "unknown-order");
+
+    // The first is held up in the middle; the same again meanwhile is told so.
+    let gate = world.gate("insert on order_log").await;
+    let first = server.close(id, "k-1", "customer called");
+    let second = async {
+        eventually("the first is at work", async || world.waiting_for_locks().await == 1).await;
+        let answer = server.close(id, "k-1", "customer called").await;
+        gate.open().await;
+        answer
+    };
+    let (first, second) = futures_util::future::join(first, second).await;
+    problem(&second, 409, "request-in-flight");
+    assert_eq!((first.0.as_u16(), &first.1["status"]), (200, &json!("closed")));
+    // Done: the same answer, with and without quotes; anything else under that key is refused.
+    assert_eq!(server.close(id, "k-1", "customer called").await, first);
+    assert_eq!(server.close(id, "\"k-1\"", "customer called").await, first);
+    problem(&server.close(id, "k-1", "another reason").await, 422, "idempotency-key-reused");
+    problem(&server.close("o-99", "k-1", "customer called").await, 422, "idempotency-key-reused");
+    // A refusal is an answer, too.
+    assert_eq!(server.close("nothing", "k-0", "r").await.0.as_u16(), 404);
+
+    let log: Vec<(String, String, Option<String>, Option<String>)> = sqlx::query_as(
+        "select to_status, reason, operator_type, operator from order_log where order_id = $1 order by id",
+    )
+    .bind(id)
+    .fetch_all(&world.pool)
+    .await
+    .unwrap();
+    assert_eq!(log.len(), 3, "{log:?}");
+    let (status, reason, kind, operator) = &log[2];
+    assert_eq!((status.as_str(), reason.as_str()), ("closed", "customer called"));
+    assert_eq!((kind.as_deref(), operator.as_deref()), (Some("merchant"), Some("alice")));
+    assert_eq!(world.shelf("tea").await, (5, 0));
+    server.process.kill().await;
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_whose_server_died_may_be_taken_up_by_another() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let order = world.order("tea", Duration::from_secs(3600)).await;
+    let server = Server::start(&world, &[]).await;
+    let gate = world.gate("insert on order_log").await;
+    let doomed = tokio::spawn({
+        let request = server.client.post(format!("{}/orders/{}/close", server.base, order.id)).bearer_auth(TOKEN);
+        let body = json!({ "operator_type": "merchant", "operator": "alice", "reason": "r" });
+        request.header("Idempotency-Key", "k-1").json(&body).send()
+    });
+    eventually("it is at work", async || world.waiting_for_locks().await == 1).await;
+    server.process.kill().await;
+    assert!(doomed.await.unwrap().is_err());
+    world.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'overdue' and datname = current_database()").await;
+    gate.open().await;
+    let server = Server::start(&world, &[]).await;
+    problem(&server.close(order.id.as_str(), "k-1", "r").await, 409, "request-in-flight");
+    world.execute("update api_requests set claimed_until = now() - interval '1 second'").await;
+    let (status, closed) = server.close(order.id.as_str(), "k-1", "r").await;
+    assert_eq!((status.as_u16(), &closed["status"]), (200, &json!("closed")));
+    server.process.kill().await;
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_token_nothing_under_orders_answers() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let order_id = world.overdue_order("tea").await.id;
+    let server = Server::start(&world, &[]).await;
+    let status = async |method: Method, path: &str, token: Option<&str>| {
+        let mut request = server.client.request(method, format!("{}{path}", server.base)).json(&order("A-1", 1, 60));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        request.send().await.unwrap().status().as_u16()
+    };
+    for token in [None, Some(""), Some("a-token-for-the-test"), Some("a-token-for-the-testt")] {
+        assert_eq!(status(Method::POST, "/orders", token).await, 401);
+        for action in ["pay", "cancel", "close", "extend"] {
+            assert_eq!(status(Method::POST, &format!("/orders/{order_id}/{action}"), token).await, 401);
+        }
+        assert_eq!(status(Method::GET, &format!("/orders/{order_id}"), token).await, 401);
+    }
+    assert_eq!(world.status(&order_id).await, "pending", "nothing was done");
+    for open in ["/healthz", "/readyz", "/metrics", "/openapi.json"] {
+        assert_eq!(status(Method::GET, open, None).await, 200);
+    }
+    server.process.kill().await;
+
+    // Where other machines can connect, there is no server without a token.
+    let mut command = world.command(&["run", "--only", "api", "--listen", "0.0.0.0:0"]);
+    command.env_remove("OVERDUE_API_TOKEN");
+    let output = command.output().await.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("set OVERDUE_API_TOKEN"));
+    for (arguments, token, sentence) in [
+        (&["run", "--only", "api"][..], TOKEN, "the role api needs --listen"),
+        (&["run", "--only", "api", "--listen", "127.0.0.1:0"][..], "short", "16 bytes or more"),
+        (&["run", "--only", "api", "--listen", "192.0.2.1:1"][..], TOKEN, "cannot listen at 192.0.2.1:1"),
+    ] {
+        let mut command = world.command(arguments);
+        let output = command.env("OVERDUE_API_TOKEN", token).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(sentence), "{output:?}");
+    }
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notification_makes_an_order_paid_and_a_forged_one_does_not() {
+    let (world, simulator) = (World::new().await, simulator().await);
+    world.stock("tea", 5).await;
+    let order = world.order_at_gateway(&simulator, &[]).await;
+    assert!(simulator.ledger().pay(order.id.as_str()));
+    let environment = tests::wechat_environment(&simulator);
+    let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let server = Server::start(&world, &environment).await;
+    let (headers, body) = simulator.notification(order.id.as_str());
+    let send = async |body: Vec<u8>| {
+        let request = server.client.post(format!("{}/payments/wechat/notify", server.base));
+        request.headers(headers.clone()).body(body).send().await.unwrap().status().as_u16()
+    };
+    let mut forged = body.clone();
+    let middle = forged.len() / 2;
+    forged[middle] ^= 1;
+    assert_eq!(send(forged).await, 401);
+    assert_eq!(world.status(&order.id).await, "pending");
+    assert_eq!(send(body).await, 204);
+    assert_eq!(world.status(&order.id).await, "paid");
+    problem(&server.post("/payments/nowhere/notify", json!({})).await, 404, "unknown-gateway");
+    server.process.kill().await;
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_is_ready_while_its_servers_answer() {
+    let mut world = World::new().await;
+    let mut url: Url = world.database_url.parse().unwrap();
+    let proxy = Proxy::to(&format!("127.0.0.1:{}", url.port().unwrap())).await;
+    url.set_port(Some(proxy.port())).unwrap();
+    let direct = std::mem::replace(&mut world.database_url, url.to_string());
+    let server = Server::start_with(&world, &["--only", "api"], &[]).await;
+    assert_eq!(server.get("/readyz").await.0.as_u16(), 200);
+    proxy.cut();
+    eventually("it is not ready", async || server.get("/readyz").await.0.as_u16() == 503).await;
+    problem(&server.get("/orders/A-1").await, 503, "database-away");
+    assert_eq!(server.get("/healthz").await.0.as_u16(), 200, "it lives all the same");
+    proxy.pass();
+    eventually("it is ready again", async || server.get("/readyz").await.0.as_u16() == 200).await;
+    server.process.kill().await;
+    world.database_url = direct;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metrics_tell_what_was_done() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let management = tests::env("OVERDUE_MANAGEMENT_URL");
+    let server = Server::start_with(&world, &[], &[("OVERDUE_MANAGEMENT_URL", &management)]).await;
+    let order = world.overdue_order("tea").await;
+    world.foreign().await.due_now(order.id.as_str().as_bytes()).await;
+    world.becomes(&order.id, "closed").await;
+    let page = async || server.get("/metrics").await.1.as_str().unwrap().to_owned();
+    for line in [
+        "overdue_orders_total{outcome=\"closed\"} 1",
+        "overdue_close_lateness_seconds_count 1",
+        "overdue_build_info{version=",
+        "overdue_database_pool_connections{pool=\"worker\",state=\"max\"} 14",
+        "overdue_consumers 4",
+        "overdue_sweep_leader 1",
+        "overdue_outbox_rows{kind=\"timeout\"} 0",
+        "overdue_orders_past_deadline 0",
+        "overdue_relay_events_total 1",
+        "overdue_queue_letters_held{queue=\"overdue.v1.delay.30m\"} 0",
+        "overdue_queue_consumers{queue=\"overdue.v1.due.payment\"} 2",
+    ] {
+        eventually(&format!("the metrics say {line}"), async || page().await.contains(line)).await;
+    }
+    assert!(page().await.ends_with("# EOF\n"));
+    server.process.kill().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn the_document_in_the_repository_is_the_one_that_is_served() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/api.openapi.json");
+    let written: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap_or_default()).unwrap_or_default();
+    let served: Value = serde_json::from_str(&api::openapi()).unwrap();
+    assert!(written == served, "docs/api.openapi.json is old: run `make definitions`");
+}

@@ -1,0 +1,111 @@
+//! The parked queue in the hands of a person: looked at, sent in again, dropped; never lost by accident.
+
+use std::time::Duration;
+
+use lapin::BasicProperties;
+use serde_json::Value;
+use tests::{Foreign, World, eventually};
+use worker::{PipelineSettings, UnknownOrders};
+
+/// Parks an order that nobody knows, one that is none, and one whose lane there is not.
+async fn park_three(world: &World) -> Foreign {
+    let foreign = world.foreign().await;
+    let unknown = UnknownOrders { attempts_max: 1, ..UnknownOrders::default() };
+    let worker = world.worker_with(PipelineSettings { unknown, ..PipelineSettings::default() });
+    foreign.due_now(b"o-0").await;
+    foreign.due_now(b"not an ID").await;
+    foreign.publish("overdue.delay", "17m.payment", b"o-0", BasicProperties::default()).await;
+    foreign.queue_holds("overdue.v1.parked", 3).await;
+    worker.stop().await;
+    foreign
+}
+
+async fn list(world: &World, arguments: &[&str]) -> Vec<Value> {
+    let output = world.overdue(&[&["parked", "list", "--json"], arguments].concat()).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Sorted: what is given back may change its place.
+fn reasons(messages: &[Value]) -> Vec<&str> {
+    let mut reasons: Vec<&str> = messages.iter().map(|message| message["reason"].as_str().unwrap()).collect();
+    reasons.sort_unstable();
+    reasons
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_takes_nothing_away() {
+    let world = World::new().await;
+    let foreign = park_three(&world).await;
+    // More often than the 20 times after which RabbitMQ 4 would drop a message that is given back.
+    for _ in 0..22 {
+        let all = list(&world, &[]).await;
+        assert_eq!(reasons(&all), ["illegal_order_id", "unknown_order", "unroutable"]);
+    }
+    assert_eq!(reasons(&list(&world, &["--reason", "unroutable"]).await), ["unroutable"]);
+    assert_eq!(reasons(&list(&world, &["--order", "o-0"]).await), ["unknown_order", "unroutable"]);
+    assert!(list(&world, &["--older-than", "1h"]).await.is_empty());
+    let illegal = list(&world, &["--reason", "illegal_order_id"]).await;
+    let shown = world.overdue(&["parked", "show", illegal[0]["id"].as_str().unwrap()]).await;
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("illegal_order_id") && shown.contains("body         not an ID"), "{shown}");
+    assert_eq!(world.overdue(&["parked", "show", "nothing"]).await.status.code(), Some(1));
+    let table = String::from_utf8(world.overdue(&["parked", "list"]).await.stdout).unwrap();
+    assert!(table.contains("unroutable"), "{table}");
+    foreign.queue_holds("overdue.v1.parked", 3).await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_in_again_is_settled_and_what_is_not_stays() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let foreign = park_three(&world).await;
+    assert_eq!(world.overdue(&["parked", "requeue"]).await.status.code(), Some(2), "say which");
+    assert_eq!(world.overdue(&["parked", "requeue", "--reason", "nonsense"]).await.status.code(), Some(1));
+    let order = world.overdue_order("tea").await;
+    assert_eq!(order.id.as_str(), "o-0", "now it is known");
+    let worker = world.worker();
+    let output = world.overdue(&["parked", "requeue", "--order", "o-0"]).await;
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "2 messages sent in again\n", "{output:?}");
+    world.becomes(&order.id, "closed").await;
+    eventually("both are handled", async || worker.counted().messages == 2).await;
+    assert_eq!(reasons(&list(&world, &[]).await), ["illegal_order_id"]);
+    // What nobody can understand comes back to where it was.
+    assert_eq!(world.overdue(&["parked", "requeue", "--all"]).await.status.code(), Some(0));
+    eventually("it is parked again", async || worker.counted().parked == 1).await;
+    foreign.queue_holds("overdue.v1.parked", 1).await;
+    assert_eq!(foreign.parked(1).await[0].body, b"not an ID");
+    worker.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_cannot_be_sent_in_again_stays_parked() {
+    let world = World::new().await;
+    let foreign = park_three(&world).await;
+    let nothing = lapin::types::FieldTable::default;
+    let lane = "overdue.v1.delay.1s";
+    foreign.channel.queue_unbind(lane.into(), "overdue.lanes".into(), "1s.#".into(), nothing()).await.unwrap();
+    let output = world.overdue(&["parked", "requeue", "--all"]).await;
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    foreign.queue_holds("overdue.v1.parked", 3).await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_needs_a_yes() {
+    let world = World::new().await;
+    let foreign = park_three(&world).await;
+    // Nobody is there to be asked.
+    let output = world.command(&["parked", "drop", "--all"]).stdin(std::process::Stdio::null()).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("give --yes"));
+    assert_eq!(list(&world, &[]).await.len(), 3);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let dropped = world.overdue(&["parked", "drop", "--reason", "unknown_order", "--older-than", "1s", "--yes"]).await;
+    assert_eq!(String::from_utf8_lossy(&dropped.stdout), "1 messages dropped\n");
+    assert_eq!(reasons(&list(&world, &[]).await), ["illegal_order_id", "unroutable"]);
+    foreign.queue_holds("overdue.v1.parked", 2).await;
+    world.close().await;
+}
