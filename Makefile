@@ -52,4 +52,5 @@ fmt: ## format the code
 
 definitions: build ## write anew what the repository keeps of the code: topology, HTTP API
 	$(OVERDUE) topology export >rabbitmq/definitions.json
+	$(OVERDUE) topology users >rabbitmq/users.json
 	$(OVERDUE) openapi >docs/api.openapi.json

@@ -17,6 +17,7 @@ mod races;
 mod refunds;
 mod relaying;
 mod retrying;
+mod rights;
 mod schedules;
 mod schema;
 mod shop;

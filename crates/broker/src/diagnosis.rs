@@ -1,9 +1,11 @@
 //! What is wrong with a live broker, beyond what its topology should be: alarms, rights, consumers, letters that nobody
 //! takes.
 
-use lapin::options::{BasicGetOptions, BasicNackOptions, BasicPublishOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicGetOptions, BasicNackOptions, BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions,
+};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Connection};
+use lapin::{BasicProperties, Connection, ExchangeKind};
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
@@ -50,7 +52,8 @@ fn finding(object: impl Into<String>, problem: impl Into<String>, advice: impl I
 /// Whether this user may do what the roles do. A refusal closes the channel, so each try has one of its own.
 async fn rights(broker: &Broker, connection: &Connection, findings: &mut Vec<Finding>) -> Result<(), BrokerError> {
     let refused = |findings: &mut Vec<Finding>, object: String, error: BrokerError, advice: &str| match error {
-        BrokerError::AccessRefused(text) => {
+        // The exchange is there, so if the channel is just closing, without a reason yet, it is for this one.
+        BrokerError::AccessRefused(text) | BrokerError::Protocol(text) => {
             findings.push(finding(object, format!("may not be used by this user ({text})"), advice));
             Ok(())
         }
@@ -62,6 +65,8 @@ async fn rights(broker: &Broker, connection: &Connection, findings: &mut Vec<Fin
         let channel = broker.channel(connection).await?;
         // In a transaction that is rolled back: refused at once, but never sent.
         let tried = async {
+            let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+            channel.exchange_declare(exchange.into(), ExchangeKind::Topic, passive, FieldTable::default()).await?;
             channel.tx_select().await?;
             let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
             drop(channel.basic_publish(exchange.into(), "doctor.nowhere".into(), options, b"", properties).await?);

@@ -10,6 +10,7 @@ mod outgoing;
 mod parked;
 mod publish;
 pub mod topology;
+mod users;
 mod verify;
 pub mod wire;
 
@@ -22,4 +23,5 @@ pub use outgoing::{Event, Outgoing, Tried};
 pub use parked::{ParkedMessage, ParkedQueue};
 pub use publish::{NotPublished, Publisher};
 pub use topology::Topology;
+pub use users::{BrokerUser, USERS, user_definitions};
 pub use verify::{Finding, Verification, check_presence, verify};

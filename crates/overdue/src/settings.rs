@@ -150,6 +150,12 @@ pub(crate) enum TopologyCommand {
         #[arg(long, default_value = "/")]
         vhost: String,
     },
+    /// Print users with no more rights than each role needs, as a definitions file
+    Users {
+        /// The virtual host that the file is for
+        #[arg(long, default_value = "/")]
+        vhost: String,
+    },
 }
 
 #[derive(Debug, Clone, Args)]

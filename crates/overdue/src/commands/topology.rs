@@ -31,6 +31,10 @@ pub(crate) async fn run(args: TopologyArgs) -> Result<(), Failure> {
                 count => Err(Failure::negative(format!("{count} things are off in virtual host {}", broker.vhost()))),
             }
         }
+        TopologyCommand::Users { vhost } => {
+            print(format_args!("{:#}", broker::user_definitions(&vhost)));
+            Ok(())
+        }
         TopologyCommand::Export { lanes, vhost } => {
             print(format_args!("{:#}", Topology::new(&lanes.lanes()).definitions(&vhost)));
             Ok(())
