@@ -6,7 +6,7 @@ OVERDUE := target/debug/overdue
 CARGO := cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status clean env build release demo test check fmt definitions
+.PHONY: help up down status clean env build release demo test faults check fmt definitions
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ demo: build ## watch some thousand orders be paid, cancelled and closed
 test: ## run everything that must hold, against real servers
 	$(CARGO) build --workspace
 	packages="$$(scripts/pika)" && PYTHONPATH="$$packages" $(LOCAL) $(CARGO) test --workspace
+
+faults: ## kill, cut and fill everything, again and again, with orders flowing; prints what was lost (25 minutes)
+	$(CARGO) build --workspace
+	OVERDUE_FAULT_ROUNDS=$${OVERDUE_FAULT_ROUNDS:-5} $(LOCAL) $(CARGO) test --package tests --test faults -- --nocapture
 
 check: ## formatting, lints, docs, layers, licences
 	$(CARGO) fmt --all --check

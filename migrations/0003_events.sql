@@ -13,3 +13,4 @@ comment on column outbox.due_at is 'When the order falls due; of an event: when 
 
 -- A flash sale leaves events by the hundred thousand; the timeouts of new orders are found past them.
 create index outbox_timeouts on outbox (id) where event is null;
+create index outbox_events on outbox (id) where event is not null;

@@ -381,7 +381,7 @@ async fn the_metrics_tell_what_was_done() {
         "overdue_orders_total{outcome=\"closed\"} 1",
         "overdue_close_lateness_seconds_count 1",
         "overdue_build_info{version=",
-        "overdue_database_pool_connections{pool=\"worker\",state=\"max\"} 14",
+        "overdue_database_pool_connections{pool=\"worker\",state=\"max\"} 8",
         "overdue_consumers 4",
         "overdue_sweep_leader 1",
         "overdue_outbox_rows{kind=\"timeout\"} 0",
@@ -403,4 +403,77 @@ async fn the_document_in_the_repository_is_the_one_that_is_served() {
     let written: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap_or_default()).unwrap_or_default();
     let served: Value = serde_json::from_str(&api::openapi()).unwrap();
     assert!(written == served, "docs/api.openapi.json is old: run `make definitions`");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_was_made_is_not_refused_to_whoever_asks_for_it_again() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let server = Server::start(&world, &[]).await;
+    // The answer cannot be kept: the server dies between the change and that.
+    let gate = world.gate("update of status on api_requests").await;
+    let send = async |server: &Server| {
+        server.send(Method::POST, "/orders", &[("Idempotency-Key", "k-1")], Some(order("A-1", 1, 1800))).await
+    };
+    let doomed = tokio::spawn({
+        let request = server.client.post(format!("{}/orders", server.base)).bearer_auth(TOKEN);
+        request.header("Idempotency-Key", "k-1").json(&order("A-1", 1, 1800)).send()
+    });
+    eventually("the order is there", async || world.number("select count(*) from orders").await == 1).await;
+    eventually("the answer is about to be kept", async || world.waiting_for_locks().await == 1).await;
+    server.process.kill().await;
+    assert!(doomed.await.unwrap().is_err());
+    world.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'overdue' and datname = current_database()").await;
+    gate.open().await;
+    world.execute("update api_requests set claimed_until = now() - interval '1 second'").await;
+    let server = Server::start(&world, &[]).await;
+    let (status, created) = send(&server).await;
+    assert_eq!((status.as_u16(), &created["id"]), (201, &json!("A-1")));
+    assert_eq!(send(&server).await, (status, created), "and from then on the same");
+    assert_eq!(world.shelf("tea").await, (4, 1), "reserved once");
+    server.process.kill().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_who_look_at_one_order_have_its_gateway_asked_once() {
+    let (world, simulator) = (World::new().await, simulator().await);
+    world.stock("tea", 5).await;
+    let unpaid = world.order_at_gateway(&simulator, &[]).await;
+    let environment = tests::wechat_environment(&simulator);
+    let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let server = Server::start(&world, &environment).await;
+    simulator.delay(Duration::from_millis(200));
+    let path = format!("/orders/{}", unpaid.id);
+    let answers = join_all((0..30).map(|_| server.get(&path))).await;
+    assert!(answers.iter().all(|(_, order)| order["status"] == "closed"), "all wait for the same");
+    assert_eq!(simulator.statistics().calls, 3, "query, close, query");
+    // One that cannot be settled is left alone for a while.
+    simulator.delay(Duration::ZERO);
+    simulator.outage(Some(gateway_sim::Mishap::Error(500, "SYSTEM_ERROR".to_owned())));
+    let stuck = world.order_at_gateway(&simulator, &[]).await;
+    let path = format!("/orders/{}", stuck.id);
+    assert_eq!(server.get(&path).await.1["overdue"], true);
+    let calls = simulator.statistics().calls;
+    for _ in 0..10 {
+        server.get(&path).await;
+    }
+    assert_eq!(simulator.statistics().calls, calls);
+    server.process.kill().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_sends_its_body_byte_by_byte_is_shown_the_door() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let world = World::new().await;
+    let server = Server::start(&world, &[]).await;
+    let mut slow = tokio::net::TcpStream::connect(server.base.trim_start_matches("http://")).await.unwrap();
+    slow.write_all(b"POST /payments/wechat/notify HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nx").await.unwrap();
+    let mut answer = Vec::new();
+    slow.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("body-too-slow"), "{answer}");
+    server.process.kill().await;
+    world.close().await;
 }

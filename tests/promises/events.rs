@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use lapin::options::{QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use order::OrderId;
 use serde_json::{Value, json};
@@ -134,7 +134,8 @@ async fn an_event_that_is_sent_again_has_the_same_id() {
     let foreign = world.foreign().await;
     listen(&foreign).await;
     let order = world.overdue_order("tea").await;
-    let closing = worker::Closing { id: order.id.clone(), deadline: order.deadline, asked: None };
+    let closing =
+        worker::Closing { id: order.id.clone(), deadline: order.deadline, asked: None, look_again_after: None };
     world.book().settle(&[closing], &Actor::on_timeout("test")).await.unwrap();
     let gate = world.gate("delete on outbox").await;
     let short_lease = ["run", "--only", "relay", "--claim-lease", "500ms", "--confirm-timeout", "400ms"];
@@ -204,5 +205,29 @@ async fn messages_of_ours_are_as_the_document_says() {
     assert_eq!(headers["x-overdue-attempts-made"], 1, "one attempt came before the last");
     assert_eq!(headers["x-overdue-history"].as_array().unwrap().len(), 1);
     worker.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_the_broker_does_not_take_holds_up_no_timeout() {
+    let world = World::new().await;
+    world.stock("tea", 500).await;
+    let foreign = world.foreign().await;
+    foreign.channel.exchange_delete("overdue.events".into(), ExchangeDeleteOptions::default()).await.unwrap();
+    world
+        .execute("insert into outbox (order_id, due_at, event, event_id, data) values ('x', now(), 'order.closed', 'e', '{}')")
+        .await;
+    let relay = world.relay();
+    eventually("the event was refused", async || relay.relayed().1 >= 1).await;
+    for _ in 0..50 {
+        world.order("tea", Duration::from_secs(1800)).await;
+    }
+    let timeouts = "select count(*) from outbox where event is null";
+    eventually("all timeouts are sent", async || world.number(timeouts).await == 0).await;
+    assert_eq!(relay.relayed().0, 50, "each once");
+    assert_eq!(world.number("select count(*) from outbox").await, 1, "the event stays");
+    broker::Topology::new(&world.lanes).declare(&world.broker()).await.unwrap();
+    eventually("it is sent, too", async || world.number("select count(*) from outbox").await == 0).await;
+    relay.stop().await;
     world.close().await;
 }

@@ -109,3 +109,20 @@ async fn dropping_needs_a_yes() {
     foreign.queue_holds("overdue.v1.parked", 2).await;
     world.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sending_in_again_does_not_chase_what_comes_back() {
+    let world = World::new().await;
+    let foreign = world.foreign().await;
+    let worker = world.worker();
+    for number in 0..300 {
+        foreign.due_now(format!("not an ID {number}").as_bytes()).await;
+    }
+    foreign.queue_holds("overdue.v1.parked", 300).await;
+    // They come back after a second, while it is at work still.
+    let output = world.overdue(&["parked", "requeue", "--all"]).await;
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "300 messages sent in again\n", "{output:?}");
+    foreign.queue_holds("overdue.v1.parked", 300).await;
+    worker.stop().await;
+    world.close().await;
+}

@@ -134,11 +134,16 @@ async fn rows_are_locked_in_the_order_of_their_keys() {
         let closings: Vec<_> = orders
             .iter()
             .rev()
-            .map(|order| Closing { id: order.id.clone(), deadline: order.deadline, asked: None })
+            .map(|order| Closing {
+                id: order.id.clone(),
+                deadline: order.deadline,
+                asked: None,
+                look_again_after: None,
+            })
             .collect();
         let book = world.book();
         let settling =
-            tokio::spawn(async move { book.settle(&closings, &Actor::on_timeout("test")).await.unwrap().len() });
+            tokio::spawn(async move { book.settle(&closings, &Actor::on_timeout("test")).await.unwrap().done.len() });
         eventually("settling waits for the first", async || world.waiting_for_locks().await == 1).await;
         sqlx::query(AssertSqlSafe(lock.as_str())).bind(&last).execute(&world.pool).await.expect("the last is free");
         transaction.commit().await.unwrap();

@@ -35,7 +35,12 @@ fn asked(order: &Order) -> PaymentFacts {
 }
 
 fn closing(order: &Order) -> worker::Closing {
-    worker::Closing { id: order.id.clone(), deadline: order.deadline, asked: Some(asked(order)) }
+    worker::Closing {
+        id: order.id.clone(),
+        deadline: order.deadline,
+        asked: Some(asked(order)),
+        look_again_after: None,
+    }
 }
 
 async fn scene() -> (World, Simulator, Gateways) {
@@ -137,7 +142,7 @@ async fn whoever_comes_first_between_close_and_notification_decides() {
         let closing_of = closing(&order);
         let close = || {
             let (book, closing) = (book.clone(), closing_of.clone());
-            tokio::spawn(async move { book.settle(&[closing], &Actor::on_timeout("test")).await.unwrap().len() })
+            tokio::spawn(async move { book.settle(&[closing], &Actor::on_timeout("test")).await.unwrap().done.len() })
         };
         let waiting = async |count| {
             eventually("the lock is waited for", async || world.waiting_for_locks().await == count).await;

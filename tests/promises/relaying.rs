@@ -114,8 +114,8 @@ async fn an_insert_wakes_the_relay() {
     // The poll alone would come too late for the test.
     let relay = world.relay_with(RelaySettings { poll: Duration::from_secs(3600), ..RelaySettings::default() });
     for sent in 1..=3 {
-        eventually("the relay listens", async || {
-            world.number("select count(*) from pg_stat_activity where datname = current_database() and query ilike 'listen %'").await == 1
+        eventually("it listens for timeouts and for events", async || {
+            world.number("select count(*) from pg_stat_activity where datname = current_database() and query ilike 'listen %'").await == 2
         })
         .await;
         world.order("tea", LATER).await;

@@ -22,7 +22,7 @@ async fn an_order_whose_message_was_faster_than_its_commit_is_closed() {
     let foreign = world.foreign().await;
     let worker = world.worker_with(soon(1000));
     foreign.due_now(b"o-0").await;
-    eventually("it was looked for twice", async || worker.counted().not_known_yet >= 2).await;
+    eventually("it was looked for twice", async || worker.counted().looked_at_again >= 2).await;
     let order = world.overdue_order("tea").await;
     assert_eq!(order.id.as_str(), "o-0");
     world.becomes(&order.id, "closed").await;
@@ -47,7 +47,7 @@ async fn an_order_that_nobody_knows_is_parked_with_its_history_and_its_bytes() {
         panic!("no history: {parked:?}")
     };
     assert_eq!(history.as_slice().len(), 3);
-    assert_eq!(worker.counted().not_known_yet, 3);
+    assert_eq!(worker.counted().looked_at_again, 3);
     worker.stop().await;
     world.close().await;
 }
@@ -69,7 +69,7 @@ async fn only_the_unknown_orders_of_a_message_go_round_again() {
         ["u-1", "u-2"].map(|id| String::from_utf8(wire::envelope(&format!(r#"{{"id":"{id}"}}"#))).unwrap())
     );
     assert_eq!(world.status(&known.id).await, "closed");
-    assert_eq!(worker.counted().not_known_yet, 4);
+    assert_eq!(worker.counted().looked_at_again, 4);
     worker.stop().await;
     world.close().await;
 }

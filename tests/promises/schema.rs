@@ -66,7 +66,7 @@ async fn a_flash_sale_is_found_by_its_keys_whatever_the_statistics_say() {
     let settle = (
         "settle",
         include_str!("../../crates/worker/src/settle.sql"),
-        "array['bulk-1'], array[now()], array['k'], 'test', array[null::text], array[null::text], 'reason', null, null",
+        "array['bulk-1'], array[now()], array['k'], 'test', array[null::text], array[null::text], 'reason', null, null, array[null::float8]",
     );
     let pay = (
         "pay",
@@ -169,6 +169,34 @@ async fn views_over_a_shops_own_tables_serve_as_well() {
         .await;
     // The shop's own code makes its orders; here, the publisher's statements do as well.
     world.execute("insert into shop_stock (code, free) values ('tea', 100)").await;
+    closes_as_ever(&world).await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_finds_its_way_where_orders_is_a_view() {
+    let world = World::new().await;
+    world
+        .execute(
+            "drop schema public cascade; create schema public;
+             create table kept (path text)",
+        )
+        .await;
+    // As the first version left it, and as the README lets a shop change it.
+    for migration in
+        [include_str!("../../migrations/0001_orders.sql"), include_str!("../../migrations/0002_payments.sql")]
+    {
+        world.execute(migration).await;
+    }
+    world.execute("alter table order_items drop constraint order_items_order_id_fkey; alter table orders rename to shop_orders; drop index orders_pending_by_deadline; create view orders as select * from shop_orders").await;
+    for migration in [
+        include_str!("../../migrations/0003_events.sql"),
+        include_str!("../../migrations/0004_sweep.sql"),
+        include_str!("../../migrations/0005_operators.sql"),
+    ] {
+        world.execute(migration).await;
+    }
+    world.stock("tea", 100).await;
     closes_as_ever(&world).await;
     world.close().await;
 }

@@ -6,7 +6,7 @@ use gateway_sim::Mishap;
 use publisher::NewOrder;
 use tests::{Process, World, eventually, gateways, impatient, simulator};
 use tokio_util::sync::CancellationToken;
-use worker::{CounterValues, Gateways, Sweep, SweepSettings};
+use worker::{AskSettings, CounterValues, Gateways, Sweep, SweepSettings};
 
 const AT_ONCE: SweepSettings =
     SweepSettings { every: Duration::from_millis(50), grace: Duration::ZERO, page_orders: 100 };
@@ -111,8 +111,7 @@ async fn the_sweep_asks_gateways_and_one_that_is_down_stops_nobody_else() {
     let sweep = Sweeping::start(&world, gateways(&simulator, impatient()), AT_ONCE);
     world.becomes(&paid.id, "paid").await;
     world.becomes(&unpaid.id, "closed").await;
-    rounds(&sweep, 1).await;
-    assert_eq!((sweep.counted().rescued, sweep.counted().stuck), (2, 0));
+    eventually("both are counted", async || sweep.counted().rescued == 2 && sweep.counted().stuck == 0).await;
     sweep.stop().await;
     world.audit().await;
     world.close().await;
@@ -181,6 +180,96 @@ async fn a_lost_lead_is_taken_up_again() {
         publisher::create(&world.pool, &new).await.unwrap()
     };
     world.becomes(&order.id, "closed").await;
+    sweep.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_look_is_armed_with_the_close_itself() {
+    let (world, simulator) = (World::new().await, simulator().await);
+    world.stock("tea", 5).await;
+    let order = world.order_without_trade("wechat").await;
+    // Whatever comes after the close never happens.
+    let gate = world.gate("update on payments").await;
+    let doomed = tokio::spawn({
+        let shutdown = CancellationToken::new();
+        Sweep::new(world.book(), gateways(&simulator, impatient()), AT_ONCE, shutdown).run()
+    });
+    world.becomes(&order.id, "closed").await;
+    doomed.abort();
+    let armed = format!("select count(*) from outbox where event is null and order_id = '{}'", order.id);
+    assert_eq!(world.number(&armed).await, 1);
+    gate.open().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_locked_order_holds_up_nobody_else() {
+    let world = World::new().await;
+    world.stock("tea", 500).await;
+    let held = world.overdue_order("tea").await;
+    let mut others = Vec::new();
+    for _ in 0..20 {
+        others.push(world.overdue_order("tea").await);
+    }
+    // Somebody looks at it in psql, and goes to lunch.
+    let mut person = world.pool.begin().await.unwrap();
+    sqlx::query("select 1 from orders where id = $1 for update")
+        .bind(held.id.as_str())
+        .execute(&mut *person)
+        .await
+        .unwrap();
+    let sweep = Sweeping::start(&world, Gateways::none(), AT_ONCE);
+    for order in &others {
+        world.becomes(&order.id, "closed").await;
+    }
+    eventually("the locked one is remembered", async || sweep.counted().stuck == 1).await;
+    sweep.stop().await;
+    // The same by messages: the locked one goes round again, the others are closed.
+    let more = world.overdue_order("tea").await;
+    let worker = world.worker();
+    let body = format!(r#"{{"v":1,"orders":[{{"id":"{}"}},{{"id":"{}"}}]}}"#, held.id, more.id);
+    world.foreign().await.due_now(body.as_bytes()).await;
+    world.becomes(&more.id, "closed").await;
+    eventually("it goes round again", async || worker.counted().looked_at_again == 1).await;
+    person.rollback().await.unwrap();
+    world.becomes(&held.id, "closed").await;
+    assert_eq!(world.shelf("tea").await, (500, 0));
+    worker.stop().await;
+    world.audit().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_rows_that_are_no_orders_of_ours_is_passed_over() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let order = world.overdue_order("tea").await;
+    world
+        .execute(
+            "alter table orders drop constraint orders_id_check;
+             insert into orders (id, amount_minor, currency, payment_deadline)
+             select 'ä' || n, 1, 'CNY', now() - interval '1 day' from generate_series(1, 250) n",
+        )
+        .await;
+    let sweep = Sweeping::start(&world, Gateways::none(), AT_ONCE);
+    world.becomes(&order.id, "closed").await;
+    sweep.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_gateway_delays_the_sweep_of_nobody_else() {
+    let (world, simulator) = (World::new().await, simulator().await);
+    world.stock("tea", 500).await;
+    let slow = world.order_at_gateway(&simulator, &[]).await;
+    simulator.delay(Duration::from_secs(20));
+    let settings = AskSettings { call_timeout: Duration::from_secs(30), ..impatient() };
+    let sweep = Sweeping::start(&world, gateways(&simulator, settings), AT_ONCE);
+    eventually("the gateway is being asked", async || simulator.statistics().calls == 1).await;
+    let plain = world.overdue_order("tea").await;
+    world.becomes(&plain.id, "closed").await;
+    assert_eq!(world.status(&slow.id).await, "pending");
     sweep.stop().await;
     world.close().await;
 }

@@ -15,5 +15,5 @@ pub use foreign::{Foreign, ParkedMessage};
 pub use gateway::{gateways, impatient, keys, simulator, wechat, wechat_environment, wechat_settings};
 pub use process::Process;
 pub use proxy::Proxy;
-pub use servers::{env, management};
+pub use servers::{env, management, use_servers};
 pub use world::{Gate, Roles, World, eventually};

@@ -49,6 +49,11 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Ends it as a crash would: SIGKILL.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("the process can be killed");

@@ -1,5 +1,7 @@
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -14,6 +16,8 @@ pub struct Proxy {
 
 #[derive(Default)]
 struct Shared {
+    /// How long everything takes to get through, either way.
+    delay_ms: AtomicU64,
     /// New connections are refused.
     refusing: Mutex<bool>,
     connections: Mutex<Vec<watch::Sender<Mode>>>,
@@ -50,6 +54,11 @@ impl Proxy {
     /// New connections flow again.
     pub fn pass(&self) {
         self.shared.refuse(false);
+    }
+
+    /// Everything takes so long to get through, either way.
+    pub fn delay(&self, delay: Duration) {
+        self.shared.delay_ms.store(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// What the program sends from now on, over the connections that it has, does not arrive.
@@ -99,16 +108,26 @@ async fn accept(listener: TcpListener, target: String, shared: Arc<Shared>) {
         let Ok(server) = TcpStream::connect(&target).await else { continue };
         let (client_read, client_write) = client.into_split();
         let (server_read, server_write) = server.into_split();
-        tokio::spawn(pump(client_read, server_write, mode.clone(), true));
-        tokio::spawn(pump(server_read, client_write, mode, false));
+        tokio::spawn(pump(client_read, server_write, mode.clone(), true, Arc::clone(&shared)));
+        tokio::spawn(pump(server_read, client_write, mode, false, Arc::clone(&shared)));
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::Receiver<Mode>, requests: bool) {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut mode: watch::Receiver<Mode>,
+    requests: bool,
+    shared: Arc<Shared>,
+) {
     let mut cut = mode.clone();
     let copy = async {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            let delay_ms = shared.delay_ms.load(Ordering::Relaxed);
+            if delay_ms > 0 {
+                tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+            }
             let held = |mode: &Mode| *mode == Mode::Frozen || (requests && *mode == Mode::HoldRequests);
             let released = mode.wait_for(|mode| !held(mode)).await.map(|mode| *mode);
             // What was held up when the line was cut is lost.

@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -11,8 +13,19 @@ use url::Url;
 /// Without it, with a sentence that says how to get it.
 #[must_use]
 pub fn env(name: &str) -> String {
+    if let Some(value) = OTHERS.lock().unwrap_or_else(PoisonError::into_inner).get(name) {
+        return value.clone();
+    }
     std::env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set: run the tests with `make test`, or set it as README.md says"))
+}
+
+/// Settings that lead elsewhere than the environment says.
+static OTHERS: LazyLock<Mutex<HashMap<String, String>>> = LazyLock::new(Mutex::default);
+
+/// From now on all worlds of this process are made on other servers (`None`: those of the environment again).
+pub fn use_servers(others: Option<HashMap<String, String>>) {
+    *OTHERS.lock().unwrap_or_else(PoisonError::into_inner) = others.unwrap_or_default();
 }
 
 /// Calls RabbitMQ's management API as the administrator. Returns the answer, or null where there is none.

@@ -162,7 +162,8 @@ impl World {
     fn relay_pool(&self) -> PgPool {
         let options = PgConnectOptions::from_str(&self.database_url).expect("a URL").application_name("overdue");
         let options = options.options(publisher::RELAY_SESSION.iter().copied());
-        PgPoolOptions::new().max_connections(2).acquire_timeout(Duration::from_secs(5)).connect_lazy_with(options)
+        let pool = PgPoolOptions::new().max_connections(publisher::RELAY_CONNECTIONS);
+        pool.acquire_timeout(Duration::from_secs(5)).connect_lazy_with(options)
     }
 
     /// Starts a worker with two pipelines inside the test.
@@ -330,9 +331,14 @@ impl World {
 
     /// Fails unless the books are clean.
     pub async fn audit(&self) {
-        let pool = worker_pool(&self.database_url, 1, Purpose::Report, self.statement_timeout);
-        let audit = worker::audit(&pool, Duration::from_secs(3600)).await.expect("the audit runs");
+        let audit = self.look_at_the_books().await;
         assert!(audit.clean, "{audit:#?}");
+    }
+
+    /// What the audit says.
+    pub async fn look_at_the_books(&self) -> worker::Audit {
+        let pool = worker_pool(&self.database_url, 1, Purpose::Report, self.statement_timeout);
+        worker::audit(&pool, Duration::from_secs(3600)).await.expect("the audit runs")
     }
 
     /// Fails unless the database has never seen a deadlock.

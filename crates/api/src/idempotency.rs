@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use publisher::{Claim, PgPool, abandon_request, claim_request, finish_request};
+use publisher::{Claim, PgPool, Request, abandon_request, claim_request, finish_request};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -38,18 +38,19 @@ const LEASE: Duration = Duration::from_secs(60);
 /// The longest key.
 const KEY_BYTES_MAX: usize = 255;
 
-/// Does the work once for a key. Without a key it is done each time.
-pub(crate) async fn once(
+/// Does the work once for a key. Without a key it is done each time. The work is told of the request, so that it can say in
+/// its own transaction that what was asked for is done.
+pub(crate) async fn once<F: Future<Output = Result<Answer, Problem>>>(
     pool: &PgPool,
     headers: &HeaderMap,
     target: &str,
     body: &[u8],
-    work: impl Future<Output = Result<Answer, Problem>>,
+    work: impl FnOnce(Option<Request>) -> F,
 ) -> Result<Response, Problem> {
-    let Some(key) = key(headers)? else { return Ok(work.await?.into_response()) };
+    let Some(key) = key(headers)? else { return Ok(work(None).await?.into_response()) };
     let fingerprint = fingerprint(target, body);
-    match claim_request(pool, &key, &fingerprint, LEASE).await? {
-        Claim::Yours => {}
+    let request = match claim_request(pool, &key, &fingerprint, LEASE).await? {
+        Claim::Yours(request) => request,
         Claim::Done { status, body } => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             let mut response = Answer { status, body }.into_response();
@@ -64,17 +65,17 @@ pub(crate) async fn once(
             let detail = "this Idempotency-Key was used for another request; use a new one";
             return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", detail));
         }
-    }
-    let answer = match work.await {
+    };
+    let answer = match work(Some(request.clone())).await {
         // Nothing has come of it: the next one may try.
         Err(problem) if problem.is_passing() => {
-            abandon_request(pool, &key).await?;
+            abandon_request(pool, &request).await?;
             return Err(problem);
         }
         Err(problem) => Answer { status: problem.status(), body: problem.body() },
         Ok(answer) => answer,
     };
-    finish_request(pool, &key, answer.status.as_u16(), &answer.body).await?;
+    finish_request(pool, &request, answer.status.as_u16(), &answer.body).await?;
     Ok(answer.into_response())
 }
 

@@ -185,7 +185,7 @@ fn worker_page(page: &mut Page<'_>, counters: &WorkerCounters) -> fmt::Result {
         ("handed_over", now.handed_over),
         ("retried", now.retried),
         ("held", now.gateway_held),
-        ("not_known_yet", now.not_known_yet),
+        ("looked_at_again", now.looked_at_again),
     ];
     let outcomes = outcomes.map(|(name, count)| (vec![("outcome", name.to_owned())], count));
     page.counters("orders", "Orders that were looked at, by what became of them", &outcomes)?;
@@ -194,7 +194,7 @@ fn worker_page(page: &mut Page<'_>, counters: &WorkerCounters) -> fmt::Result {
     page.counter(
         "attempts_in_vain",
         "Attempts at an order that came to nothing and are made again later",
-        now.retried + now.not_known_yet,
+        now.retried + now.looked_at_again,
     )?;
     page.counter("parked", "Messages, or parts of them, that were set aside for a person", now.parked)?;
     page.counter("rescued", "Orders that the sweep has settled: no message brought them in time", now.rescued)?;

@@ -1,11 +1,11 @@
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use worker::{Credited, NotificationError, Notified, take_notification};
 
-use crate::body::Body;
 use crate::{Problem, Shop};
 
 /// Take a gateway's notification of a payment or of a refund. It is verified by its signature. Everything but 2xx has
@@ -19,7 +19,7 @@ pub(crate) async fn notify(
     State(shop): State<Arc<Shop>>,
     Path(gateway): Path<String>,
     headers: HeaderMap,
-    Body(body): Body,
+    body: Bytes,
 ) -> Result<Response, Problem> {
     match take_notification(&shop.gateways, &shop.book, &gateway, &headers, &body).await {
         Ok(Notified::Credited(id, Credited::Unchanged)) => {

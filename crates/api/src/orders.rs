@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use order::{Deadline, Operator, OrderId, OrderStatus};
-use publisher::{Item, NewOrder, OrderError, OrderView, TimelineEntry};
+use publisher::{Change, Item, NewOrder, OrderError, OrderView, Request, TimelineEntry};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use worker::Actor;
 
-use crate::body::{Body, parse, parse_or_default};
+use crate::body::{parse, parse_or_default};
 use crate::idempotency::{Answer, once, require_key};
 use crate::{Problem, SETTLE_WAIT, Shop};
 
@@ -85,10 +86,10 @@ pub(crate) struct Timeline {
 pub(crate) async fn create(
     State(shop): State<Arc<Shop>>,
     headers: HeaderMap,
-    Body(body): Body,
+    body: Bytes,
 ) -> Result<Response, Problem> {
     let wanted: CreateOrder = parse(&body)?;
-    once(&shop.pool, &headers, "POST /orders", &body, async {
+    once(&shop.pool, &headers, "POST /orders", &body, async |request| {
         let id = order_id(&wanted.id)?;
         if let Some(gateway) = wanted.gateway.as_deref().filter(|name| !is_configured(&shop, name)) {
             let detail = format!("no payment gateway called {gateway} is configured here");
@@ -102,7 +103,11 @@ pub(crate) async fn create(
             gateway: wanted.gateway,
             payment_timeout: Duration::from_secs(wanted.payment_timeout_s.unwrap_or(1800)),
         };
-        publisher::create(&shop.pool, &new).await?;
+        if !is_changed(&request) {
+            let mut change = Change::begin(&shop.pool, request.as_ref()).await?;
+            publisher::create_in(change.connection(), &new).await?;
+            change.commit().await?;
+        }
         Ok(Answer::new(StatusCode::CREATED, &publisher::show(&shop.pool, &id).await?))
     })
     .await
@@ -141,12 +146,20 @@ pub(crate) async fn pay(
     State(shop): State<Arc<Shop>>,
     Path(id): Path<String>,
     headers: HeaderMap,
-    Body(body): Body,
+    body: Bytes,
 ) -> Result<Response, Problem> {
     let id = order_id(&id)?;
     let payment: Pay = parse_or_default(&body)?;
-    once(&shop.pool, &headers, &format!("POST /orders/{id}/pay"), &body, async {
-        match publisher::pay(&shop.pool, &id, payment.transaction_id.as_deref()).await {
+    once(&shop.pool, &headers, &format!("POST /orders/{id}/pay"), &body, async |request| {
+        let paid = async {
+            if is_changed(&request) {
+                return Ok(());
+            }
+            let mut change = Change::begin(&shop.pool, request.as_ref()).await?;
+            publisher::pay_in(change.connection(), &id, payment.transaction_id.as_deref()).await?;
+            Ok::<_, OrderError>(change.commit().await?)
+        };
+        match paid.await {
             Ok(()) => Ok(Answer::new(StatusCode::OK, &publisher::show(&shop.pool, &id).await?)),
             Err(error) => {
                 if matches!(error, OrderError::Overdue { .. }) {
@@ -169,11 +182,15 @@ pub(crate) async fn cancel(
     State(shop): State<Arc<Shop>>,
     Path(id): Path<String>,
     headers: HeaderMap,
-    Body(body): Body,
+    body: Bytes,
 ) -> Result<Response, Problem> {
     let id = order_id(&id)?;
-    once(&shop.pool, &headers, &format!("POST /orders/{id}/cancel"), &body, async {
-        publisher::cancel(&shop.pool, &id).await?;
+    once(&shop.pool, &headers, &format!("POST /orders/{id}/cancel"), &body, async |request| {
+        if !is_changed(&request) {
+            let mut change = Change::begin(&shop.pool, request.as_ref()).await?;
+            publisher::cancel_in(change.connection(), &id).await?;
+            change.commit().await?;
+        }
         Ok(Answer::new(StatusCode::OK, &publisher::show(&shop.pool, &id).await?))
     })
     .await
@@ -190,15 +207,23 @@ pub(crate) async fn close(
     State(shop): State<Arc<Shop>>,
     Path(id): Path<String>,
     headers: HeaderMap,
-    Body(body): Body,
+    body: Bytes,
 ) -> Result<Response, Problem> {
     let id = order_id(&id)?;
     require_key(&headers)?;
     let wanted: Close = parse(&body)?;
-    once(&shop.pool, &headers, &format!("POST /orders/{id}/close"), &body, async {
+    once(&shop.pool, &headers, &format!("POST /orders/{id}/close"), &body, async |request| {
         let operator = operator(Some(wanted.operator_type), Some(wanted.operator))?;
         let reason = text("reason", wanted.reason)?;
-        match publisher::make_due(&shop.pool, &id, &reason, operator.as_ref()).await {
+        let made_due = async {
+            if is_changed(&request) {
+                return Ok(());
+            }
+            let mut change = Change::begin(&shop.pool, request.as_ref()).await?;
+            publisher::make_due_in(change.connection(), &id, &reason, operator.as_ref()).await?;
+            Ok::<_, OrderError>(change.commit().await?)
+        };
+        match made_due.await {
             Ok(()) => {
                 let actor = Actor { name: "api".to_owned(), reason, operator };
                 shop.passive.look_at(&id, Some(actor), SETTLE_WAIT).await;
@@ -229,17 +254,25 @@ pub(crate) async fn extend(
     State(shop): State<Arc<Shop>>,
     Path(id): Path<String>,
     headers: HeaderMap,
-    Body(body): Body,
+    body: Bytes,
 ) -> Result<Response, Problem> {
     let id = order_id(&id)?;
     let wanted: Extend = parse(&body)?;
-    once(&shop.pool, &headers, &format!("POST /orders/{id}/extend"), &body, async {
+    once(&shop.pool, &headers, &format!("POST /orders/{id}/extend"), &body, async |request| {
         let to: Deadline =
             wanted.payment_deadline.parse().map_err(|error: order::BadDeadline| invalid(error.to_string()))?;
         let operator = operator(wanted.operator_type, wanted.operator)?;
         let reason = text("reason", wanted.reason.unwrap_or_else(|| "no reason given".to_owned()))?;
-        match publisher::extend(&shop.pool, &id, to, &reason, operator.as_ref()).await {
-            Ok(_) => Ok(Answer::new(StatusCode::OK, &publisher::show(&shop.pool, &id).await?)),
+        let extended = async {
+            if is_changed(&request) {
+                return Ok(());
+            }
+            let mut change = Change::begin(&shop.pool, request.as_ref()).await?;
+            publisher::extend_in(change.connection(), &id, to, &reason, operator.as_ref()).await?;
+            Ok::<_, OrderError>(change.commit().await?)
+        };
+        match extended.await {
+            Ok(()) => Ok(Answer::new(StatusCode::OK, &publisher::show(&shop.pool, &id).await?)),
             Err(error) => {
                 if matches!(error, OrderError::Overdue { .. }) {
                     shop.passive.look_at(&id, None, Duration::ZERO).await;
@@ -254,6 +287,11 @@ pub(crate) async fn extend(
 fn respond(body: &impl Serialize) -> Response {
     use axum::response::IntoResponse;
     Answer::new(StatusCode::OK, body).into_response()
+}
+
+/// Whether somebody has done it under this key already, and died before the answer.
+fn is_changed(request: &Option<Request>) -> bool {
+    request.as_ref().is_some_and(|request| request.changed)
 }
 
 fn is_configured(shop: &Shop, name: &str) -> bool {

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
+use http::header::CONNECTION;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -16,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::Problem;
+use crate::{BODY_BYTES_MAX, Problem};
 
 /// A port that is listened at.
 pub struct Listener(TcpListener);
@@ -26,6 +28,9 @@ const CONNECTIONS_MAX: usize = 1024;
 
 /// How long a client may take to send the head of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a client may take to send the body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a request may take, body and answer included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -93,10 +98,30 @@ async fn accept(
     Ok((stream, permit))
 }
 
+/// The request with all of its body, which must not take long: a client that sends a byte now and then would keep others out.
+async fn whole(request: Request) -> Result<Request, Problem> {
+    let (head, body) = request.into_parts();
+    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES_MAX)).await {
+        Ok(Ok(bytes)) => Ok(Request::from_parts(head, Body::from(bytes))),
+        Ok(Err(_)) => {
+            let detail = format!("the body did not arrive whole, or has more than {BODY_BYTES_MAX} bytes");
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail))
+        }
+        Err(_) => {
+            let detail = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body-too-slow", detail))
+        }
+    }
+}
+
 /// Bounds the time of a request, and logs it.
 pub(crate) async fn in_time(request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let begun = Instant::now();
+    let request = match whole(request).await {
+        Ok(request) => request,
+        Err(problem) => return ([(CONNECTION, "close")], problem).into_response(),
+    };
     // A task of its own: what has begun comes to its end, though the client hangs up or time is out. Given up in the
     // middle, it could leave a transaction open in the pool.
     let response = match tokio::time::timeout(REQUEST_TIMEOUT, tokio::spawn(next.run(request))).await {

@@ -1,6 +1,9 @@
 //! What is wrong with a live broker, beyond what its topology should be: alarms, rights, consumers, letters that nobody
 //! takes.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use lapin::options::{
     BasicGetOptions, BasicNackOptions, BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions,
 };
@@ -14,7 +17,7 @@ use crate::connection::close;
 use crate::topology::{
     DUE_GATEWAY_QUEUE, DUE_PAYMENT_QUEUE, EVENTS_EXCHANGE, LANES_EXCHANGE, PARKED_EXCHANGE, PARKED_QUEUE,
 };
-use crate::{Broker, BrokerError, Finding, Management, ManagementError, Topology, Verification, verify};
+use crate::{Broker, BrokerError, Finding, Management, ManagementError, QueueDepth, Topology, Verification, verify};
 
 /// All that is wrong with the broker: [`verify()`], and besides how it stands at this moment. `clock` is the database's
 /// time. Changes nothing; a message that is ready in a due queue is not touched.
@@ -101,6 +104,11 @@ async fn rights(broker: &Broker, connection: &Connection, findings: &mut Vec<Fin
     Ok(())
 }
 
+/// How often one looks once more before a letter counts as held for good, and how long one waits in between. RabbitMQ gathers
+/// its figures every five seconds.
+const HELD_LOOKS: u32 = 3;
+const HELD_LOOK_EVERY: Duration = Duration::from_secs(3);
+
 /// By how much clocks may differ. A lane's time is measured by the broker alone, so nothing depends on it; logs of
 /// different machines are hard to read otherwise.
 const SKEW_MAX: time::Duration = time::Duration::seconds(5);
@@ -114,10 +122,10 @@ async fn state(
     for node in management.get(&["nodes"]).await?.as_array().into_iter().flatten() {
         node_findings(node, &mut findings);
     }
-    let queues = management.queues(vhost).await?;
+    let (queues, held) = held_letters(management, vhost).await?;
     for queue in queues.iter().filter(|queue| queue.name.starts_with("overdue.")) {
         let object = format!("queue {}", queue.name);
-        if queue.held() > 0 {
+        if held.contains(&queue.name) {
             let problem = format!("holds {} expired messages that it cannot hand on", queue.held());
             findings.push(finding(
                 &object,
@@ -142,6 +150,29 @@ async fn state(
         }
     }
     Ok(findings)
+}
+
+/// How the queues stand, and which of them hold letters for good. A busy lane has some under way at any moment; it does not
+/// have them each time that one looks.
+async fn held_letters(
+    management: &Management,
+    vhost: &str,
+) -> Result<(Vec<QueueDepth>, HashSet<String>), ManagementError> {
+    let holding = |queues: &[QueueDepth]| -> HashSet<String> {
+        queues.iter().filter(|queue| queue.held() > 0).map(|queue| queue.name.clone()).collect()
+    };
+    let mut queues = management.queues(vhost).await?;
+    let mut held = holding(&queues);
+    for _ in 0..HELD_LOOKS {
+        if held.is_empty() {
+            break;
+        }
+        tokio::time::sleep(HELD_LOOK_EVERY).await;
+        queues = management.queues(vhost).await?;
+        let now = holding(&queues);
+        held.retain(|queue| now.contains(queue));
+    }
+    Ok((queues, held))
 }
 
 fn node_findings(node: &Value, findings: &mut Vec<Finding>) {

@@ -19,6 +19,8 @@ pub struct ParkedQueue {
     broker: Broker,
     connection: Connection,
     channel: Channel,
+    /// How many messages there are still to be looked at: those that were there at the beginning.
+    left: Option<u32>,
 }
 
 /// A message that was set aside.
@@ -57,16 +59,22 @@ impl ParkedQueue {
     pub async fn open(broker: &Broker) -> Result<Self, BrokerError> {
         let connection = broker.connect("parked").await?;
         let channel = broker.channel(&connection).await?;
-        Ok(Self { broker: broker.clone(), connection, channel })
+        Ok(Self { broker: broker.clone(), connection, channel, left: None })
     }
 
-    /// The next message; `None`: that was the last.
+    /// The next message; `None`: that was the last that was there at the beginning. What was sent in again may have come
+    /// back meanwhile.
     ///
     /// # Errors
     /// [`BrokerError`].
     pub async fn next(&mut self) -> Result<Option<ParkedMessage>, BrokerError> {
+        if self.left == Some(0) {
+            return Ok(None);
+        }
         let got = self.channel.basic_get(PARKED_QUEUE.into(), BasicGetOptions::default()).await;
-        Ok(got.map_err(|error| self.broker.error(&error))?.map(ParkedMessage::read))
+        let Some(got) = got.map_err(|error| self.broker.error(&error))? else { return Ok(None) };
+        self.left = Some(self.left.map_or(got.message_count, |left| left - 1));
+        Ok(Some(ParkedMessage::read(got)))
     }
 
     /// Takes a message out for good.

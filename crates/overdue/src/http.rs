@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use api::{Listener, Metrics, PoolState, Readiness, Samples, Shop, Sources, Token, Vitals};
+use api::{Listener, Metrics, PoolProbe, PoolState, Readiness, Samples, Shop, Sources, Token, Vitals};
 use broker::{Broker, Management};
 use publisher::{PgPool, RelayCounters};
 use tokio::time::timeout;
@@ -27,6 +27,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) database: &'a DatabaseSettings,
     pub(crate) broker: Option<Broker>,
     pub(crate) book: Option<OrderBook>,
+    /// The same for orders that somebody looks at, with connections of its own.
+    pub(crate) looked_at: Option<OrderBook>,
     pub(crate) gateways: Gateways,
     pub(crate) relay: Option<Arc<RelayCounters>>,
     pub(crate) shutdown: CancellationToken,
@@ -68,22 +70,18 @@ impl Http {
 
     /// What serves, until the program is to stop.
     pub(crate) async fn start(self, parts: Parts<'_>) -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
-        let Parts { database, broker, book, gateways, relay, shutdown } = parts;
+        let Parts { database, broker, book, looked_at, gateways, relay, shutdown } = parts;
         let vital_pool = servers::migrated_database(database, VITAL_CONNECTIONS).await?;
         let samples = Arc::<Mutex<Samples>>::default();
         let mut sources =
             Sources { relay, samples: Arc::clone(&samples), version: env!("CARGO_PKG_VERSION"), ..Sources::default() };
         if let Some(book) = &book {
             sources.worker = Some(gateways.counters());
-            let book = book.clone();
-            let state = move || {
-                let (open, idle, max) = book.connections();
-                PoolState { open, idle, max }
-            };
-            sources.pools.push(("worker", Box::new(state)));
+            sources.pools.push(("worker", pool_probe(book)));
         }
         let mut shop = None;
-        if let (true, Some(book)) = (self.serves_orders, book) {
+        if let (true, Some(book)) = (self.serves_orders, looked_at) {
+            sources.pools.push(("passive", pool_probe(&book)));
             let pool = servers::migrated_database(database, ORDER_CONNECTIONS).await?;
             let counted = pool.clone();
             let state = move || PoolState {
@@ -113,6 +111,14 @@ impl Http {
             }
         })
     }
+}
+
+fn pool_probe(book: &OrderBook) -> PoolProbe {
+    let book = book.clone();
+    Box::new(move || {
+        let (open, idle, max) = book.connections();
+        PoolState { open, idle, max }
+    })
 }
 
 /// Asks the servers now and then, for ever.

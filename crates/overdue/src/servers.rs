@@ -16,8 +16,7 @@ pub(crate) async fn database(settings: &DatabaseSettings, connections_max: u32) 
 
 /// A pool for a relay, with a schema that is the one we need.
 pub(crate) async fn relay_database(settings: &DatabaseSettings) -> Result<PgPool, Failure> {
-    // One connection to work with, one to listen on.
-    let pool = connect(settings, 2, publisher::RELAY_SESSION).await?;
+    let pool = connect(settings, publisher::RELAY_CONNECTIONS, publisher::RELAY_SESSION).await?;
     publisher::check(&pool).await?;
     Ok(pool)
 }

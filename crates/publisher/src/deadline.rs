@@ -1,26 +1,25 @@
 //! Moving the deadline of an order that is pending.
 
 use order::{Deadline, Operator, OrderId, OrderStatus};
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::orders::{PAYMENT_TIMEOUT_MAX, refusal};
 use crate::{OrderError, arm};
 
-/// Gives the customer more time. The message that comes at the old deadline waits on for the new one.
+/// Gives the customer more time, in a transaction of the caller's. The message that comes at the old deadline waits on for the new one.
 ///
 /// # Errors
 /// [`OrderError::NotLater`], [`OrderError::BadTimeout`] (ten years at most), [`OrderError::NotPending`],
 /// [`OrderError::Overdue`] (it is about to be closed), [`OrderError::Unknown`]; nothing is changed then.
-pub async fn extend(
-    pool: &PgPool,
+pub async fn extend_in(
+    transaction: &mut PgConnection,
     id: &OrderId,
     to: Deadline,
     reason: &str,
     operator: Option<&Operator>,
 ) -> Result<Deadline, OrderError> {
-    let mut transaction = pool.begin().await?;
-    let (deadline, now) = lock_pending(&mut transaction, id).await?;
+    let (deadline, now) = lock_pending(transaction, id).await?;
     if deadline.is_past(now) {
         return Err(OrderError::Overdue { id: id.clone(), deadline });
     }
@@ -30,29 +29,26 @@ pub async fn extend(
     if to.remaining(now) > PAYMENT_TIMEOUT_MAX {
         return Err(OrderError::BadTimeout);
     }
-    move_deadline(&mut transaction, id, to, &format!("extended from {deadline} to {to}: {reason}"), operator).await?;
-    transaction.commit().await?;
+    move_deadline(transaction, id, to, &format!("extended from {deadline} to {to}: {reason}"), operator).await?;
     Ok(to)
 }
 
-/// Makes an order due at once: whoever looks at it next closes it, on the same path and with the same care as at its
+/// Makes an order due at once, in a transaction of the caller's: whoever looks at it next closes it, on the same path and with the same care as at its
 /// deadline. A message for it goes out, too.
 ///
 /// # Errors
 /// [`OrderError::NotPending`], [`OrderError::Unknown`]; nothing is changed then.
-pub async fn make_due(
-    pool: &PgPool,
+pub async fn make_due_in(
+    transaction: &mut PgConnection,
     id: &OrderId,
     reason: &str,
     operator: Option<&Operator>,
 ) -> Result<(), OrderError> {
-    let mut transaction = pool.begin().await?;
-    let (deadline, now) = lock_pending(&mut transaction, id).await?;
+    let (deadline, now) = lock_pending(transaction, id).await?;
     let due = if deadline.is_past(now) { deadline } else { Deadline::at(now) };
-    move_deadline(&mut transaction, id, due, &format!("to be closed at once (was due {deadline}): {reason}"), operator)
+    move_deadline(transaction, id, due, &format!("to be closed at once (was due {deadline}): {reason}"), operator)
         .await?;
-    arm(&mut transaction, id, due).await?;
-    transaction.commit().await?;
+    arm(transaction, id, due).await?;
     Ok(())
 }
 

@@ -9,9 +9,10 @@ use time::OffsetDateTime;
 use crate::{SchemaError, backlog, check, past_deadline};
 
 /// Indexes without which something is slow that must be fast; where the tables are the shop's own, it needs the like.
-const INDEXES: [(&str, &str); 7] = [
+const INDEXES: [(&str, &str); 8] = [
     ("orders_pending_by_deadline", "the sweep, and the metrics, read all orders"),
     ("outbox_timeouts", "the timeouts of new orders wait behind events"),
+    ("outbox_events", "events are looked for among all timeouts"),
     ("payments_by_trade", "notifications are slow to find their order"),
     ("payments_by_transaction", "one payment could pay two orders"),
     ("refunds_to_follow_up", "refunds are slow to find"),
@@ -67,7 +68,7 @@ fn finding(object: &str, problem: impl Into<String>, advice: &str) -> Finding {
 async fn indexes(pool: &PgPool, findings: &mut Vec<Finding>) -> Result<(), sqlx::Error> {
     let usable: Vec<String> = sqlx::query_scalar(
         "select c.relname::text from pg_index i join pg_class c on c.oid = i.indexrelid
-         where i.indisvalid and i.indisready and c.relnamespace = 'public'::regnamespace",
+         where i.indisvalid and i.indisready and c.relnamespace = (select relnamespace from pg_class where oid = 'outbox'::regclass)",
     )
     .fetch_all(pool)
     .await?;

@@ -10,7 +10,7 @@ use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use crate::{arm, expect_payment};
+use crate::{Change, arm, expect_payment};
 
 /// An order that is to be created.
 #[derive(Debug, Clone)]
@@ -122,6 +122,17 @@ pub(crate) const PAYMENT_TIMEOUT_MAX: Duration = Duration::from_hours(24 * 3653)
 /// # Errors
 /// [`OrderError`]; nothing is changed then.
 pub async fn create(pool: &PgPool, new: &NewOrder) -> Result<Order, OrderError> {
+    let mut change = Change::begin(pool, None).await?;
+    let order = create_in(change.connection(), new).await?;
+    change.commit().await?;
+    Ok(order)
+}
+
+/// The same in a transaction of the caller's, which is of no use any more after an error.
+///
+/// # Errors
+/// [`OrderError`].
+pub async fn create_in(transaction: &mut PgConnection, new: &NewOrder) -> Result<Order, OrderError> {
     let quantities = quantities(&new.items)?;
     if new.amount_minor < 0 || !is_currency(&new.currency) {
         return Err(OrderError::BadAmount);
@@ -129,9 +140,8 @@ pub async fn create(pool: &PgPool, new: &NewOrder) -> Result<Order, OrderError> 
     if new.payment_timeout < Duration::from_millis(1) || new.payment_timeout > PAYMENT_TIMEOUT_MAX {
         return Err(OrderError::BadTimeout);
     }
-    let mut transaction = pool.begin().await?;
-    let deadline = insert_order(&mut transaction, new).await?;
-    reserve(&mut transaction, &quantities).await?;
+    let deadline = insert_order(transaction, new).await?;
+    reserve(transaction, &quantities).await?;
     let (skus, counts): (Vec<&str>, Vec<i64>) = quantities.into_iter().unzip();
     sqlx::query(
         "insert into order_items (order_id, sku_id, quantity) select $1, * from unnest($2::text[], $3::bigint[])",
@@ -141,12 +151,11 @@ pub async fn create(pool: &PgPool, new: &NewOrder) -> Result<Order, OrderError> 
     .bind(&counts)
     .execute(&mut *transaction)
     .await?;
-    log(&mut transaction, &new.id, None, OrderStatus::Pending, "created").await?;
+    log(transaction, &new.id, None, OrderStatus::Pending, "created").await?;
     if let Some(gateway) = &new.gateway {
-        expect_payment(&mut transaction, &new.id, gateway).await?;
+        expect_payment(transaction, &new.id, gateway).await?;
     }
-    arm(&mut transaction, &new.id, deadline).await?;
-    transaction.commit().await?;
+    arm(transaction, &new.id, deadline).await?;
     Ok(Order { id: new.id.clone(), status: OrderStatus::Pending, deadline })
 }
 
@@ -156,7 +165,20 @@ pub async fn create(pool: &PgPool, new: &NewOrder) -> Result<Order, OrderError> 
 /// [`OrderError::NotPending`], [`OrderError::Overdue`] (after the deadline no payment is taken),
 /// [`OrderError::Unknown`]; nothing is changed then.
 pub async fn pay(pool: &PgPool, id: &OrderId, transaction_id: Option<&str>) -> Result<(), OrderError> {
-    let mut transaction = pool.begin().await?;
+    let mut change = Change::begin(pool, None).await?;
+    pay_in(change.connection(), id, transaction_id).await?;
+    Ok(change.commit().await?)
+}
+
+/// The same in a transaction of the caller's, which is of no use any more after an error.
+///
+/// # Errors
+/// As above.
+pub async fn pay_in(
+    transaction: &mut PgConnection,
+    id: &OrderId,
+    transaction_id: Option<&str>,
+) -> Result<(), OrderError> {
     let paid = sqlx::query(
         "with paid as (
              update orders set status = 'paid', paid_at = clock_timestamp(), transaction_id = $2
@@ -174,11 +196,10 @@ pub async fn pay(pool: &PgPool, id: &OrderId, transaction_id: Option<&str>) -> R
     .execute(&mut *transaction)
     .await?;
     if paid.rows_affected() == 0 {
-        return Err(refusal(&mut transaction, id).await);
+        return Err(refusal(transaction, id).await);
     }
-    settle_stock(&mut transaction, id, OrderStatus::Paid).await?;
-    log(&mut transaction, id, Some(OrderStatus::Pending), OrderStatus::Paid, "paid").await?;
-    transaction.commit().await?;
+    settle_stock(transaction, id, OrderStatus::Paid).await?;
+    log(transaction, id, Some(OrderStatus::Pending), OrderStatus::Paid, "paid").await?;
     Ok(())
 }
 
@@ -187,17 +208,25 @@ pub async fn pay(pool: &PgPool, id: &OrderId, transaction_id: Option<&str>) -> R
 /// # Errors
 /// [`OrderError::NotPending`], [`OrderError::Unknown`]; nothing is changed then.
 pub async fn cancel(pool: &PgPool, id: &OrderId) -> Result<(), OrderError> {
-    let mut transaction = pool.begin().await?;
+    let mut change = Change::begin(pool, None).await?;
+    cancel_in(change.connection(), id).await?;
+    Ok(change.commit().await?)
+}
+
+/// The same in a transaction of the caller's, which is of no use any more after an error.
+///
+/// # Errors
+/// As above.
+pub async fn cancel_in(transaction: &mut PgConnection, id: &OrderId) -> Result<(), OrderError> {
     let cancelled = sqlx::query("update orders set status = 'cancelled' where id = $1 and status = 'pending'")
         .bind(id.as_str())
         .execute(&mut *transaction)
         .await?;
     if cancelled.rows_affected() == 0 {
-        return Err(refusal(&mut transaction, id).await);
+        return Err(refusal(transaction, id).await);
     }
-    settle_stock(&mut transaction, id, OrderStatus::Cancelled).await?;
-    log(&mut transaction, id, Some(OrderStatus::Pending), OrderStatus::Cancelled, "cancelled").await?;
-    transaction.commit().await?;
+    settle_stock(transaction, id, OrderStatus::Cancelled).await?;
+    log(transaction, id, Some(OrderStatus::Pending), OrderStatus::Cancelled, "cancelled").await?;
     Ok(())
 }
 

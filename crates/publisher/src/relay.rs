@@ -67,6 +67,28 @@ pub struct RelayCounters {
 /// sends the same orders again, which does no harm.
 pub struct Relay {
     pool: PgPool,
+    broker: Broker,
+    lanes: Lanes,
+    settings: RelaySettings,
+    confirm_timeout: Duration,
+    counters: Arc<RelayCounters>,
+}
+
+/// How many connections to the database a relay uses: for timeouts and for events, one to work with and one to listen on.
+pub const RELAY_CONNECTIONS: u32 = 4;
+
+/// What a courier carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cargo {
+    Timeouts,
+    Events,
+}
+
+/// Half a relay. Timeouts and events go separate ways, so that an event that the broker does not take, or a hundred
+/// thousand of them, hold up no timeout.
+struct Courier {
+    cargo: Cargo,
+    pool: PgPool,
     connection: Option<PoolConnection<Postgres>>,
     publisher: Publisher,
     lanes: Lanes,
@@ -92,13 +114,22 @@ struct ClaimedEvent {
     data: String,
 }
 
-/// How many events go out with a batch of timeouts, at most: few enough for the timeouts not to wait for them.
+/// How many events are claimed at a time.
 const CLAIM_EVENTS_MAX: usize = 2048;
+
+/// Rows of the outbox, and the message that carries them.
+type Load = (Vec<i64>, Outgoing);
 
 /// Whether a pass may have left something behind.
 enum More {
     Perhaps,
     No,
+}
+
+impl More {
+    fn after(claimed: usize, claim_max: i64) -> Self {
+        if i64::try_from(claimed).is_ok_and(|claimed| claimed < claim_max) { Self::No } else { Self::Perhaps }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -115,14 +146,10 @@ enum RelayError {
 const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 impl Relay {
-    /// The channel on which inserts into the outbox notify.
-    const NOTIFICATIONS: &'static str = "overdue_outbox";
-
     /// A relay. `confirm_timeout` bounds the wait for the broker; it must be shorter than the lease.
     #[must_use]
     pub fn new(pool: PgPool, broker: Broker, lanes: Lanes, settings: RelaySettings, confirm_timeout: Duration) -> Self {
-        let publisher = Publisher::new(broker, "relay", confirm_timeout);
-        Self { pool, connection: None, publisher, lanes, settings, counters: Arc::default() }
+        Self { pool, broker, lanes, settings, confirm_timeout, counters: Arc::default() }
     }
 
     /// What it has done; may be read while it runs.
@@ -132,7 +159,30 @@ impl Relay {
     }
 
     /// Works until `shutdown`; then finishes what is on the way. Trouble with either server is waited out.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    pub async fn run(self, shutdown: CancellationToken) {
+        let timeouts = self.courier(Cargo::Timeouts, "relay").run(shutdown.clone());
+        let events = self.courier(Cargo::Events, "events").run(shutdown);
+        futures_util::future::join(timeouts, events).await;
+    }
+
+    fn courier(&self, cargo: Cargo, purpose: &'static str) -> Courier {
+        Courier {
+            cargo,
+            pool: self.pool.clone(),
+            connection: None,
+            publisher: Publisher::new(self.broker.clone(), purpose, self.confirm_timeout),
+            lanes: self.lanes.clone(),
+            settings: self.settings.clone(),
+            counters: Arc::clone(&self.counters),
+        }
+    }
+}
+
+impl Courier {
+    /// The channel on which inserts into the outbox notify.
+    const NOTIFICATIONS: &'static str = "overdue_outbox";
+
+    async fn run(mut self, shutdown: CancellationToken) {
         let mut delays = Policy::RECONNECT.delays();
         let mut listener = None;
         while !shutdown.is_cancelled() {
@@ -178,43 +228,21 @@ impl Relay {
     }
 
     async fn pass_on(&mut self, connection: &mut PgConnection) -> Result<More, RelayError> {
-        let (claimed, now) = self.answered(claim(connection, &self.settings)).await?;
-        let events = self.answered(claim_events(connection, &self.settings)).await?;
-        let more = if claimed.len() as i64 == self.settings.claim_orders_max || events.len() == CLAIM_EVENTS_MAX {
-            More::Perhaps
-        } else {
-            More::No
+        let (loads, more) = match self.cargo {
+            Cargo::Timeouts => self.timeouts(connection).await?,
+            Cargo::Events => self.events(connection).await?,
         };
-        if claimed.is_empty() && events.is_empty() {
+        if loads.is_empty() {
             return Ok(more);
         }
-        let groups = coalesce(claimed, |claimed| claimed.due, now.read(), self.settings.window, wire::ORDERS_MAX);
-        let timeouts = groups.len();
-        let mut messages: Vec<Outgoing> = groups.iter().map(|group| message(group, &self.lanes, now.read())).collect();
-        let mut rows: Vec<Vec<i64>> =
-            groups.iter().map(|group| group.iter().map(|claimed| claimed.row).collect()).collect();
-        for event in &events {
-            match event_message(event, &self.settings.event_source) {
-                Some(message) => {
-                    messages.push(message);
-                    rows.push(vec![event.id]);
-                }
-                // The table's CHECKs do not let such a row in. Should they be gone: the others must not suffer.
-                None => tracing::error!(outbox_id = event.id, "a row of the outbox is no event; it stays"),
-            }
-        }
+        let (rows, messages): (Vec<Vec<i64>>, Vec<Outgoing>) = loads.into_iter().unzip();
         let fates = self.publisher.publish(&messages).await;
 
         let (mut sent, mut refused, mut unsent) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut failure, mut orders_sent, mut events_sent) = (None, 0, 0);
-        for (index, (rows, fate)) in rows.into_iter().zip(fates).enumerate() {
+        let mut failure = None;
+        for (rows, fate) in rows.into_iter().zip(fates) {
             match fate {
                 Ok(()) => {
-                    if index < timeouts {
-                        orders_sent += rows.len()
-                    } else {
-                        events_sent += 1
-                    }
                     sent.extend(rows);
                     add(&self.counters.messages, 1);
                     continue;
@@ -232,12 +260,39 @@ impl Relay {
             add(&self.counters.failures, 1);
         }
         self.answered(delete(connection, &sent)).await?;
-        add(&self.counters.orders, orders_sent);
-        add(&self.counters.events, events_sent);
+        let counter = if self.cargo == Cargo::Timeouts { &self.counters.orders } else { &self.counters.events };
+        add(counter, sent.len());
         self.answered(release(connection, &refused, REFUSED_AGAIN_AFTER)).await?;
         self.answered(release(connection, &unsent, Duration::ZERO)).await?;
-        tracing::debug!(orders = orders_sent, events = events_sent, messages = messages.len(), "sent");
+        tracing::debug!(cargo = ?self.cargo, rows = sent.len(), messages = messages.len(), "sent");
         failure.map_or(Ok(more), |error| Err(error.into()))
+    }
+
+    /// Timeouts, grouped into messages, each with the rows that it carries.
+    async fn timeouts(&self, connection: &mut PgConnection) -> Result<(Vec<Load>, More), RelayError> {
+        let (claimed, now) = self.answered(claim(connection, &self.settings)).await?;
+        let more = More::after(claimed.len(), self.settings.claim_orders_max);
+        let groups = coalesce(claimed, |claimed| claimed.due, now.read(), self.settings.window, wire::ORDERS_MAX);
+        let load = |group: Vec<Claimed>| {
+            let message = message(&group, &self.lanes, now.read());
+            (group.into_iter().map(|claimed| claimed.row).collect(), message)
+        };
+        Ok((groups.into_iter().map(load).collect(), more))
+    }
+
+    /// Events, a message each.
+    async fn events(&self, connection: &mut PgConnection) -> Result<(Vec<Load>, More), RelayError> {
+        let claimed = self.answered(claim_events(connection, &self.settings)).await?;
+        let more = More::after(claimed.len(), CLAIM_EVENTS_MAX as i64);
+        let load = |event: &ClaimedEvent| {
+            let message = event_message(event, &self.settings.event_source);
+            if message.is_none() {
+                // The table's CHECKs do not let such a row in. Should they be gone: the others must not suffer.
+                tracing::error!(outbox_id = event.id, "a row of the outbox is no event; it stays");
+            }
+            Some((vec![event.id], message?))
+        };
+        Ok((claimed.iter().filter_map(load).collect(), more))
     }
 
     /// A connection may be dead without anybody having said so.

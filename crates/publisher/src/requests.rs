@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 /// What is known of a request under its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
-    /// Nothing: it is this caller's to do, and to answer by [`finish_request`].
-    Yours,
+    /// It is this caller's to do and to answer.
+    Yours(Request),
     /// It was done, and answered like this.
     Done {
         /// The HTTP status.
@@ -23,6 +23,56 @@ pub enum Claim {
     OtherRequest,
 }
 
+/// A request that was taken up, by whoever holds this.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    key: String,
+    claim: String,
+    /// Whoever was at it before has committed what was asked for, and not lived to answer: only that is left to do.
+    pub changed: bool,
+}
+
+/// A change of orders, in a transaction that also says so of the request that it is made for: a request whose change was
+/// committed is not made a second time.
+pub struct Change<'a> {
+    transaction: Transaction<'a, Postgres>,
+    request: Option<&'a Request>,
+}
+
+impl<'a> Change<'a> {
+    /// Begins.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub async fn begin(pool: &PgPool, request: Option<&'a Request>) -> Result<Self, sqlx::Error> {
+        Ok(Self { transaction: pool.begin().await?, request })
+    }
+
+    /// Where the change is made.
+    pub fn connection(&mut self) -> &mut PgConnection {
+        &mut self.transaction
+    }
+
+    /// Makes it so. Without this, nothing was changed.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub async fn commit(mut self) -> Result<(), sqlx::Error> {
+        if let Some(request) = self.request {
+            let marked = sqlx::query("update api_requests set changed = true where key = $1 and claim = $2::uuid")
+                .bind(&request.key)
+                .bind(&request.claim)
+                .execute(&mut *self.transaction)
+                .await?;
+            // Somebody else has taken it over, and will make the change.
+            if marked.rows_affected() != 1 {
+                return Err(sqlx::Error::RowNotFound);
+            }
+        }
+        self.transaction.commit().await
+    }
+}
+
 /// Takes a request up, unless it was taken up before. `fingerprint` tells it from others. Whoever takes it up and does
 /// not finish within `lease` is presumed dead, and the next one may.
 ///
@@ -30,20 +80,21 @@ pub enum Claim {
 /// Whatever the database says.
 pub async fn claim_request(pool: &PgPool, key: &str, fingerprint: &str, lease: Duration) -> Result<Claim, sqlx::Error> {
     let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
-    let claimed = sqlx::query(
+    let claimed: Option<(String, bool)> = sqlx::query_as(
         "insert into api_requests (key, fingerprint, claimed_until)
          values ($1, $2, clock_timestamp() + $3 * interval '1 millisecond')
-         on conflict (key) do update set claimed_until = excluded.claimed_until
+         on conflict (key) do update set claimed_until = excluded.claimed_until, claim = excluded.claim
          where api_requests.status is null and api_requests.claimed_until < clock_timestamp()
-           and api_requests.fingerprint = excluded.fingerprint",
+           and api_requests.fingerprint = excluded.fingerprint
+         returning claim::text, changed",
     )
     .bind(key)
     .bind(fingerprint)
     .bind(lease_ms)
-    .execute(pool)
+    .fetch_optional(pool)
     .await?;
-    if claimed.rows_affected() == 1 {
-        return Ok(Claim::Yours);
+    if let Some((claim, changed)) = claimed {
+        return Ok(Claim::Yours(Request { key: key.to_owned(), claim, changed }));
     }
     let known: Option<(String, Option<i32>, Option<String>)> =
         sqlx::query_as("select fingerprint, status, body from api_requests where key = $1")
@@ -58,25 +109,34 @@ pub async fn claim_request(pool: &PgPool, key: &str, fingerprint: &str, lease: D
     })
 }
 
-/// Keeps the answer for whoever asks the same again.
+/// Keeps the answer for whoever asks the same again, unless somebody has taken the request over.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn finish_request(pool: &PgPool, key: &str, status: u16, body: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("update api_requests set status = $2, body = $3 where key = $1 and status is null")
-        .bind(key)
-        .bind(i32::from(status))
-        .bind(body)
-        .execute(pool)
-        .await?;
+pub async fn finish_request(pool: &PgPool, request: &Request, status: u16, body: &str) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update api_requests set status = $3, body = $4 where key = $1 and claim = $2::uuid and status is null",
+    )
+    .bind(&request.key)
+    .bind(&request.claim)
+    .bind(i32::from(status))
+    .bind(body)
+    .execute(pool)
+    .await?;
     Ok(())
 }
 
-/// Gives a request up that came to nothing: the next one may try.
+/// Gives a request up that came to nothing, or that could not be answered: the next one may take it up at once.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn abandon_request(pool: &PgPool, key: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("delete from api_requests where key = $1 and status is null").bind(key).execute(pool).await?;
+pub async fn abandon_request(pool: &PgPool, request: &Request) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update api_requests set claimed_until = '-infinity' where key = $1 and claim = $2::uuid and status is null",
+    )
+    .bind(&request.key)
+    .bind(&request.claim)
+    .execute(pool)
+    .await?;
     Ok(())
 }

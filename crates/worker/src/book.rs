@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use deadpool_postgres::{GenericClient as _, PoolError};
@@ -41,6 +41,17 @@ pub struct Closing {
     /// The payment of which its gateway has said that nobody can make it any more; `None`: it had none. If it has
     /// another by now, it is not closed.
     pub asked: Option<PaymentFacts>,
+    /// Its trade is to be looked for once more so long after the close, by a message that is armed along with it.
+    pub look_again_after: Option<Duration>,
+}
+
+/// What became of orders that were to be written together. Those that it does not name have changed meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written<T> {
+    /// What was done.
+    pub done: Vec<T>,
+    /// Orders that somebody else holds locked for longer than is waited for.
+    pub locked: Vec<OrderId>,
 }
 
 /// Who settles orders, and why: what the order log says.
@@ -146,6 +157,9 @@ pub enum BookError {
     /// changed, or it is not known; the same again later.
     #[error("the database cannot be used now: {0}")]
     Away(String),
+    /// Somebody holds a row locked for longer than is waited for. Nothing was changed.
+    #[error("the database holds a row locked: {0}")]
+    Locked(String),
     /// It took longer than a statement may. Nothing was changed; fewer orders at a time may do.
     #[error("the database was too slow: {0}")]
     Slow(String),
@@ -197,7 +211,20 @@ impl OrderBook {
     ///
     /// # Errors
     /// [`BookError::Refused`] if one of the orders breaks a rule: then none was closed.
-    pub async fn settle(&self, closings: &[Closing], actor: &Actor) -> Result<Vec<Closed>, BookError> {
+    pub async fn settle(&self, closings: &[Closing], actor: &Actor) -> Result<Written<Closed>, BookError> {
+        match self.close(closings, actor).await {
+            Err(BookError::Locked(_)) => {
+                let locked = self.locked(closings.iter().map(|closing| closing.id.as_str()).collect()).await?;
+                let (held, free): (Vec<Closing>, Vec<Closing>) =
+                    closings.iter().cloned().partition(|closing| locked.contains(closing.id.as_str()));
+                let done = self.close(&free, actor).await?;
+                Ok(Written { done, locked: held.into_iter().map(|closing| closing.id).collect() })
+            }
+            closed => Ok(Written { done: closed?, locked: Vec::new() }),
+        }
+    }
+
+    async fn close(&self, closings: &[Closing], actor: &Actor) -> Result<Vec<Closed>, BookError> {
         if closings.is_empty() {
             return Ok(Vec::new());
         }
@@ -209,8 +236,10 @@ impl OrderBook {
         let prepays: Vec<Option<&str>> = asked().map(|asked| asked.map(|asked| prepay_name(asked.prepay))).collect();
         let operator = actor.operator.as_ref();
         let (kind, operator) = (operator.map(|person| &person.kind), operator.map(|person| &person.name));
-        let arguments: [&(dyn ToSql + Sync); 9] =
-            [&ids, &deadlines, &keys, &actor.name, &trade_nos, &prepays, &actor.reason, &kind, &operator];
+        let again_s: Vec<Option<f64>> =
+            closings.iter().map(|closing| closing.look_again_after.map(|after| after.as_secs_f64())).collect();
+        let arguments: [&(dyn ToSql + Sync); 10] =
+            [&ids, &deadlines, &keys, &actor.name, &trade_nos, &prepays, &actor.reason, &kind, &operator, &again_s];
         let rows = self.under_lock(&ids, include_str!("settle.sql"), &arguments).await?;
         rows.iter().map(closed).collect()
     }
@@ -221,9 +250,22 @@ impl OrderBook {
     ///
     /// # Errors
     /// [`BookError::Refused`] if one of the orders breaks a rule: then nothing was written.
-    pub async fn pay(&self, payments: &[Payment], actor: &str) -> Result<HashMap<OrderId, Credited>, BookError> {
+    pub async fn pay(&self, payments: &[Payment], actor: &str) -> Result<Written<(OrderId, Credited)>, BookError> {
+        match self.credit(payments, actor).await {
+            Err(BookError::Locked(_)) => {
+                let locked = self.locked(payments.iter().map(|payment| payment.id.as_str()).collect()).await?;
+                let (held, free): (Vec<Payment>, Vec<Payment>) =
+                    payments.iter().cloned().partition(|payment| locked.contains(payment.id.as_str()));
+                let done = self.credit(&free, actor).await?;
+                Ok(Written { done, locked: held.into_iter().map(|payment| payment.id).collect() })
+            }
+            credited => Ok(Written { done: credited?, locked: Vec::new() }),
+        }
+    }
+
+    async fn credit(&self, payments: &[Payment], actor: &str) -> Result<Vec<(OrderId, Credited)>, BookError> {
         if payments.is_empty() {
-            return Ok(HashMap::new());
+            return Ok(Vec::new());
         }
         let texts = |of: fn(&Payment) -> &str| payments.iter().map(of).collect::<Vec<_>>();
         let ids = texts(|payment| payment.id.as_str());
@@ -312,6 +354,26 @@ impl OrderBook {
             .await?;
         let id: Option<&str> = row.try_get("id").map_err(judge)?;
         Ok(id.and_then(|id| OrderId::new(id).ok()))
+    }
+
+    /// Those of the orders that somebody holds locked at this moment.
+    async fn locked(&self, ids: Vec<&str>) -> Result<HashSet<String>, BookError> {
+        let rows = self
+            .with_client(async |client| {
+                let look = concat!(include_str!("lock.sql"), " skip locked");
+                let look = client.prepare_cached(look).await?;
+                let transaction = client.transaction().await?;
+                let rows = transaction.query(&look, &[&ids]).await?;
+                transaction.rollback().await?;
+                Ok(rows)
+            })
+            .await?;
+        let mut locked: HashSet<String> = ids.iter().map(|id| (*id).to_owned()).collect();
+        for row in rows {
+            let free: &str = row.try_get("id").map_err(judge)?;
+            locked.remove(free);
+        }
+        Ok(locked)
     }
 
     /// Runs a statement in a transaction that holds the locks of these orders: it begins after everybody who had one of
@@ -445,6 +507,8 @@ pub(crate) fn judge(error: tokio_postgres::Error) -> BookError {
     let class = &db.code().code()[..2];
     if matches!(class, "22" | "23" | "44") || *db.code() == SqlState::RAISE_EXCEPTION {
         BookError::Refused(text)
+    } else if *db.code() == SqlState::LOCK_NOT_AVAILABLE {
+        BookError::Locked(text)
     } else if *db.code() == SqlState::QUERY_CANCELED {
         BookError::Slow(text)
     } else {

@@ -78,8 +78,8 @@ counters! {
     gateway_circuits_open,
     /// Refunds that have arrived.
     refunded,
-    /// Orders that the database does not know yet and that are looked for again.
-    not_known_yet,
+    /// Orders that the database does not know yet, or that somebody else has locked, and that are looked at again.
+    looked_at_again,
     /// Orders that the sweep has closed or found paid: no message has brought them in time.
     rescued,
     /// Orders that a person has come upon past their deadline, and that were closed or found paid then.

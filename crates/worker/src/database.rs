@@ -49,13 +49,14 @@ impl Purpose {
     /// believes of the tables: in a flash sale the statistics are those of the quiet hour before, and a plan
     /// that reads a whole table, or all pending orders, for each batch would never come to an end. With a plan
     /// that knows no batch size (generic) and joins that can only be nested loops over indexes, nothing else
-    /// is left to choose; it also saves planning each batch anew.
+    /// is left to choose; it also saves planning each batch anew. And nobody waits for long for a row that somebody
+    /// else holds locked: a batch goes on without it.
     #[must_use]
     pub fn session_options(self) -> &'static str {
         match self {
             Self::Settle => {
                 "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_bitmapscan=off \
-                 -c enable_hashjoin=off -c enable_mergejoin=off -c enable_material=off"
+                 -c enable_hashjoin=off -c enable_mergejoin=off -c enable_material=off -c lock_timeout=3000"
             }
             Self::Report => "",
         }
@@ -171,6 +172,9 @@ fn parse(url: &str) -> Result<(Config, Option<ClientConfig>), DatabaseError> {
     url.set_query(None);
     if !kept.is_empty() {
         url.query_pairs_mut().extend_pairs(kept);
+        // That is the form of HTML forms, in which a blank is a plus; here it would stay one.
+        let query = url.query().unwrap_or_default().replace('+', "%20");
+        url.set_query(Some(&query));
     }
     let mut config: Config = url.as_str().parse().map_err(|error: tokio_postgres::Error| bad(with_source(&error)))?;
     let (ssl_mode, verify) = match mode.as_str() {
@@ -307,6 +311,8 @@ mod tests {
             (Some("shop"), Some(&b"p@ss"[..]), &[5433][..])
         );
         assert!(tls.is_none());
+        let (config, _) = parse("postgres://u@db/shop?options=-c%20search_path%3Dshop%2Ba").unwrap();
+        assert_eq!(config.get_options(), Some("-c search_path=shop+a"));
         assert!(parse("postgres://u@db/shop?sslmode=verify-full").unwrap().1.is_some());
         assert!(refused("mysql://u@db/shop").contains("not postgres"));
         assert!(refused("postgres://u@db/shop?sslmode=yes").contains("verify-full"));

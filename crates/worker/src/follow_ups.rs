@@ -8,7 +8,6 @@ use order::{Deadline, Hop, OrderId, coalesce};
 use retry::Policy;
 use time::OffsetDateTime;
 
-use crate::counters::add;
 use crate::database_time::DatabaseTime;
 use crate::pipeline::{ASKED_TOGETHER_MAX, Pipeline};
 use crate::settling::{Again, Interrupted, Outcome, Settled};
@@ -22,8 +21,8 @@ pub(crate) enum FollowUp<'a> {
     HandOver(Vec<(OrderId, Deadline)>),
     /// Orders whose gateways are to be asked again, not before a time.
     Again { orders: Vec<(OrderId, Deadline)>, tried: Tried, at: OffsetDateTime },
-    /// Orders of a message that the database does not know yet: to be looked at again, not before a time.
-    NotKnownYet { message: &'a Incoming, orders: Vec<OrderId>, tried: Tried, at: OffsetDateTime },
+    /// Orders of a message that are to be looked at again, not before a time.
+    LookAgain { message: &'a Incoming, orders: Vec<OrderId>, tried: Tried, at: OffsetDateTime },
     /// What is set aside.
     Park(Box<Outgoing>),
 }
@@ -46,12 +45,11 @@ impl Pipeline {
         let waiting = coalesce(waiting, |(_, due)| *due, now, self.settings.window, wire::ORDERS_MAX);
         let parked: Vec<Outgoing> =
             batch.messages().iter().flat_map(|message| parked(message, &settled.outcomes)).collect();
-        add(&self.settler.counters.parked, parked.len());
         let handed_over = handed_over.chunks(ASKED_TOGETHER_MAX).map(|chunk| FollowUp::HandOver(chunk.to_vec()));
         (waiting.into_iter().map(FollowUp::Wait))
             .chain(handed_over)
             .chain(again(&settled.again, now))
-            .chain(batch.messages().iter().filter_map(|message| not_known_yet(message, &settled.outcomes)))
+            .chain(batch.messages().iter().filter_map(|message| look_again(message, &settled.outcomes)))
             .chain(parked.into_iter().map(Box::new).map(FollowUp::Park))
             .collect()
     }
@@ -88,7 +86,7 @@ impl Pipeline {
             FollowUp::Again { orders, tried, at } => {
                 Outgoing::later_gateway_check(orders, self.hop_until(*at, now), tried)
             }
-            FollowUp::NotKnownYet { message, orders, tried, at } => {
+            FollowUp::LookAgain { message, orders, tried, at } => {
                 message.again(orders, self.hop_until(*at, now), tried)
             }
         }
@@ -116,13 +114,13 @@ fn again(orders: &[Again], now: OffsetDateTime) -> Vec<FollowUp<'static>> {
     follow_ups
 }
 
-/// The orders of this message that the database does not know yet. They go on together, since they came together.
-fn not_known_yet<'a>(message: &'a Incoming, outcomes: &HashMap<OrderId, Outcome>) -> Option<FollowUp<'a>> {
+/// The orders of this message that are to be looked at again. They go on together, since they came together.
+fn look_again<'a>(message: &'a Incoming, outcomes: &HashMap<OrderId, Outcome>) -> Option<FollowUp<'a>> {
     let content = message.content.as_ref().ok()?;
     let mut latest: Option<(&Tried, OffsetDateTime)> = None;
     let mut orders = Vec::new();
     for id in &content.orders {
-        let Some(Outcome::NotKnownYet { tried, at }) = outcomes.get(id) else { continue };
+        let Some(Outcome::LookAgain { tried, at }) = outcomes.get(id) else { continue };
         if !orders.contains(id) {
             orders.push(id.clone());
         }
@@ -130,7 +128,7 @@ fn not_known_yet<'a>(message: &'a Incoming, outcomes: &HashMap<OrderId, Outcome>
             latest = Some((tried, *at));
         }
     }
-    latest.map(|(tried, at)| FollowUp::NotKnownYet { message, orders, tried: tried.clone(), at })
+    latest.map(|(tried, at)| FollowUp::LookAgain { message, orders, tried: tried.clone(), at })
 }
 
 /// What of this message is set aside: all of it if it cannot be understood, else each entry that names no

@@ -21,7 +21,7 @@ mod writing;
 
 pub use asking::{AskSettings, Gateways};
 pub use audit::{Audit, Check, audit};
-pub use book::{Actor, BookError, Closed, Closing, Credited, Loaded, OrderBook, Payment, Told, TradeNote};
+pub use book::{Actor, BookError, Closed, Closing, Credited, Loaded, OrderBook, Payment, Told, TradeNote, Written};
 pub use counters::{CounterValues, WorkerCounters};
 pub use database::{DatabaseError, DatabaseSettings, Pool, Purpose, connect, probe, session_is_as_set};
 pub use notification::{NotificationError, Notified, take_notification};

@@ -114,8 +114,12 @@ async fn credit(
         Step::Conclude(Verdict::Paid(receipt)) => {
             let payment =
                 Payment { id: id.clone(), gateway: gateway.to_owned(), trade_no: trade_no.to_owned(), receipt };
-            let credited = book.pay(&[payment], ACTOR).await?;
-            Ok(credited.get(&id).map_or(Notified::UnknownOrder, |credited| Notified::Credited(id.clone(), *credited)))
+            let written = book.pay(&[payment], ACTOR).await?;
+            if !written.locked.is_empty() {
+                return Err(BookError::Locked("somebody else has the order in hand".to_owned()).into());
+            }
+            let credited = written.done.into_iter().next();
+            Ok(credited.map_or(Notified::UnknownOrder, |(id, credited)| Notified::Credited(id, credited)))
         }
         Step::Conclude(Verdict::Person { detail, .. }) => Ok(Notified::Mismatch(id, detail)),
         _ => Ok(Notified::Nothing),

@@ -10,6 +10,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::counters::add;
+use crate::follow_ups::FollowUp;
 use crate::refunding::Refunder;
 use crate::settling::{BROKEN, Interrupted, Settler, UnknownOrders};
 use crate::{Actor, Gateways, OrderBook, WorkerCounters};
@@ -103,6 +104,7 @@ impl Worker {
                         gateways: self.gateways.clone(),
                         asks: stage == Stage::Gateway,
                         actor: Actor::on_timeout("worker"),
+                        arms: false,
                         unknown: self.settings.unknown,
                         late: Arc::clone(&late),
                         counters: Arc::clone(&self.counters),
@@ -309,7 +311,9 @@ impl Pipeline {
         let settled = self.settler.settle(&orders).await?;
         let follow_ups = self.follow_ups(batch, &settled);
         let follow_up_count = follow_ups.len();
+        let parked = follow_ups.iter().filter(|follow_up| matches!(follow_up, FollowUp::Park(_))).count();
         self.publish(follow_ups, settled.time).await?;
+        add(&self.settler.counters.parked, parked);
         tracing::debug!(
             messages = batch.messages().len(),
             orders = orders.len(),

@@ -3,15 +3,16 @@
 -- $1: order IDs, each once. $2: the deadline with which each was loaded. $3: the idempotency key of each.
 -- $4: who does it. $5, $6: trade number and prepay of the payment of
 -- which its gateway has said that nobody can make it any more; null: it had none. $7: why. $8, $9: the type of operator
--- and the operator who had it done; null: nobody had. Returns the orders that were closed; those missing from the answer
+-- and the operator who had it done; null: nobody had. $10: after how many seconds its trade is to be looked for once
+-- more; null: it is not. Returns the orders that were closed; those missing from the answer
 -- have changed meanwhile.
 with due as (
-    select * from unnest($1::text[], $2::timestamptz[], $3::text[], $5::text[], $6::text[])
-        as due (id, deadline, key, trade_no, prepay)
+    select * from unnest($1::text[], $2::timestamptz[], $3::text[], $5::text[], $6::text[], $10::float8[])
+        as due (id, deadline, key, trade_no, prepay, again_s)
 ),
 -- Looked up by ID alone, as in lock.sql; what they were found to be is compared in the next step.
 found as materialized (
-    select o.id, o.status, o.payment_deadline, due.deadline, due.key,
+    select o.id, o.status, o.payment_deadline, due.deadline, due.key, due.again_s,
            case
                when due.trade_no is null then p.order_id is null or p.gateway = 'none'
                else coalesce(p.trade_no, o.id) = due.trade_no and coalesce(p.prepay, 'attempted') = due.prepay
@@ -28,7 +29,7 @@ closed as (
     from found
     where o.id = found.id and found.status = 'pending' and found.payment_deadline = found.deadline
       and found.heard
-    returning o.id, o.closed_at, o.amount_minor, o.currency, found.deadline, found.key
+    returning o.id, o.closed_at, o.amount_minor, o.currency, found.deadline, found.key, found.again_s
 ),
 -- What the closed orders had reserved, added up, so that a hot SKU is updated once.
 released as (
@@ -60,6 +61,10 @@ recorded as (
     insert into idempotency_keys (key, order_id, outcome, created_at)
     select key, id, 'closed', closed_at from closed
     on conflict (key) do nothing
+),
+armed as (
+    insert into outbox (order_id, due_at)
+    select id, closed_at + again_s * interval '1 second' from closed where again_s is not null
 ),
 announced as (
     insert into outbox (order_id, due_at, event, event_id, data)

@@ -27,6 +27,8 @@ pub(crate) struct Settler {
     /// Whether gateways are asked. Else orders that need it are handed over to those who ask.
     pub(crate) asks: bool,
     pub(crate) actor: Actor,
+    /// Whether what has to be looked at once more after the close is armed along with it, since nobody publishes it.
+    pub(crate) arms: bool,
     /// What is done about orders that the database does not know.
     pub(crate) unknown: UnknownOrders,
     /// Tells that there is a refund to be made.
@@ -62,6 +64,9 @@ pub(crate) struct Interrupted;
 /// delivery limit and out of the way.
 pub(crate) const BROKEN: Policy = Policy { initial: Duration::from_millis(100), max: Duration::from_millis(500) };
 
+/// Between looks at an order that somebody else has locked.
+const LOCKED: Policy = Policy { initial: Duration::from_secs(5), max: Duration::from_secs(300) };
+
 /// How long the gateways are asked for one batch. Whoever had no turn then comes again.
 pub(crate) const ASKING_MAX: Duration = Duration::from_secs(300);
 
@@ -84,8 +89,11 @@ pub(crate) enum Outcome {
     Retried,
     /// Its gateway cannot be asked by anybody now: to be asked again, with no attempt spent.
     Held,
-    /// The database does not know it, yet: to be looked at again then, as one that was tried so often.
-    NotKnownYet { tried: Tried, at: OffsetDateTime },
+    /// The database does not know it, yet, or somebody else has it locked: to be looked at again then, as one that was
+    /// tried so often.
+    LookAgain { tried: Tried, at: OffsetDateTime },
+    /// Somebody else has it locked; becomes the one before.
+    Busy,
     /// For a person.
     Parked { reason: &'static str, detail: String },
 }
@@ -106,15 +114,6 @@ pub(crate) struct Settled {
     pub(crate) outcomes: HashMap<OrderId, Outcome>,
     pub(crate) again: Vec<Again>,
     pub(crate) time: DatabaseTime,
-}
-
-impl Settled {
-    /// Closed orders whose trades are to be looked for once more, and when. Whoever publishes nothing arms them.
-    pub(crate) fn second_looks(&self) -> Vec<(OrderId, OffsetDateTime)> {
-        let closed =
-            |order: &&Again| matches!(self.outcomes.get(&order.id), Some(Outcome::Closed | Outcome::Unchanged));
-        self.again.iter().filter(closed).map(|order| (order.id.clone(), order.at)).collect()
-    }
 }
 
 /// What is known while a batch is settled.
@@ -191,8 +190,26 @@ impl Settler {
         for (why, orders) in &progress.held {
             self.gateways.warn_of_held(why, orders);
         }
+        self.put_off_busy(&mut progress);
         self.count(&progress.settled.outcomes);
         Ok(progress.settled)
+    }
+
+    /// Whoever has them locked may take long.
+    fn put_off_busy(&self, progress: &mut Progress<'_>) {
+        let now = progress.settled.time.now();
+        let busy: Vec<OrderId> = progress
+            .settled
+            .outcomes
+            .iter()
+            .filter(|(_, outcome)| **outcome == Outcome::Busy)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in busy {
+            let tried = progress.tried(&id).once_more(now, "locked");
+            let at = now + LOCKED.delay(tried.attempts);
+            progress.settled.outcomes.insert(id, Outcome::LookAgain { tried, at });
+        }
     }
 
     /// Waits for an answer, and takes with it what has come in besides. Empty: nobody is asked any more.
@@ -266,7 +283,9 @@ impl Settler {
             match decide(facts, answer.map(|answer| &answer.verdict), loaded.now) {
                 Decision::Close(deadline) => {
                     let asked = answer.map(|answer| answer.question.payment.clone());
-                    closings.push(Closing { id, deadline, asked });
+                    let missed = answer.is_some_and(|answer| answer.verdict == Verdict::Absent);
+                    let look_again_after = (missed && self.arms).then_some(self.gateways.settings.look_again_after);
+                    closings.push(Closing { id, deadline, asked, look_again_after });
                 }
                 Decision::Pay(receipt) => payments.extend(answer.map(|answer| answer.payment(&id, receipt))),
                 Decision::Ask => self.ask(id, facts, progress),
@@ -307,6 +326,9 @@ impl Settler {
             return Some(answer.told(id, Told::Gone));
         }
         let note = answer.told(id, Told::Missed);
+        if self.arms {
+            return Some(note);
+        }
         let at = progress.settled.time.now() + self.gateways.settings.look_again_after;
         progress.settled.again.push(Again { id: id.clone(), deadline: facts?.deadline, tried: Tried::default(), at });
         Some(note)
@@ -416,7 +438,7 @@ impl Settler {
             return Outcome::Parked { reason: "unknown_order", detail };
         }
         let at = now + self.unknown.back_off.delay(tried.attempts);
-        Outcome::NotKnownYet { tried, at }
+        Outcome::LookAgain { tried, at }
     }
 
     /// Waits before the next try, unless the program is to stop or patience has come to its end. A batch is held
@@ -485,7 +507,7 @@ impl Settler {
                 Outcome::HandedOver(_) => &counters.handed_over,
                 Outcome::Retried => &counters.retried,
                 Outcome::Held => &counters.gateway_held,
-                Outcome::NotKnownYet { .. } => &counters.not_known_yet,
+                Outcome::LookAgain { .. } | Outcome::Busy => &counters.looked_at_again,
                 // Counted by what is set aside, message by message.
                 Outcome::Parked { .. } => continue,
             };

@@ -7,12 +7,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use broker::Tried;
-use order::{Deadline, OrderId};
+use order::OrderId;
 use retry::Policy;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::counters::add;
-use crate::settling::{Interrupted, Outcome, Settled, Settler, UnknownOrders};
+use crate::settling::{ASKING_MAX, Interrupted, Outcome, Settler, UnknownOrders};
 use crate::sweep_book::Lead;
 use crate::{Actor, BookError, Gateways, OrderBook, WorkerCounters};
 
@@ -45,6 +46,8 @@ pub struct Sweep {
     /// Orders that could not be settled, and when they are looked at again: a gateway that is down would be asked for
     /// all of them in each round.
     stuck: HashMap<OrderId, Stuck>,
+    /// Gateways that are being asked.
+    asking: Option<JoinHandle<HashMap<OrderId, Outcome>>>,
 }
 
 struct Stuck {
@@ -74,6 +77,7 @@ impl Sweep {
             gateways,
             asks: false,
             actor: Actor::on_timeout("sweep"),
+            arms: true,
             unknown: UnknownOrders::default(),
             late: Arc::default(),
             counters: Arc::clone(&counters),
@@ -81,7 +85,7 @@ impl Sweep {
             patience_ends: None,
         };
         let asker = Settler { asks: true, ..settler.clone() };
-        Self { book, settler, asker, settings, counters, stuck: HashMap::new() }
+        Self { book, settler, asker, settings, counters, stuck: HashMap::new(), asking: None }
     }
 
     /// What it has done; may be read while it runs.
@@ -125,34 +129,29 @@ impl Sweep {
 
     /// Looks at everything that is past its deadline by more than the grace.
     async fn round(&mut self, lead: &mut Lead) -> Result<(), Unfinished> {
-        let mut after: Option<(Deadline, OrderId)> = None;
-        let (mut seen, mut to_ask, mut rescued) = (HashSet::new(), Vec::new(), 0);
+        self.take_answers().await;
+        let mut after = None;
+        let (mut seen, mut to_ask) = (HashSet::new(), Vec::new());
         loop {
-            let page = lead.overdue(self.settings.grace, after.as_ref(), self.settings.page_orders).await?;
-            let Some(last) = page.last().cloned() else { break };
+            let (ids, next) = lead.overdue(self.settings.grace, after.as_ref(), self.settings.page_orders).await?;
             let begun = Instant::now();
-            let ids: Vec<OrderId> = page.into_iter().map(|(_, id)| id).collect();
             let due = ids.iter().filter(|id| self.stuck.get(id).is_none_or(|stuck| stuck.again_at <= begun));
-            let settled = settle(&mut self.settler, due.cloned().collect()).await?;
-            rescued += self.take_stock(&settled);
-            to_ask.extend(settled.outcomes.into_iter().filter_map(|(id, outcome)| match outcome {
+            let outcomes = settle(&mut self.settler, due.cloned().collect(), PATIENCE).await?;
+            self.take_stock(&outcomes);
+            to_ask.extend(outcomes.into_iter().filter_map(|(id, outcome)| match outcome {
                 Outcome::HandedOver(_) => Some(id),
                 _ => None,
             }));
             seen.extend(ids);
-            after = Some(last);
-        }
-        for chunk in to_ask.chunks(ASKED_TOGETHER_MAX) {
-            let settled = settle(&mut self.asker, chunk.to_vec()).await?;
-            self.book.arm(&settled.second_looks()).await?;
-            rescued += self.take_stock(&settled);
+            after = next;
+            if after.is_none() {
+                break;
+            }
         }
         self.stuck.retain(|id, _| seen.contains(id));
+        self.ask(to_ask);
         self.counters.stuck.store(self.stuck.len() as u64, Ordering::Relaxed);
         lead.tidy_up().await?;
-        if rescued > 0 {
-            tracing::warn!(orders = rescued, "the sweep has settled orders that no message brought in time");
-        }
         if let Some((example, _)) = self.stuck.iter().next() {
             let orders = self.stuck.len();
             tracing::warn!(orders, %example, "orders are past their deadline and cannot be settled; `overdue order show` tells more of one");
@@ -160,13 +159,40 @@ impl Sweep {
         Ok(())
     }
 
+    /// Has gateways asked beside the rounds, unless they are being asked still: slow ones hold up nobody else.
+    fn ask(&mut self, ids: Vec<OrderId>) {
+        if ids.is_empty() || self.asking.is_some() {
+            return;
+        }
+        let mut asker = self.asker.clone();
+        self.asking = Some(tokio::spawn(async move {
+            let mut outcomes = HashMap::new();
+            for chunk in ids.chunks(ASKED_TOGETHER_MAX) {
+                match settle(&mut asker, chunk.to_vec(), ASKING_MAX + PATIENCE).await {
+                    Ok(settled) => outcomes.extend(settled),
+                    Err(_) => break,
+                }
+            }
+            outcomes
+        }));
+    }
+
+    /// What came of asking, if it has come to its end.
+    async fn take_answers(&mut self) {
+        if let Some(asking) = self.asking.take_if(|asking| asking.is_finished())
+            && let Ok(outcomes) = asking.await
+        {
+            self.take_stock(&outcomes);
+        }
+    }
+
     /// Counts what was rescued, and remembers what could not be settled.
-    fn take_stock(&mut self, settled: &Settled) -> usize {
+    fn take_stock(&mut self, outcomes: &HashMap<OrderId, Outcome>) {
         let mut rescued = 0;
-        for (id, outcome) in &settled.outcomes {
+        for (id, outcome) in outcomes {
             match outcome {
                 Outcome::Closed | Outcome::Paid => rescued += 1,
-                Outcome::Retried | Outcome::Held | Outcome::Parked { .. } => {
+                Outcome::Retried | Outcome::Held | Outcome::LookAgain { .. } | Outcome::Parked { .. } => {
                     let rounds = self.stuck.get(id).map_or(1, |stuck| stuck.rounds.saturating_add(1));
                     if rounds > 1 || self.stuck.len() < STUCK_MAX {
                         let again_at = Instant::now() + STUCK.delay(rounds);
@@ -181,7 +207,9 @@ impl Sweep {
             }
         }
         add(&self.counters.rescued, rescued);
-        rescued
+        if rescued > 0 {
+            tracing::warn!(orders = rescued, "the sweep has settled orders that no message brought in time");
+        }
     }
 
     async fn rest(&self) {
@@ -207,8 +235,15 @@ impl From<BookError> for Unfinished {
     }
 }
 
-async fn settle(settler: &mut Settler, ids: Vec<OrderId>) -> Result<Settled, Unfinished> {
-    settler.patience_ends = Some(Instant::now() + PATIENCE);
+async fn settle(
+    settler: &mut Settler,
+    ids: Vec<OrderId>,
+    patience: Duration,
+) -> Result<HashMap<OrderId, Outcome>, Unfinished> {
+    settler.patience_ends = Some(Instant::now() + patience);
     let orders: BTreeMap<OrderId, Tried> = ids.into_iter().map(|id| (id, Tried::default())).collect();
-    settler.settle(&orders).await.map_err(|Interrupted| Unfinished::Interrupted)
+    match settler.settle(&orders).await {
+        Ok(settled) => Ok(settled.outcomes),
+        Err(Interrupted) => Err(Unfinished::Interrupted),
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use order::{Deadline, OrderId};
+use order::OrderId;
 use time::OffsetDateTime;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
@@ -16,6 +16,9 @@ pub(crate) struct Lead {
     connection: deadpool_postgres::ClientWrapper,
     answer_timeout: Duration,
 }
+
+/// The last row of a page: its deadline and its ID, whatever that is.
+pub(crate) type Bookmark = (OffsetDateTime, String);
 
 /// The key of the advisory lock. Whoever uses advisory locks in the same database must not use this one: `overdue!` in
 /// ASCII.
@@ -37,51 +40,36 @@ impl OrderBook {
         let taken = rows.first().is_some_and(|row| row.get(0));
         Ok(taken.then_some(lead))
     }
-
-    /// Has these orders looked at once more, at that time: by a message, so by way of the outbox.
-    pub(crate) async fn arm(&self, orders: &[(OrderId, OffsetDateTime)]) -> Result<(), BookError> {
-        if orders.is_empty() {
-            return Ok(());
-        }
-        let ids: Vec<&str> = orders.iter().map(|(id, _)| id.as_str()).collect();
-        let times: Vec<OffsetDateTime> = orders.iter().map(|(_, at)| *at).collect();
-        self.with_client(async |client| {
-            let arm = "insert into outbox (order_id, due_at) select * from unnest($1::text[], $2::timestamptz[])";
-            let arm = client.prepare_cached(arm).await?;
-            client.execute(&arm, &[&ids, &times]).await
-        })
-        .await
-        .map(drop)
-    }
 }
 
 impl Lead {
     /// A page of orders that are pending although their deadline has passed by more than the grace, in the order of
-    /// their deadlines.
+    /// their deadlines; and where the next page begins, if this one may not be the last.
     pub(crate) async fn overdue(
         &mut self,
         grace: Duration,
-        after: Option<&(Deadline, OrderId)>,
+        after: Option<&Bookmark>,
         count_max: usize,
-    ) -> Result<Vec<(Deadline, OrderId)>, BookError> {
+    ) -> Result<(Vec<OrderId>, Option<Bookmark>), BookError> {
         // Before all that there is, if there is no page before.
-        let (deadline, id) = after.map_or((OffsetDateTime::UNIX_EPOCH, ""), |(at, id)| (at.instant(), id.as_str()));
+        let (deadline, id) = after.map_or((OffsetDateTime::UNIX_EPOCH, ""), |(at, id)| (*at, id.as_str()));
         let (grace, count_max) = (grace.as_secs_f64(), i64::try_from(count_max).unwrap_or(i64::MAX));
         let rows = self
             .query(
                 "select payment_deadline, id from orders
-                 where status = 'pending' and payment_deadline < clock_timestamp() - $1 * interval '1 second'
+                 where status = 'pending' and payment_deadline < statement_timestamp() - $1 * interval '1 second'
                    and (payment_deadline, id) > ($2, $3)
                  order by payment_deadline, id limit $4",
                 &[&grace, &deadline, &id, &count_max],
             )
             .await?;
-        let order = |row: &Row| -> Result<Option<(Deadline, OrderId)>, Error> {
-            let id = OrderId::new(row.try_get("id")?).ok();
-            let deadline = Deadline::at(row.try_get("payment_deadline")?);
-            Ok(id.map(|id| (deadline, id)))
-        };
-        rows.iter().filter_map(|row| order(row).map_err(judge).transpose()).collect()
+        let bookmark = |row: &Row| Ok::<_, Error>((row.try_get("payment_deadline")?, row.try_get("id")?));
+        let next =
+            if rows.len() as i64 == count_max { rows.last().map(bookmark).transpose().map_err(judge)? } else { None };
+        let ids = rows.iter().map(|row| row.try_get("id").map(OrderId::new).map_err(judge));
+        // What is no ID of ours cannot be settled by us.
+        let ids = ids.filter_map(|id| id.map(Result::ok).transpose()).collect::<Result<Vec<OrderId>, BookError>>()?;
+        Ok((ids, next))
     }
 
     /// Deletes answers to HTTP requests that nobody asks for any more.

@@ -9,7 +9,7 @@ use order::OrderId;
 use retry::Policy;
 
 use crate::settling::{Interrupted, Outcome, Settler};
-use crate::{BookError, Closing, Credited, Payment};
+use crate::{BookError, Closing, Credited, Payment, Written};
 
 /// What is to be written into the order book together.
 enum Work {
@@ -45,8 +45,8 @@ impl Settler {
                     outcomes.extend(written);
                 }
                 Err(_) if part.len() > 1 => parts.extend([part.split_half(), part]),
-                // Not met: slowness is told of several only.
-                Err(Setback::Slow) => parts.push(part),
+                // A statement of its own, and it is too slow still.
+                Err(Setback::Slow) => outcomes.extend(part.ids().map(|id| (id.clone(), Outcome::Busy))),
                 Err(Setback::Refused(detail)) => {
                     let detail = part.of_payment(detail);
                     for id in part.ids() {
@@ -71,26 +71,28 @@ impl Settler {
             match written {
                 Ok(written) => return Ok(Ok(written)),
                 Err(BookError::Refused(detail)) => return Ok(Err(Setback::Refused(detail))),
-                Err(BookError::Slow(_)) if part.len() > 1 => return Ok(Err(Setback::Slow)),
+                Err(BookError::Slow(_)) => return Ok(Err(Setback::Slow)),
                 Err(error) => self.wait(&mut delays, "orders cannot be closed", &error).await?,
             }
         }
     }
 
     async fn close(&self, closings: &[Closing]) -> Result<Vec<(OrderId, Outcome)>, BookError> {
-        let closed = self.book.settle(closings, &self.actor).await?;
+        let Written { done: closed, locked } = self.book.settle(closings, &self.actor).await?;
         for closed in &closed {
             self.counters.lateness.observe(closed.lateness.as_secs_f64());
         }
         let lateness_max = closed.iter().map(|closed| closed.lateness).max().unwrap_or(Duration::ZERO);
         let lateness_max_ms = u64::try_from(lateness_max.as_millis()).unwrap_or(u64::MAX);
         self.counters.lateness_max_ms.fetch_max(lateness_max_ms, Ordering::Relaxed);
-        Ok(closed.into_iter().map(|closed| (closed.id, Outcome::Closed)).collect())
+        let closed = closed.into_iter().map(|closed| (closed.id, Outcome::Closed));
+        Ok(closed.chain(busy(locked)).collect())
     }
 
     async fn pay(&self, payments: &[Payment]) -> Result<Vec<(OrderId, Outcome)>, BookError> {
         let mut written = Vec::with_capacity(payments.len());
-        for (id, credited) in self.book.pay(payments, &self.actor.name).await? {
+        let Written { done, locked } = self.book.pay(payments, &self.actor.name).await?;
+        for (id, credited) in done {
             let outcome = match credited {
                 Credited::Paid => Outcome::Paid,
                 Credited::Already => Outcome::Unchanged,
@@ -110,8 +112,17 @@ impl Settler {
             }
             written.push((id, outcome));
         }
+        written.extend(busy(locked));
         Ok(written)
     }
+}
+
+/// Orders that somebody else has in hand: they are looked at again later, and hold up nobody meanwhile.
+fn busy(locked: Vec<OrderId>) -> impl Iterator<Item = (OrderId, Outcome)> {
+    if let Some(example) = locked.first() {
+        tracing::warn!(orders = locked.len(), %example, "orders are held locked by somebody else; they are looked at again later");
+    }
+    locked.into_iter().map(|id| (id, Outcome::Busy))
 }
 
 impl Work {

@@ -44,7 +44,13 @@ pub(crate) async fn run(args: ParkedArgs) -> Result<(), Failure> {
             let mut queue = ParkedQueue::open(&broker).await?;
             let count = drop_selected(&mut queue, &selection, yes).await;
             queue.close().await;
-            tell(count?, "dropped")
+            match count? {
+                Some(count) => tell(count, "dropped"),
+                None => {
+                    print("nothing was dropped");
+                    Ok(())
+                }
+            }
         }
     }
 }
@@ -158,7 +164,12 @@ async fn requeue(
     done.map(|()| count)
 }
 
-async fn drop_selected(queue: &mut ParkedQueue, selection: &ParkedSelection, yes: bool) -> Result<usize, Failure> {
+/// How many were dropped; `None`: the answer was no.
+async fn drop_selected(
+    queue: &mut ParkedQueue,
+    selection: &ParkedSelection,
+    yes: bool,
+) -> Result<Option<usize>, Failure> {
     let mut selected: Vec<ParkedMessage> = Vec::new();
     each(queue, selection.scan_max, async |_, message| {
         if selects(selection, &message) {
@@ -167,13 +178,13 @@ async fn drop_selected(queue: &mut ParkedQueue, selection: &ParkedSelection, yes
         Ok(true)
     })
     .await?;
-    if selected.is_empty() || !(yes || agreed(selected.len())?) {
-        return Ok(0);
+    if !selected.is_empty() && !yes && !agreed(selected.len())? {
+        return Ok(None);
     }
     for message in &selected {
         queue.ack(message).await?;
     }
-    Ok(selected.len())
+    Ok(Some(selected.len()))
 }
 
 fn agreed(count: usize) -> Result<bool, Failure> {

@@ -79,6 +79,9 @@ fn watch_signals(shutdown: &CancellationToken) -> Result<(), Failure> {
     Ok(())
 }
 
+/// How many connections there are for orders that somebody looks at over HTTP.
+const PASSIVE_CONNECTIONS: usize = 8;
+
 /// Roles at work in this process.
 pub(crate) struct Roles {
     names: Vec<&'static str>,
@@ -130,21 +133,24 @@ impl Roles {
         };
         let book = if asks {
             let pipelines = tuning.pipelines + gateway_settings.asking.gateway_pipelines;
-            // One for each pipeline and the refunds; one for the sweep, and some for whoever looks at orders.
-            let connections = [(Role::Worker, usize::from(pipelines) + 1), (Role::Sweep, 1), (Role::Api, 8)];
+            // One for each pipeline and the refunds; two for the sweep, which asks gateways beside its rounds.
+            let connections = [(Role::Worker, usize::from(pipelines) + 1), (Role::Sweep, 2), (Role::Api, 1)];
             let connections = connections.iter().filter(|(role, _)| wanted(*role)).map(|(_, count)| count).sum();
             let worker_pool = servers::worker_database(database, connections, Purpose::Settle)?;
             // It has a TLS of its own; better to learn now that it does not get through.
             worker::probe(&worker_pool).await?;
             let default_gateway = gateway_settings.default.as_str().to_owned();
-            Some(OrderBook::new(worker_pool, answer_timeout, Some(default_gateway)))
+            let book = |pool| OrderBook::new(pool, answer_timeout, Some(default_gateway.clone()));
+            // Apart, so that many who look at orders leave the pipelines their connections.
+            let looked_at = servers::worker_database(database, PASSIVE_CONNECTIONS, Purpose::Settle)?;
+            Some((book(worker_pool), book(looked_at)))
         } else {
             None
         };
         if let (true, Some(broker)) = (wanted(Role::Relay), &broker) {
             roles.start_relay(pool, broker.clone(), lanes.clone(), tuning, confirm_timeout, shutdown);
         }
-        if let (true, Some(broker), Some(book)) = (wanted(Role::Worker), &broker, &book) {
+        if let (true, Some(broker), Some((book, _))) = (wanted(Role::Worker), &broker, &book) {
             let pipelines = PipelineSettings {
                 pipelines: tuning.pipelines.into(),
                 gateway_pipelines: gateway_settings.asking.gateway_pipelines.into(),
@@ -158,15 +164,23 @@ impl Roles {
             };
             roles.start_worker(Worker::new(broker.clone(), book.clone(), lanes, gateways.clone(), pipelines), shutdown);
         }
-        if let (true, Some(book)) = (wanted(Role::Sweep), &book) {
+        if let (true, Some((book, _))) = (wanted(Role::Sweep), &book) {
             let sweep =
                 SweepSettings { every: tuning.sweep_every, grace: tuning.sweep_grace, ..SweepSettings::default() };
             roles.start_sweep(Sweep::new(book.clone(), gateways.clone(), sweep, shutdown.clone()));
         }
         if let Some(http) = http {
             roles.names.extend(wanted(Role::Api).then_some("api"));
-            let parts =
-                Parts { database, broker, book, gateways, relay: roles.relay.clone(), shutdown: shutdown.clone() };
+            let (book, looked_at) = book.unzip();
+            let parts = Parts {
+                database,
+                broker,
+                book,
+                looked_at,
+                gateways,
+                relay: roles.relay.clone(),
+                shutdown: shutdown.clone(),
+            };
             let serving = http.start(parts).await?;
             roles.tasks.spawn(async move {
                 serving.await;
