@@ -3,13 +3,15 @@
 # Every target that needs servers brings them up first and runs with their settings.
 LOCAL := scripts/local run
 OVERDUE := target/debug/overdue
+# What is built for development and tests: with the export of traces, so that it is tested.
+FEATURES := --features overdue/otel
 CARGO := cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status clean env build release demo test faults check fmt definitions
+.PHONY: help up down status clean env build release demo test faults test-rabbitmq-4 check fmt definitions
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: ## start a private RabbitMQ and PostgreSQL under .local/
 	@scripts/local up
@@ -27,7 +29,7 @@ env: ## print the settings that reach them, as shell exports
 	@scripts/local env
 
 build: ## build everything (development profile)
-	$(CARGO) build --workspace
+	$(CARGO) build --workspace $(FEATURES)
 
 release: ## build the program for production: target/release/overdue
 	$(CARGO) build --release --package overdue
@@ -36,17 +38,23 @@ demo: build ## watch some thousand orders be paid, cancelled and closed
 	$(LOCAL) $(OVERDUE) demo
 
 test: ## run everything that must hold, against real servers
-	$(CARGO) build --workspace
-	packages="$$(scripts/pika)" && PYTHONPATH="$$packages" $(LOCAL) $(CARGO) test --workspace
+	$(CARGO) build --workspace $(FEATURES)
+	packages="$$(scripts/pika)" && PYTHONPATH="$$packages" $(LOCAL) $(CARGO) test --workspace $(FEATURES)
 
 faults: ## kill, cut and fill everything, again and again, with orders flowing; prints what was lost (25 minutes)
-	$(CARGO) build --workspace
-	OVERDUE_FAULT_ROUNDS=$${OVERDUE_FAULT_ROUNDS:-5} $(LOCAL) $(CARGO) test --package tests --test faults -- --nocapture
+	$(CARGO) build --workspace $(FEATURES)
+	OVERDUE_FAULT_ROUNDS=$${OVERDUE_FAULT_ROUNDS:-5} $(LOCAL) $(CARGO) test --workspace $(FEATURES) --test faults -- --nocapture
+
+test-rabbitmq-4: ## run all tests that need a broker on RabbitMQ 4.0.5, from a Debian 13 under .local/ (needs root)
+	$(CARGO) build --workspace $(FEATURES)
+	bin="$$(scripts/rabbitmq-4)" && packages="$$(scripts/pika)" && \
+	export OVERDUE_RABBITMQ_BIN="$$bin" OVERDUE_LOCAL_DIR="$$PWD/.local/rabbitmq-4/servers" PYTHONPATH="$$packages" && \
+	trap 'scripts/local down' EXIT && $(LOCAL) $(CARGO) test --workspace $(FEATURES) --test promises --test faults
 
 check: ## formatting, lints, docs, layers, licences
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets -- --deny warnings
-	RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --workspace --no-deps --document-private-items
+	$(CARGO) clippy --workspace --all-targets $(FEATURES) -- --deny warnings
+	RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --workspace $(FEATURES) --no-deps --document-private-items
 	scripts/check-layers
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check bans licenses sources; \
 	else echo "cargo-deny is not installed: licences, bans and sources are not checked"; fi

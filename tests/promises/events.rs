@@ -136,7 +136,7 @@ async fn an_event_that_is_sent_again_has_the_same_id() {
     let order = world.overdue_order("tea").await;
     let closing =
         worker::Closing { id: order.id.clone(), deadline: order.deadline, asked: None, look_again_after: None };
-    world.book().settle(&[closing], &Actor::on_timeout("test")).await.unwrap();
+    world.book().settle(&[closing], &Actor::on_timeout("test"), None).await.unwrap();
     let gate = world.gate("delete on outbox").await;
     let short_lease = ["run", "--only", "relay", "--claim-lease", "500ms", "--confirm-timeout", "400ms"];
     let relay = world.start(&short_lease);

@@ -24,5 +24,6 @@ mod shop;
 mod sweep;
 mod tls;
 mod topology;
+mod tracing;
 mod watching;
 mod wechat;

@@ -143,7 +143,9 @@ async fn rows_are_locked_in_the_order_of_their_keys() {
             .collect();
         let book = world.book();
         let settling =
-            tokio::spawn(async move { book.settle(&closings, &Actor::on_timeout("test")).await.unwrap().done.len() });
+            tokio::spawn(
+                async move { book.settle(&closings, &Actor::on_timeout("test"), None).await.unwrap().done.len() },
+            );
         eventually("settling waits for the first", async || world.waiting_for_locks().await == 1).await;
         sqlx::query(AssertSqlSafe(lock.as_str())).bind(&last).execute(&world.pool).await.expect("the last is free");
         transaction.commit().await.unwrap();

@@ -16,7 +16,7 @@ use worker::{Actor, Credited, Gateways, Notified, PipelineSettings, take_notific
 /// An order that the shop closed although its trade was open, and whose customer has paid since.
 async fn late_payment(world: &World, simulator: &Simulator, plan: &[(gateway_sim::Call, Mishap)]) -> Order {
     let order = world.order_at_gateway(simulator, plan).await;
-    world.book().settle(&[closing(&order)], &Actor::on_timeout("test")).await.unwrap();
+    world.book().settle(&[closing(&order)], &Actor::on_timeout("test"), None).await.unwrap();
     assert!(simulator.ledger().pay(order.id.as_str()));
     order
 }
@@ -142,7 +142,9 @@ async fn whoever_comes_first_between_close_and_notification_decides() {
         let closing_of = closing(&order);
         let close = || {
             let (book, closing) = (book.clone(), closing_of.clone());
-            tokio::spawn(async move { book.settle(&[closing], &Actor::on_timeout("test")).await.unwrap().done.len() })
+            tokio::spawn(
+                async move { book.settle(&[closing], &Actor::on_timeout("test"), None).await.unwrap().done.len() },
+            )
         };
         let waiting = async |count| {
             eventually("the lock is waited for", async || world.waiting_for_locks().await == count).await;

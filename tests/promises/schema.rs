@@ -66,12 +66,12 @@ async fn a_flash_sale_is_found_by_its_keys_whatever_the_statistics_say() {
     let settle = (
         "settle",
         include_str!("../../crates/worker/src/settle.sql"),
-        "array['bulk-1'], array[now()], array['k'], 'test', array[null::text], array[null::text], 'reason', null, null, array[null::float8]",
+        "array['bulk-1'], array[now()], array['k'], 'test', array[null::text], array[null::text], 'reason', null, null, array[null::float8], null",
     );
     let pay = (
         "pay",
         include_str!("../../crates/worker/src/pay.sql"),
-        "array['bulk-1'], array['t'], array[now()], array['k'], array['wechat'], array['bulk-1'], array[1], array['CNY'], array['r'], 'test'",
+        "array['bulk-1'], array['t'], array[now()], array['k'], array['wechat'], array['bulk-1'], array[1], array['CNY'], array['r'], 'test', null",
     );
     let check = async |when: &str| {
         for (name, statement, arguments) in [load, lock, settle, pay] {
@@ -193,6 +193,7 @@ async fn an_upgrade_finds_its_way_where_orders_is_a_view() {
         include_str!("../../migrations/0003_events.sql"),
         include_str!("../../migrations/0004_sweep.sql"),
         include_str!("../../migrations/0005_operators.sql"),
+        include_str!("../../migrations/0006_traces.sql"),
     ] {
         world.execute(migration).await;
     }

@@ -17,6 +17,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use trace::TraceParent;
+use tracing::Instrument;
 
 use crate::{BODY_BYTES_MAX, Problem};
 
@@ -118,13 +120,17 @@ async fn whole(request: Request) -> Result<Request, Problem> {
 pub(crate) async fn in_time(request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let begun = Instant::now();
+    let parents: Vec<TraceParent> =
+        request.headers().get(trace::HEADER).and_then(|value| value.to_str().ok()?.parse().ok()).into_iter().collect();
+    let span = tracing::info_span!(target: trace::TARGET, "request", %method, path);
+    trace::follow(&span, &parents);
     let request = match whole(request).await {
         Ok(request) => request,
         Err(problem) => return ([(CONNECTION, "close")], problem).into_response(),
     };
     // A task of its own: what has begun comes to its end, though the client hangs up or time is out. Given up in the
     // middle, it could leave a transaction open in the pool.
-    let response = match tokio::time::timeout(REQUEST_TIMEOUT, tokio::spawn(next.run(request))).await {
+    let response = match tokio::time::timeout(REQUEST_TIMEOUT, tokio::spawn(next.run(request).instrument(span))).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
             tracing::error!(%error, %method, path, "a request broke");

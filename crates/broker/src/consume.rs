@@ -7,6 +7,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, Consumer};
 use order::{Hop, OrderId};
 use tokio::time::timeout;
+use trace::TraceParent;
 
 use crate::connection::close;
 use crate::outgoing::{ATTEMPT_HEADER, HISTORY_HEADER, insert_text};
@@ -149,6 +150,15 @@ impl Incoming {
     #[must_use]
     pub fn tried(&self) -> Tried {
         Tried::read(self.properties.headers().as_ref())
+    }
+
+    /// Which trace it belongs to, if its headers say so.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<TraceParent> {
+        match self.properties.headers().as_ref()?.inner().get(trace::HEADER) {
+            Some(AMQPValue::LongString(text)) => text.to_string().parse().ok(),
+            _ => None,
+        }
     }
 
     /// These of its orders as a message that goes round once more, to wait where `hop` says: the message itself where

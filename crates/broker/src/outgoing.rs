@@ -4,6 +4,7 @@ use order::{Deadline, Hop, OrderId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
+use trace::TraceParent;
 
 use crate::topology::{EVENTS_EXCHANGE, GATEWAY_KIND, LANES_EXCHANGE, NOW, PAYMENT_KIND};
 use crate::wire;
@@ -34,6 +35,9 @@ pub struct Event<'a> {
     pub time: Deadline,
     /// What there is to know of it, as JSON.
     pub data: &'a RawValue,
+    /// Which trace it belongs to: an extension of CloudEvents
+    /// (<https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/distributed-tracing.md>).
+    pub traceparent: Option<&'a TraceParent>,
 }
 
 /// Delivery mode 2: the message survives a restart of the broker. It carries over when the message is
@@ -150,6 +154,8 @@ impl Outgoing {
             subject: &'a str,
             time: String,
             datacontenttype: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            traceparent: Option<&'a str>,
             data: &'a RawValue,
         }
         let body = CloudEvent {
@@ -160,11 +166,24 @@ impl Outgoing {
             subject: event.order.as_str(),
             time: event.time.to_string(),
             datacontenttype: "application/json",
+            traceparent: event.traceparent.map(TraceParent::as_str),
             data: event.data,
         };
         let body = serde_json::to_vec(&body).unwrap_or_default();
         let properties = BasicProperties::default().with_content_type("application/cloudevents+json".into());
         Self { exchange: EVENTS_EXCHANGE, routing_key: event.kind.to_owned(), body, properties, mandatory: false }
+            .traced(event.traceparent)
+    }
+
+    /// The same message as part of a trace.
+    #[must_use]
+    pub fn traced(mut self, traceparent: Option<&TraceParent>) -> Self {
+        if let Some(traceparent) = traceparent {
+            let mut headers = self.properties.headers().clone().unwrap_or_default();
+            insert_text(&mut headers, trace::HEADER, traceparent.as_str());
+            self.properties = self.properties.with_headers(headers);
+        }
+        self
     }
 
     fn json(orders: &[(OrderId, Deadline)], routing_key: String) -> Self {

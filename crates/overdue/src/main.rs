@@ -27,7 +27,10 @@ async fn main() -> ExitCode {
     let settings = Settings::parse();
     // Before anything speaks TLS: rustls takes the provider that the process names.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    telemetry::init(&settings.log, matches!(settings.command, Command::Demo(_)));
+    let telemetry = match telemetry::init(&settings.log, matches!(settings.command, Command::Demo(_))) {
+        Ok(telemetry) => telemetry,
+        Err(failure) => return failure.report(),
+    };
     let outcome = match settings.command {
         Command::Migrate(args) => commands::migrate::run(&args).await,
         Command::Topology(args) => commands::topology::run(args).await,
@@ -45,6 +48,7 @@ async fn main() -> ExitCode {
         Command::Audit(args) => commands::audit::run(&args).await,
         Command::Demo(args) => commands::demo::run(&args).await,
     };
+    telemetry.finish();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

@@ -29,6 +29,9 @@ pub(crate) struct LogSettings {
     /// How it is logged, to standard error
     #[arg(long = "log-format", env = "OVERDUE_LOG_FORMAT", default_value = "text", global = true)]
     pub(crate) format: LogFormat,
+    /// Where traces go, by OTLP over HTTP (JSON): `http://collector:4318/v1/traces`. Only in builds with the feature `otel`
+    #[arg(long = "otlp-endpoint", env = "OVERDUE_OTLP_ENDPOINT", global = true, value_name = "URL")]
+    pub(crate) otlp_endpoint: Option<Url>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -1,5 +1,7 @@
 use order::{Deadline, OrderId};
 use sqlx::PgConnection;
+use trace::TraceParent;
+use tracing::Span;
 
 /// Makes sure that the order will be looked at when its deadline passes.
 ///
@@ -11,9 +13,11 @@ use sqlx::PgConnection;
 /// # Errors
 /// Whatever the database says; the transaction is then of no use any more.
 pub async fn arm(transaction: &mut PgConnection, order: &OrderId, deadline: Deadline) -> Result<(), sqlx::Error> {
-    sqlx::query("insert into outbox (order_id, due_at) values ($1, $2)")
+    let traceparent = trace::onward(&Span::current(), &[]);
+    sqlx::query("insert into outbox (order_id, due_at, traceparent) values ($1, $2, $3)")
         .bind(order.as_str())
         .bind(deadline.instant())
+        .bind(traceparent.as_ref().map(TraceParent::as_str))
         .execute(transaction)
         .await?;
     Ok(())

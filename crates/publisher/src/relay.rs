@@ -13,6 +13,7 @@ use sqlx::postgres::PgListener;
 use sqlx::{PgConnection, PgPool, Postgres};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
+use trace::TraceParent;
 
 /// How the relay works.
 #[derive(Debug, Clone)]
@@ -101,6 +102,7 @@ struct Claimed {
     row: i64,
     order: OrderId,
     due: Deadline,
+    traceparent: Option<TraceParent>,
 }
 
 /// An event that this relay has claimed.
@@ -112,6 +114,7 @@ struct ClaimedEvent {
     event: String,
     event_id: String,
     data: String,
+    traceparent: Option<String>,
 }
 
 /// How many events are claimed at a time.
@@ -346,7 +349,7 @@ async fn claim(
     connection: &mut PgConnection,
     settings: &RelaySettings,
 ) -> Result<(Vec<Claimed>, DatabaseTime), sqlx::Error> {
-    let rows: Vec<(i64, String, OffsetDateTime, OffsetDateTime)> = sqlx::query_as(
+    let rows: Vec<(i64, String, OffsetDateTime, Option<String>, OffsetDateTime)> = sqlx::query_as(
         // By ctid, which leads to the rows whatever the planner believes of an outbox that was empty a moment
         // ago: joined in as a subquery, the choice may be run anew for each row, limit and all.
         "update outbox o set claimed_until = clock_timestamp() + $2 * interval '1 millisecond'
@@ -354,7 +357,7 @@ async fn claim(
              select ctid from outbox
              where event is null and (claimed_until is null or claimed_until < clock_timestamp())
              order by id limit $1 for update skip locked))
-         returning o.id, o.order_id, o.due_at, clock_timestamp()",
+         returning o.id, o.order_id, o.due_at, o.traceparent, clock_timestamp()",
     )
     .bind(settings.claim_orders_max)
     .bind(milliseconds(settings.lease))
@@ -362,9 +365,12 @@ async fn claim(
     .await?;
     let now = DatabaseTime::of(rows.last().map(|(.., now)| *now));
     let mut claimed = Vec::with_capacity(rows.len());
-    for (row, order, due, _) in rows {
+    for (row, order, due, traceparent, _) in rows {
         match OrderId::new(&order) {
-            Ok(order) => claimed.push(Claimed { row, order, due: Deadline::at(due) }),
+            Ok(order) => {
+                let traceparent = traceparent.and_then(|text| text.parse().ok());
+                claimed.push(Claimed { row, order, due: Deadline::at(due), traceparent });
+            }
             // The table's CHECK does not let such a row in. Should it be gone: the others must not suffer.
             Err(error) => tracing::error!(outbox_id = row, %error, "a row of the outbox names no order; it stays"),
         }
@@ -383,7 +389,7 @@ async fn claim_events(
              select ctid from outbox
              where event is not null and (claimed_until is null or claimed_until < clock_timestamp())
              order by id limit $1 for update skip locked))
-         returning o.id, o.order_id, o.due_at, o.event, o.event_id, o.data::text",
+         returning o.id, o.order_id, o.due_at, o.event, o.event_id, o.data::text, o.traceparent",
     )
     .bind(CLAIM_EVENTS_MAX as i64)
     .bind(milliseconds(settings.lease))
@@ -395,7 +401,9 @@ fn event_message(claimed: &ClaimedEvent, source: &str) -> Option<Outgoing> {
     let order = OrderId::new(&claimed.order_id).ok()?;
     let data: &RawValue = serde_json::from_str(&claimed.data).ok()?;
     let time = Deadline::at(claimed.due_at);
-    let event = Event { id: &claimed.event_id, source, kind: &claimed.event, order: &order, time, data };
+    let traceparent = claimed.traceparent.as_ref().and_then(|text| text.parse::<TraceParent>().ok());
+    let traceparent = traceparent.as_ref();
+    let event = Event { id: &claimed.event_id, source, kind: &claimed.event, order: &order, time, data, traceparent };
     Some(Outgoing::event(&event))
 }
 
@@ -448,5 +456,8 @@ impl DatabaseTime {
 fn message(group: &[Claimed], lanes: &Lanes, now: OffsetDateTime) -> Outgoing {
     let remaining = group.last().map_or(Duration::ZERO, |latest| latest.due.remaining(now));
     let orders: Vec<_> = group.iter().map(|claimed| (claimed.order.clone(), claimed.due)).collect();
-    Outgoing::payment_timeout(&orders, lanes.choose(remaining))
+    let parents: Vec<TraceParent> = group.iter().filter_map(|claimed| claimed.traceparent.clone()).collect();
+    let span = tracing::info_span!(target: trace::TARGET, "send timeout", orders = orders.len());
+    trace::follow(&span, &parents);
+    Outgoing::payment_timeout(&orders, lanes.choose(remaining)).traced(trace::onward(&span, &parents).as_ref())
 }

@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
+use trace::TraceParent;
 
 use crate::Pool;
 use crate::database::with_source;
@@ -211,20 +212,30 @@ impl OrderBook {
     ///
     /// # Errors
     /// [`BookError::Refused`] if one of the orders breaks a rule: then none was closed.
-    pub async fn settle(&self, closings: &[Closing], actor: &Actor) -> Result<Written<Closed>, BookError> {
-        match self.close(closings, actor).await {
+    pub async fn settle(
+        &self,
+        closings: &[Closing],
+        actor: &Actor,
+        traceparent: Option<&TraceParent>,
+    ) -> Result<Written<Closed>, BookError> {
+        match self.close(closings, actor, traceparent).await {
             Err(BookError::Locked(_)) => {
                 let locked = self.locked(closings.iter().map(|closing| closing.id.as_str()).collect()).await?;
                 let (held, free): (Vec<Closing>, Vec<Closing>) =
                     closings.iter().cloned().partition(|closing| locked.contains(closing.id.as_str()));
-                let done = self.close(&free, actor).await?;
+                let done = self.close(&free, actor, traceparent).await?;
                 Ok(Written { done, locked: held.into_iter().map(|closing| closing.id).collect() })
             }
             closed => Ok(Written { done: closed?, locked: Vec::new() }),
         }
     }
 
-    async fn close(&self, closings: &[Closing], actor: &Actor) -> Result<Vec<Closed>, BookError> {
+    async fn close(
+        &self,
+        closings: &[Closing],
+        actor: &Actor,
+        traceparent: Option<&TraceParent>,
+    ) -> Result<Vec<Closed>, BookError> {
         if closings.is_empty() {
             return Ok(Vec::new());
         }
@@ -238,8 +249,20 @@ impl OrderBook {
         let (kind, operator) = (operator.map(|person| &person.kind), operator.map(|person| &person.name));
         let again_s: Vec<Option<f64>> =
             closings.iter().map(|closing| closing.look_again_after.map(|after| after.as_secs_f64())).collect();
-        let arguments: [&(dyn ToSql + Sync); 10] =
-            [&ids, &deadlines, &keys, &actor.name, &trade_nos, &prepays, &actor.reason, &kind, &operator, &again_s];
+        let trace = traceparent.map(TraceParent::as_str);
+        let arguments: [&(dyn ToSql + Sync); 11] = [
+            &ids,
+            &deadlines,
+            &keys,
+            &actor.name,
+            &trade_nos,
+            &prepays,
+            &actor.reason,
+            &kind,
+            &operator,
+            &again_s,
+            &trace,
+        ];
         let rows = self.under_lock(&ids, include_str!("settle.sql"), &arguments).await?;
         rows.iter().map(closed).collect()
     }
@@ -250,20 +273,30 @@ impl OrderBook {
     ///
     /// # Errors
     /// [`BookError::Refused`] if one of the orders breaks a rule: then nothing was written.
-    pub async fn pay(&self, payments: &[Payment], actor: &str) -> Result<Written<(OrderId, Credited)>, BookError> {
-        match self.credit(payments, actor).await {
+    pub async fn pay(
+        &self,
+        payments: &[Payment],
+        actor: &str,
+        traceparent: Option<&TraceParent>,
+    ) -> Result<Written<(OrderId, Credited)>, BookError> {
+        match self.credit(payments, actor, traceparent).await {
             Err(BookError::Locked(_)) => {
                 let locked = self.locked(payments.iter().map(|payment| payment.id.as_str()).collect()).await?;
                 let (held, free): (Vec<Payment>, Vec<Payment>) =
                     payments.iter().cloned().partition(|payment| locked.contains(payment.id.as_str()));
-                let done = self.credit(&free, actor).await?;
+                let done = self.credit(&free, actor, traceparent).await?;
                 Ok(Written { done, locked: held.into_iter().map(|payment| payment.id).collect() })
             }
             credited => Ok(Written { done: credited?, locked: Vec::new() }),
         }
     }
 
-    async fn credit(&self, payments: &[Payment], actor: &str) -> Result<Vec<(OrderId, Credited)>, BookError> {
+    async fn credit(
+        &self,
+        payments: &[Payment],
+        actor: &str,
+        traceparent: Option<&TraceParent>,
+    ) -> Result<Vec<(OrderId, Credited)>, BookError> {
         if payments.is_empty() {
             return Ok(Vec::new());
         }
@@ -279,8 +312,20 @@ impl OrderBook {
         let amounts: Vec<i64> = payments.iter().map(|payment| payment.receipt.amount.minor).collect();
         let currencies = texts(|payment| &payment.receipt.amount.currency);
         let refund_nos: Vec<String> = payments.iter().map(|payment| payment::refund_no(&payment.id)).collect();
-        let arguments: [&(dyn ToSql + Sync); 10] =
-            [&ids, &transactions, &paid_ats, &keys, &gateways, &trade_nos, &amounts, &currencies, &refund_nos, &actor];
+        let trace = traceparent.map(TraceParent::as_str);
+        let arguments: [&(dyn ToSql + Sync); 11] = [
+            &ids,
+            &transactions,
+            &paid_ats,
+            &keys,
+            &gateways,
+            &trade_nos,
+            &amounts,
+            &currencies,
+            &refund_nos,
+            &actor,
+            &trace,
+        ];
         let rows = self.under_lock(&ids, include_str!("pay.sql"), &arguments).await?;
         rows.iter().map(credited).collect()
     }

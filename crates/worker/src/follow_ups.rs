@@ -63,7 +63,9 @@ impl Pipeline {
         let mut delays = Policy::RECONNECT.delays();
         while !follow_ups.is_empty() {
             let now = time.now();
-            let messages: Vec<Outgoing> = follow_ups.iter().map(|follow_up| self.message(follow_up, now)).collect();
+            let traceparent = self.settler.traceparent.as_ref();
+            let messages: Vec<Outgoing> =
+                follow_ups.iter().map(|follow_up| self.message(follow_up, now).traced(traceparent)).collect();
             let fates = self.publisher.publish(&messages).await;
             let failure = fates.iter().find_map(|fate| fate.as_ref().err()).map(ToString::to_string);
             let mut fates = fates.into_iter();

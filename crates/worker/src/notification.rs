@@ -114,7 +114,7 @@ async fn credit(
         Step::Conclude(Verdict::Paid(receipt)) => {
             let payment =
                 Payment { id: id.clone(), gateway: gateway.to_owned(), trade_no: trade_no.to_owned(), receipt };
-            let written = book.pay(&[payment], ACTOR).await?;
+            let written = book.pay(&[payment], ACTOR, None).await?;
             if !written.locked.is_empty() {
                 return Err(BookError::Locked("somebody else has the order in hand".to_owned()).into());
             }

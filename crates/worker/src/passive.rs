@@ -9,6 +9,7 @@ use broker::Tried;
 use order::OrderId;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use crate::counters::add;
 use crate::settling::{Outcome, Settler, UnknownOrders};
@@ -57,6 +58,7 @@ impl PassiveClose {
             asks: true,
             actor: Actor::on_timeout("passive"),
             arms: true,
+            traceparent: None,
             unknown: UnknownOrders::default(),
             late: Arc::default(),
             counters,
@@ -107,6 +109,7 @@ impl PassiveClose {
         if let Some(actor) = actor {
             settler.actor = actor;
         }
+        settler.traceparent = trace::onward(&Span::current(), &[]);
         let (id, recent) = (id.clone(), Arc::clone(&self.recent));
         tokio::spawn(async move {
             let outcome = settler.settle(&BTreeMap::from([(id.clone(), Tried::default())])).await.ok();

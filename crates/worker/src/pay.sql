@@ -1,7 +1,8 @@
 -- Writes payments down that a gateway vouches for, with all that goes with them; lock.sql has locked the orders
 -- before, in the same transaction.
 -- $1: order IDs, each once. $2: transaction IDs. $3: when each was paid; null: not known. $4: idempotency keys.
--- $5: gateways. $6: trade numbers. $7: amounts. $8: currencies. $9: refund numbers. $10: who does it.
+-- $5: gateways. $6: trade numbers. $7: amounts. $8: currencies. $9: refund numbers. $10: who does it. $11: the trace
+-- that it is part of.
 -- Returns what became of each order that there is: paid; late (closed or cancelled before: the money goes back);
 -- already (paid before by the same payment, or going back already); twice (there is another payment);
 -- unchanged (pending still).
@@ -64,13 +65,13 @@ late as (
     returning order_id, refund_no, gateway, transaction_id, amount_minor, currency, reason
 ),
 announced as (
-    insert into outbox (order_id, due_at, event, event_id, data)
-    select id, clock_timestamp(), 'order.paid', key, json_build_object(
+    insert into outbox (order_id, due_at, traceparent, event, event_id, data)
+    select id, clock_timestamp(), $11::text, 'order.paid', key, json_build_object(
         'order_id', id, 'paid_at', paid_at, 'transaction_id', transaction_id, 'gateway', gateway, 'actor', $10::text,
         'amount_minor', amount_minor, 'currency', currency)
     from paid
     union all
-    select order_id, clock_timestamp(), 'payment.late', 'payment-late:' || refund_no, json_build_object(
+    select order_id, clock_timestamp(), $11::text, 'payment.late', 'payment-late:' || refund_no, json_build_object(
         'order_id', order_id, 'refund_no', refund_no, 'transaction_id', transaction_id, 'gateway', gateway, 'reason', reason,
         'amount_minor', amount_minor, 'currency', currency)
     from late

@@ -3,11 +3,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use broker::{Batch, Broker, Publisher, Session, Tried, topology};
+use broker::{Batch, Broker, Incoming, Publisher, Session, Tried, topology};
 use order::{Lanes, OrderId};
 use retry::Policy;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
+use trace::TraceParent;
+use tracing::Instrument;
 
 use crate::counters::add;
 use crate::follow_ups::FollowUp;
@@ -105,6 +107,7 @@ impl Worker {
                         asks: stage == Stage::Gateway,
                         actor: Actor::on_timeout("worker"),
                         arms: false,
+                        traceparent: None,
                         unknown: self.settings.unknown,
                         late: Arc::clone(&late),
                         counters: Arc::clone(&self.counters),
@@ -308,7 +311,12 @@ impl Pipeline {
                 }
             }
         }
-        let settled = self.settler.settle(&orders).await?;
+        let parents: Vec<TraceParent> = batch.messages().iter().filter_map(Incoming::traceparent).collect();
+        let stage = self.stage;
+        let span = tracing::info_span!(target: trace::TARGET, "settle batch", ?stage, orders = orders.len());
+        trace::follow(&span, &parents);
+        self.settler.traceparent = trace::onward(&span, &parents);
+        let settled = self.settler.settle(&orders).instrument(span).await?;
         let follow_ups = self.follow_ups(batch, &settled);
         let follow_up_count = follow_ups.len();
         let parked = follow_ups.iter().filter(|follow_up| matches!(follow_up, FollowUp::Park(_))).count();

@@ -4,7 +4,7 @@
 -- $4: who does it. $5, $6: trade number and prepay of the payment of
 -- which its gateway has said that nobody can make it any more; null: it had none. $7: why. $8, $9: the type of operator
 -- and the operator who had it done; null: nobody had. $10: after how many seconds its trade is to be looked for once
--- more; null: it is not. Returns the orders that were closed; those missing from the answer
+-- more; null: it is not. $11: the trace that it is part of. Returns the orders that were closed; those missing from the answer
 -- have changed meanwhile.
 with due as (
     select * from unnest($1::text[], $2::timestamptz[], $3::text[], $5::text[], $6::text[], $10::float8[])
@@ -63,12 +63,12 @@ recorded as (
     on conflict (key) do nothing
 ),
 armed as (
-    insert into outbox (order_id, due_at)
-    select id, closed_at + again_s * interval '1 second' from closed where again_s is not null
+    insert into outbox (order_id, due_at, traceparent)
+    select id, closed_at + again_s * interval '1 second', $11 from closed where again_s is not null
 ),
 announced as (
-    insert into outbox (order_id, due_at, event, event_id, data)
-    select id, closed_at, 'order.closed', key, json_build_object(
+    insert into outbox (order_id, due_at, traceparent, event, event_id, data)
+    select id, closed_at, $11::text, 'order.closed', key, json_build_object(
         'order_id', id, 'payment_deadline', deadline, 'closed_at', closed_at, 'reason', $7::text, 'actor', $4::text,
         'amount_minor', amount_minor, 'currency', currency)
     from closed

@@ -12,6 +12,8 @@ use time::OffsetDateTime;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use trace::TraceParent;
+use tracing::Instrument;
 
 use crate::asking::Asked;
 use crate::counters::add;
@@ -29,6 +31,8 @@ pub(crate) struct Settler {
     pub(crate) actor: Actor,
     /// Whether what has to be looked at once more after the close is armed along with it, since nobody publishes it.
     pub(crate) arms: bool,
+    /// Which trace it is part of.
+    pub(crate) traceparent: Option<TraceParent>,
     /// What is done about orders that the database does not know.
     pub(crate) unknown: UnknownOrders,
     /// Tells that there is a refund to be made.
@@ -367,10 +371,12 @@ impl Settler {
         let (desk, payment, time) = (Arc::clone(desk), payment.clone(), progress.settled.time);
         let question = Question { deadline: *deadline, payment: payment.clone(), asked_at: time.now() };
         progress.unanswered.insert(id.clone(), question);
-        progress.asking.spawn(async move {
+        let span = tracing::info_span!(target: trace::TARGET, "ask gateway", order = %id, gateway = payment.gateway);
+        let asking = async move {
             let asked = desk.ask(&payment, time).await;
             (id, asked)
-        });
+        };
+        progress.asking.spawn(asking.instrument(span));
     }
 
     fn hold(&self, id: OrderId, deadline: Deadline, why: String, progress: &mut Progress<'_>) {

@@ -78,6 +78,7 @@ impl Sweep {
             asks: false,
             actor: Actor::on_timeout("sweep"),
             arms: true,
+            traceparent: None,
             unknown: UnknownOrders::default(),
             late: Arc::default(),
             counters: Arc::clone(&counters),

@@ -78,7 +78,8 @@ impl Settler {
     }
 
     async fn close(&self, closings: &[Closing]) -> Result<Vec<(OrderId, Outcome)>, BookError> {
-        let Written { done: closed, locked } = self.book.settle(closings, &self.actor).await?;
+        let Written { done: closed, locked } =
+            self.book.settle(closings, &self.actor, self.traceparent.as_ref()).await?;
         for closed in &closed {
             self.counters.lateness.observe(closed.lateness.as_secs_f64());
         }
@@ -91,7 +92,7 @@ impl Settler {
 
     async fn pay(&self, payments: &[Payment]) -> Result<Vec<(OrderId, Outcome)>, BookError> {
         let mut written = Vec::with_capacity(payments.len());
-        let Written { done, locked } = self.book.pay(payments, &self.actor.name).await?;
+        let Written { done, locked } = self.book.pay(payments, &self.actor.name, self.traceparent.as_ref()).await?;
         for (id, credited) in done {
             let outcome = match credited {
                 Credited::Paid => Outcome::Paid,
