@@ -8,7 +8,7 @@ FEATURES := --features overdue/otel
 CARGO := cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status clean env build release demo test faults test-rabbitmq-4 check fmt definitions
+.PHONY: help up down status clean env build release demo test faults fuzz test-rabbitmq-4 check fmt definitions
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,9 +41,12 @@ test: ## run everything that must hold, against real servers
 	$(CARGO) build --workspace $(FEATURES)
 	packages="$$(scripts/pika)" && PYTHONPATH="$$packages" $(LOCAL) $(CARGO) test --workspace $(FEATURES)
 
-faults: ## kill, cut and fill everything, again and again, with orders flowing; prints what was lost (25 minutes)
+faults: ## kill, cut and fill everything, again and again, with orders flowing; prints what was lost (half an hour)
 	$(CARGO) build --workspace $(FEATURES)
 	OVERDUE_FAULT_ROUNDS=$${OVERDUE_FAULT_ROUNDS:-5} $(LOCAL) $(CARGO) test --workspace $(FEATURES) --test faults -- --nocapture
+
+fuzz: ## feed what reads messages with whatever bytes, for a minute
+	scripts/fuzz 60
 
 test-rabbitmq-4: ## run all tests that need a broker on RabbitMQ 4.0.5, from a Debian 13 under .local/ (needs root)
 	$(CARGO) build --workspace $(FEATURES)

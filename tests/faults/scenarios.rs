@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use lapin::BasicProperties;
 use reqwest::Method;
 use sqlx::{Connection, PgConnection};
-use tests::{World, management, use_servers};
+use tests::{World, env, management, use_servers};
 
 use crate::shop::Books;
 use crate::stage::{ROLES, Stage, lasts, script};
@@ -192,6 +192,11 @@ async fn disk_alarm(rounds: u32) -> (u32, Books) {
     for _ in 0..rounds {
         script("local", &["rabbitmqctl", "--quiet", "set_disk_free_limit", "9000GB"]).await;
         stage.shop.goes_on(60).await;
+        let mut doctor = stage.world.command(&["doctor", "--json"]);
+        doctor.env("OVERDUE_MANAGEMENT_URL", env("OVERDUE_MANAGEMENT_URL"));
+        let report = doctor.output().await.expect("the doctor comes");
+        let report = String::from_utf8_lossy(&report.stdout).into_owned();
+        assert!(report.contains("has its disk alarm on"), "{report}");
         script("local", &["rabbitmqctl", "--quiet", "set_disk_free_limit", "50MB"]).await;
         stage.shop.goes_on(20).await;
     }

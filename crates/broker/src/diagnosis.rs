@@ -208,3 +208,34 @@ impl Management {
         Ok(date.and_then(|date| OffsetDateTime::parse(&date.replace("GMT", "+0000"), &Rfc2822).ok()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn whatever_is_wrong_with_a_node_is_named() {
+        let healthy =
+            json!({ "name": "n1", "running": true, "mem_alarm": false, "disk_free_alarm": false, "partitions": [] });
+        let problems = |change: Value| {
+            let mut node = healthy.clone();
+            for (name, value) in change.as_object().unwrap() {
+                node[name] = value.clone();
+            }
+            let mut findings = Vec::new();
+            node_findings(&node, &mut findings);
+            findings.into_iter().map(|finding| finding.problem).collect::<Vec<_>>()
+        };
+        assert!(problems(json!({})).is_empty());
+        for (change, problem) in [
+            (json!({ "running": false }), "does not run"),
+            (json!({ "mem_alarm": true }), "memory alarm"),
+            (json!({ "disk_free_alarm": true }), "disk alarm"),
+            (json!({ "partitions": ["n2"] }), "partition"),
+        ] {
+            let found = problems(change);
+            assert!(found.len() == 1 && found[0].contains(problem), "{problem}: {found:?}");
+        }
+    }
+}
