@@ -155,7 +155,9 @@ async fn trouble_that_is_no_fault_of_the_order_is_tried_again() {
         let order = world.overdue_order("tea").await;
         foreign.due_now(order.id.as_str().as_bytes()).await;
         world.becomes(&order.id, "closed").await;
-        eventually("it was tried again", async || worker.counted().held == 2 * (number as u64 + 1)).await;
+        // In place, or, where one order alone is too slow, by a lane.
+        let tries = || worker.counted().held + worker.counted().looked_at_again;
+        eventually("it was tried again", async || tries() == 2 * (number as u64 + 1)).await;
     }
     assert_eq!(worker.counted().parked, 0);
     world.audit().await;

@@ -104,7 +104,7 @@ async fn dropping_needs_a_yes() {
     assert_eq!(list(&world, &[]).await.len(), 3);
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let dropped = world.overdue(&["parked", "drop", "--reason", "unknown_order", "--older-than", "1s", "--yes"]).await;
-    assert_eq!(String::from_utf8_lossy(&dropped.stdout), "1 messages dropped\n");
+    assert_eq!(String::from_utf8_lossy(&dropped.stdout), "1 message dropped\n");
     assert_eq!(reasons(&list(&world, &[]).await), ["illegal_order_id", "unroutable"]);
     foreign.queue_holds("overdue.v1.parked", 2).await;
     world.close().await;

@@ -28,7 +28,8 @@ impl Answer {
 impl IntoResponse for Answer {
     fn into_response(self) -> Response {
         let kind = if self.status.as_u16() < 400 { "application/json" } else { PROBLEM_JSON };
-        (self.status, [(CONTENT_TYPE, kind)], self.body).into_response()
+        // A line of its own, for whoever reads it in a terminal.
+        (self.status, [(CONTENT_TYPE, kind)], self.body + "\n").into_response()
     }
 }
 

@@ -48,7 +48,7 @@ pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        (self.status(), [(CONTENT_TYPE, PROBLEM_JSON)], self.body()).into_response()
+        (self.status(), [(CONTENT_TYPE, PROBLEM_JSON)], self.body() + "\n").into_response()
     }
 }
 

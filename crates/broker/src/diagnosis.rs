@@ -37,12 +37,12 @@ pub async fn diagnose(
     outcome?;
     match management {
         None => verification.unchecked.push(
-            "alarms, consumers, letters that nobody takes, the broker's clock: they need the management API".to_owned(),
+            "alarms, letters that nobody takes, parked messages, the broker's clock: give the management API's URL to have them checked".to_owned(),
         ),
         Some(management) => match state(management, broker.vhost(), clock).await {
             Ok(findings) => verification.findings.extend(findings),
             // `verify` has said so already.
-            Err(error) => verification.unchecked.push(format!("alarms, consumers, letters: {error}")),
+            Err(error) => verification.unchecked.push(format!("alarms, letters, parked messages: {error}")),
         },
     }
     Ok(verification)
@@ -86,6 +86,12 @@ async fn rights(broker: &Broker, connection: &Connection, findings: &mut Vec<Fin
         let tried = async {
             let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
             let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
+            // Here and not from the management API, which learns of consumers some seconds late.
+            if queue != PARKED_QUEUE && declared.consumer_count() == 0 {
+                let problem = format!("has no consumer; {} messages wait", declared.message_count());
+                let advice = "start a worker, and look at the log of those that run";
+                findings.push(finding(format!("queue {queue}"), problem, advice));
+            }
             // What is there is for others.
             if declared.message_count() == 0
                 && let Some(message) = channel.basic_get(queue.into(), BasicGetOptions::default()).await?
@@ -132,10 +138,6 @@ async fn state(
                 problem,
                 "see what is missing behind it: `overdue topology declare` creates it",
             ));
-        }
-        if [DUE_PAYMENT_QUEUE, DUE_GATEWAY_QUEUE].contains(&queue.name.as_str()) && queue.consumers == 0 {
-            let problem = format!("has no consumer; {} messages wait", queue.ready);
-            findings.push(finding(&object, problem, "start a worker, and look at the log of those that run"));
         }
         if queue.name == PARKED_QUEUE && queue.total > 0 {
             let problem = format!("{} messages wait for a person", queue.total);

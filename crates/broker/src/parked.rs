@@ -151,6 +151,10 @@ impl ParkedMessage {
         let headers = self.properties.headers().as_ref().map(FieldTable::inner);
         let line = |(name, value): (&lapin::types::ShortString, &AMQPValue)| match value {
             AMQPValue::LongString(text) => format!("{name}: {text}"),
+            AMQPValue::LongUInt(number) => format!("{name}: {number}"),
+            AMQPValue::LongInt(number) => format!("{name}: {number}"),
+            AMQPValue::LongLongInt(number) => format!("{name}: {number}"),
+            AMQPValue::Boolean(value) => format!("{name}: {value}"),
             other => format!("{name}: {other:?}"),
         };
         headers.into_iter().flatten().map(line).collect()

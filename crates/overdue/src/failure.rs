@@ -133,8 +133,18 @@ impl From<ConnectError> for Failure {
 
 impl From<publisher::DatabaseError> for Failure {
     fn from(error: publisher::DatabaseError) -> Self {
-        let kind = if error.as_database_error().is_some() { Kind::Other } else { Kind::Unreachable };
-        Self::new(kind, anyhow::anyhow!("database: {error}"))
+        let Some(refusal) = error.as_database_error() else {
+            return Self::new(Kind::Unreachable, anyhow::anyhow!("database: {error}"));
+        };
+        // Without what sqlx adds: a line of PostgreSQL's own source.
+        let message = refusal.message();
+        match refusal.code().as_deref() {
+            Some("42501") => {
+                let advice = "docs/database-roles.sql has the rights that each role needs";
+                Self::new(Kind::Unreachable, anyhow::anyhow!("database: {message}; {advice}"))
+            }
+            _ => Self::new(Kind::Other, anyhow::anyhow!("database: {message}")),
+        }
     }
 }
 

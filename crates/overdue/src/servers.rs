@@ -66,8 +66,10 @@ pub(crate) async fn broker(settings: &BrokerSettings, name: &str) -> Result<Brok
             Failure::settings(format!("cannot read the certificates in {}: {error}", file.display()))
         })?),
     };
+    let url = settings.amqp_url.clone();
+    let url = url.ok_or_else(|| Failure::settings("--amqp-url (OVERDUE_AMQP_URL) is needed for this".to_owned()))?;
     let broker = Broker::new(&broker::BrokerSettings {
-        url: settings.amqp_url.clone(),
+        url,
         ca_pem,
         connect_timeout: settings.amqp_connect_timeout,
         name: format!("overdue {name}"),

@@ -85,9 +85,9 @@ pub(crate) struct DatabaseSettings {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BrokerSettings {
-    /// RabbitMQ: `amqp://user:password@host:port/vhost`, or `amqps://`
+    /// RabbitMQ: `amqp://user:password@host:port/vhost`, or `amqps://`. Sweep and API work without it
     #[arg(long, env = "OVERDUE_AMQP_URL", hide_env_values = true, value_name = "URL")]
-    pub(crate) amqp_url: SecretString,
+    pub(crate) amqp_url: Option<SecretString>,
     /// Certificates (PEM) of authorities that may sign the broker's, besides the system's
     #[arg(long, env = "OVERDUE_AMQP_CA_FILE", value_name = "FILE")]
     pub(crate) amqp_ca_file: Option<PathBuf>,

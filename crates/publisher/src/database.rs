@@ -71,7 +71,11 @@ pub async fn connect(settings: &DatabaseSettings) -> Result<PgPool, ConnectError
     let unreachable = |reason: String| ConnectError::Unreachable { address, reason };
     match tokio::time::timeout(settings.connect_timeout, PgConnection::connect_with(&options)).await {
         Err(_) => return Err(unreachable(format!("no answer within {} ms", settings.connect_timeout.as_millis()))),
-        Ok(Err(error)) => return Err(unreachable(error.to_string())),
+        Ok(Err(error)) => {
+            // Without what sqlx adds: a line of PostgreSQL's own source.
+            let said = error.as_database_error().map(|refusal| refusal.message().to_owned());
+            return Err(unreachable(said.unwrap_or_else(|| error.to_string())));
+        }
         Ok(Ok(connection)) => drop(connection.close().await),
     }
     Ok(PgPoolOptions::new()

@@ -123,6 +123,19 @@ async fn state(pool: &PgPool, findings: &mut Vec<Finding>) -> Result<(), sqlx::E
             "start worker and sweep; if they run, their logs name what they cannot settle",
         ));
     }
+    let unclear: i64 = sqlx::query_scalar(
+        "select count(*) from orders o join payments p on p.order_id = o.id and p.gateway <> 'none'
+         where o.status = 'pending' and o.payment_deadline < statement_timestamp() - interval '10 minutes'",
+    )
+    .fetch_one(pool)
+    .await?;
+    if unclear > 0 {
+        let problem = format!(
+            "{unclear} are pending ten minutes after their deadline: their gateway has not said how they stand"
+        );
+        let advice = "`overdue parked list` names those that were given up; the worker's log says why the others wait";
+        findings.push(finding("orders at a gateway", problem, advice));
+    }
     let (high, low) = SWEEP_LOCK;
     let swept: bool = sqlx::query_scalar(
         "select exists (select 1 from pg_locks

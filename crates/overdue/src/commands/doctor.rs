@@ -36,6 +36,7 @@ pub(crate) async fn run(settings: &DoctorSettings) -> Result<(), Failure> {
             print("nothing is wrong, as far as it could be checked");
             Ok(())
         }
+        1 => Err(Failure::negative("one thing is wrong".to_owned())),
         count => Err(Failure::negative(format!("{count} things are wrong"))),
     }
 }

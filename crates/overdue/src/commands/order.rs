@@ -51,7 +51,11 @@ async fn create(database: &DatabaseSettings, new: NewOrder) -> Result<(), Failur
 
 fn print_view(view: &OrderView, timeline: &[TimelineEntry]) {
     print(format_args!("order     {}", view.id));
-    let overdue = if view.overdue { " (past its deadline: about to be closed, or found paid)" } else { "" };
+    let overdue = if view.overdue {
+        " (past its deadline: about to be closed, or found paid; if it stays so: overdue parked list --order)"
+    } else {
+        ""
+    };
     print(format_args!("status    {}{overdue}", view.status));
     print(format_args!("amount    {} {} (smallest unit)", view.amount_minor, view.currency));
     print(format_args!("deadline  {}", view.payment_deadline));

@@ -70,7 +70,7 @@ fn tell(count: usize, what: &str) -> Result<(), Failure> {
     if count == 0 {
         return Err(Failure::negative("there is no such message in the parked queue".to_owned()));
     }
-    print(format_args!("{count} messages {what}"));
+    print(format_args!("{count} message{} {what}", if count == 1 { "" } else { "s" }));
     Ok(())
 }
 
@@ -140,7 +140,10 @@ async fn show(queue: &mut ParkedQueue, id: &str, json: bool) -> Result<(), Failu
     for line in message.headers() {
         print(format_args!("header       {line}"));
     }
-    print(format_args!("body         {}", message.body.escape_ascii()));
+    match std::str::from_utf8(&message.body) {
+        Ok(text) if !text.chars().any(char::is_control) => print(format_args!("body         {text}")),
+        _ => print(format_args!("body         {} (escaped)", message.body.escape_ascii())),
+    }
     Ok(())
 }
 
