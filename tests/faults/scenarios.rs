@@ -194,7 +194,8 @@ async fn disk_alarm(rounds: u32) -> (u32, Books) {
         stage.shop.goes_on(60).await;
         let mut doctor = stage.world.command(&["doctor", "--json"]);
         doctor.env("OVERDUE_MANAGEMENT_URL", env("OVERDUE_MANAGEMENT_URL"));
-        let report = doctor.output().await.expect("the doctor comes");
+        let report = tokio::time::timeout(Duration::from_secs(60), doctor.output()).await;
+        let report = report.expect("the doctor comes to an end").expect("the doctor comes");
         let report = String::from_utf8_lossy(&report.stdout).into_owned();
         assert!(report.contains("has its disk alarm on"), "{report}");
         script("local", &["rabbitmqctl", "--quiet", "set_disk_free_limit", "50MB"]).await;

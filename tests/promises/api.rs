@@ -28,12 +28,10 @@ impl Server {
         let mut command = world.command(&["run", "--listen", "127.0.0.1:0"]);
         command.args(arguments).env("OVERDUE_API_TOKEN", TOKEN).envs(environment.iter().copied());
         let process = world.start_command(command);
-        process.says("address=127.0.0.1:").await;
         process.says("running").await;
-        let log = process.log_text();
-        let address = log.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
+        let base = process.http_base().await;
         let client = Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
-        let mut server = Self { process, base: format!("http://{address}"), client, document: Value::Null };
+        let mut server = Self { process, base, client, document: Value::Null };
         server.document = server.send(Method::GET, "/openapi.json", &[], None).await.1;
         server
     }
@@ -263,7 +261,7 @@ async fn a_request_whose_server_died_may_be_taken_up_by_another() {
     eventually("it is at work", async || world.waiting_for_locks().await == 1).await;
     server.process.kill().await;
     assert!(doomed.await.unwrap().is_err());
-    world.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'overdue' and datname = current_database()").await;
+    world.disconnect_everybody().await;
     gate.open().await;
     let server = Server::start(&world, &[]).await;
     problem(&server.close(order.id.as_str(), "k-1", "r").await, 409, "request-in-flight");
@@ -423,7 +421,7 @@ async fn a_change_that_was_made_is_not_refused_to_whoever_asks_for_it_again() {
     eventually("the answer is about to be kept", async || world.waiting_for_locks().await == 1).await;
     server.process.kill().await;
     assert!(doomed.await.unwrap().is_err());
-    world.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'overdue' and datname = current_database()").await;
+    world.disconnect_everybody().await;
     gate.open().await;
     world.execute("update api_requests set claimed_until = now() - interval '1 second'").await;
     let server = Server::start(&world, &[]).await;

@@ -22,7 +22,7 @@ async fn a_relay_killed_between_publish_and_delete_does_no_harm() {
     let foreign = world.foreign().await;
     foreign.queue_holds("overdue.v1.due.payment", 1).await;
     relay.kill().await;
-    world.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'overdue' and datname = current_database()").await;
+    world.disconnect_everybody().await;
     gate.open().await;
     assert_eq!(world.number("select count(*) from outbox").await, 1, "the row is still there");
 
@@ -50,7 +50,7 @@ async fn a_worker_killed_before_the_commit_loses_nothing() {
     world.foreign().await.due_now(order.id.as_str().as_bytes()).await;
     eventually("the close is on its way", async || world.waiting_for_locks().await == 1).await;
     doomed.kill().await;
-    world.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'overdue' and datname = current_database()").await;
+    world.disconnect_everybody().await;
     gate.open().await;
     assert_eq!(world.status(&order.id).await, "pending", "nothing was committed");
 

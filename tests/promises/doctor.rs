@@ -183,10 +183,10 @@ async fn missing_rights_are_named() {
     assert_eq!(
         refused,
         [
-            "exchange overdue.lanes",
-            "exchange overdue.parked",
             "queue overdue.v1.due.payment",
-            "queue overdue.v1.due.gateway"
+            "queue overdue.v1.due.gateway",
+            "exchange overdue.lanes",
+            "exchange overdue.parked"
         ]
     );
     management(Method::DELETE, &["users", &user], None).await;

@@ -142,7 +142,7 @@ async fn an_event_that_is_sent_again_has_the_same_id() {
     let relay = world.start(&short_lease);
     eventually("the relay is about to delete", async || world.waiting_for_locks().await == 1).await;
     relay.kill().await;
-    world.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'overdue' and datname = current_database()").await;
+    world.disconnect_everybody().await;
     gate.open().await;
     let relay = world.start(&short_lease);
     let events = heard(&foreign, 2).await;

@@ -262,8 +262,7 @@ async fn all_works_under_the_roles_of_the_database() {
     command.env("OVERDUE_DATABASE_URL", roles.url("api"));
     let api = world.start_command(command);
     api.says("running").await;
-    let log = api.log_text();
-    let base = format!("http://{}", log.split("address=").nth(1).unwrap().split_whitespace().next().unwrap());
+    let base = api.http_base().await;
     let post = async |path: &str, body: Value| {
         let request = reqwest::Client::new().post(format!("{base}{path}")).header("Idempotency-Key", path).json(&body);
         let response = request.send().await.unwrap();

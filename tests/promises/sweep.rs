@@ -174,7 +174,7 @@ async fn a_lost_lead_is_taken_up_again() {
     world.stock("tea", 5).await;
     let sweep = Sweeping::start(&world, Gateways::none(), AT_ONCE);
     rounds(&sweep, 1).await;
-    world.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'overdue' and datname = current_database()").await;
+    world.disconnect_everybody().await;
     let order: publisher::Order = {
         let new: NewOrder = world.new_order(&[("tea", 1)], Duration::from_millis(1));
         publisher::create(&world.pool, &new).await.unwrap()

@@ -61,7 +61,7 @@ async fn one_trace_leads_from_the_request_to_the_close() {
     process.says("running").await;
     let log = process.log_text();
     assert!(!log.contains("--otlp-endpoint"), "{log}");
-    let base = format!("http://{}", log.split("address=").nth(1).unwrap().split_whitespace().next().unwrap());
+    let base = process.http_base().await;
     // The shop's own trace.
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let order = serde_json::json!({ "id": "T-1", "items": [{ "sku": "tea", "quantity": 1 }], "amount_minor": 1, "currency": "CNY", "payment_timeout_s": 2 });

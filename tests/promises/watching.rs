@@ -58,10 +58,7 @@ async fn alerts_and_dashboard_name_metrics_that_there_are() {
     let mut command = world.command(&["run", "--listen", "127.0.0.1:0"]);
     command.env("OVERDUE_MANAGEMENT_URL", env("OVERDUE_MANAGEMENT_URL"));
     let process = world.start_command(command);
-    process.says("address=").await;
-    let log = process.log_text();
-    let address = log.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
-    let url = format!("http://{address}/metrics");
+    let url = format!("{}/metrics", process.http_base().await);
     let page = async || reqwest::get(&url).await.unwrap().text().await.unwrap();
     let mut text = page().await;
     while !text.contains("overdue_queue_messages") {

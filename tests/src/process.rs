@@ -54,6 +54,17 @@ impl Process {
         !matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Where it serves HTTP, once it does: `http://127.0.0.1:port`.
+    ///
+    /// # Panics
+    /// If it does not within a minute.
+    pub async fn http_base(&self) -> String {
+        self.says("address=").await;
+        let log = self.log_text();
+        let address = log.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
+        format!("http://{}", address.expect("an address"))
+    }
+
     /// Ends it as a crash would: SIGKILL.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("the process can be killed");

@@ -304,6 +304,13 @@ impl World {
         stock.bind(sku).fetch_one(&self.pool).await.expect("the SKU")
     }
 
+    /// Ends the connections that processes have left behind when they were killed, and those of all who live.
+    pub async fn disconnect_everybody(&self) {
+        let end = "select pg_terminate_backend(pid) from pg_stat_activity
+                   where application_name = 'overdue' and datname = current_database()";
+        self.execute(end).await;
+    }
+
     /// How many statements of the worker wait for a lock in this world's database.
     pub async fn waiting_for_locks(&self) -> i64 {
         self.number(

@@ -8,10 +8,11 @@ use lapin::options::{
     BasicGetOptions, BasicNackOptions, BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Connection, ExchangeKind};
+use lapin::{BasicProperties, ExchangeKind};
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
+use tokio::time::timeout;
 
 use crate::connection::close;
 use crate::topology::{
@@ -31,10 +32,14 @@ pub async fn diagnose(
     clock: Option<OffsetDateTime>,
 ) -> Result<Verification, BrokerError> {
     let mut verification = verify(topology, broker, management).await?;
-    let connection = broker.connect("doctor").await?;
-    let outcome = rights(broker, &connection, &mut verification.findings).await;
-    close(&connection).await;
-    outcome?;
+    reading(broker, &mut verification.findings).await?;
+    // A broker that is low on memory or disk answers nothing to whoever publishes.
+    match timeout(PUBLISH_TIMEOUT, writing(broker, &mut verification.findings)).await {
+        Ok(outcome) => outcome?,
+        Err(_) => {
+            verification.unchecked.push("the right to publish: the broker takes nothing from publishers now".to_owned())
+        }
+    }
     match management {
         None => verification.unchecked.push(
             "alarms, letters that nobody takes, parked messages, the broker's clock: give the management API's URL to have them checked".to_owned(),
@@ -52,20 +57,30 @@ fn finding(object: impl Into<String>, problem: impl Into<String>, advice: impl I
     Finding { object: object.into(), problem: problem.into(), advice: advice.into() }
 }
 
-/// Whether this user may do what the roles do. A refusal closes the channel, so each try has one of its own.
-async fn rights(broker: &Broker, connection: &Connection, findings: &mut Vec<Finding>) -> Result<(), BrokerError> {
-    let refused = |findings: &mut Vec<Finding>, object: String, error: BrokerError, advice: &str| match error {
+/// How long the tries at publishing may take.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What to do about a right that is missing.
+const RIGHTS_ADVICE: &str = "give the user that right; rabbitmq/README.md lists the rights of each role";
+
+/// A finding if the broker refuses this; what is missing was said already.
+fn refusal(object: String, error: BrokerError, findings: &mut Vec<Finding>) -> Result<(), BrokerError> {
+    match error {
         // The exchange is there, so if the channel is just closing, without a reason yet, it is for this one.
         BrokerError::AccessRefused(text) | BrokerError::Protocol(text) => {
-            findings.push(finding(object, format!("may not be used by this user ({text})"), advice));
+            findings.push(finding(object, format!("may not be used by this user ({text})"), RIGHTS_ADVICE));
             Ok(())
         }
-        // Missing: said already.
         BrokerError::Topology(_) => Ok(()),
         other => Err(other),
-    };
+    }
+}
+
+/// Whether this user may publish where the roles do. A refusal closes the channel, so each try has one of its own.
+async fn writing(broker: &Broker, findings: &mut Vec<Finding>) -> Result<(), BrokerError> {
+    let connection = broker.connect("doctor").await?;
     for exchange in [LANES_EXCHANGE, PARKED_EXCHANGE, EVENTS_EXCHANGE] {
-        let channel = broker.channel(connection).await?;
+        let channel = broker.channel(&connection).await?;
         // In a transaction that is rolled back: refused at once, but never sent.
         let tried = async {
             let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
@@ -76,13 +91,19 @@ async fn rights(broker: &Broker, connection: &Connection, findings: &mut Vec<Fin
             channel.tx_rollback().await
         };
         if let Err(error) = tried.await {
-            let advice = "give the user the right to write to it; rabbitmq/README.md lists the rights of each role";
-            refused(findings, format!("exchange {exchange}"), broker.error(&error), advice)?;
+            refusal(format!("exchange {exchange}"), broker.error(&error), findings)?;
         }
         let _ = channel.close(200, "OK".into()).await;
     }
+    close(&connection).await;
+    Ok(())
+}
+
+/// Whether this user may consume what the roles do, and whether somebody does.
+async fn reading(broker: &Broker, findings: &mut Vec<Finding>) -> Result<(), BrokerError> {
+    let connection = broker.connect("doctor").await?;
     for queue in [DUE_PAYMENT_QUEUE, DUE_GATEWAY_QUEUE, PARKED_QUEUE] {
-        let channel = broker.channel(connection).await?;
+        let channel = broker.channel(&connection).await?;
         let tried = async {
             let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
             let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
@@ -102,11 +123,11 @@ async fn rights(broker: &Broker, connection: &Connection, findings: &mut Vec<Fin
             Ok(())
         };
         if let Err(error) = tried.await {
-            let advice = "give the user the right to read it; rabbitmq/README.md lists the rights of each role";
-            refused(findings, format!("queue {queue}"), broker.error(&error), advice)?;
+            refusal(format!("queue {queue}"), broker.error(&error), findings)?;
         }
         let _ = channel.close(200, "OK".into()).await;
     }
+    close(&connection).await;
     Ok(())
 }
 
