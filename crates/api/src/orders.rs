@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use order::{Deadline, Operator, OrderId, OrderStatus};
-use publisher::{Change, Item, NewOrder, OrderError, OrderView, Request, TimelineEntry};
+use publisher::{Change, Item, NewOrder, OrderError, OrderView, TimelineEntry};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use worker::Actor;
@@ -103,8 +103,7 @@ pub(crate) async fn create(
             gateway: wanted.gateway,
             payment_timeout: Duration::from_secs(wanted.payment_timeout_s.unwrap_or(1800)),
         };
-        if !is_changed(&request) {
-            let mut change = Change::begin(&shop.pool, request.as_ref()).await?;
+        if let Some(mut change) = Change::begin(&shop.pool, request.as_ref()).await? {
             publisher::create_in(change.connection(), &new).await?;
             change.commit().await?;
         }
@@ -152,12 +151,11 @@ pub(crate) async fn pay(
     let payment: Pay = parse_or_default(&body)?;
     once(&shop.pool, &headers, &format!("POST /orders/{id}/pay"), &body, async |request| {
         let paid = async {
-            if is_changed(&request) {
-                return Ok(());
+            if let Some(mut change) = Change::begin(&shop.pool, request.as_ref()).await? {
+                publisher::pay_in(change.connection(), &id, payment.transaction_id.as_deref()).await?;
+                change.commit().await?;
             }
-            let mut change = Change::begin(&shop.pool, request.as_ref()).await?;
-            publisher::pay_in(change.connection(), &id, payment.transaction_id.as_deref()).await?;
-            Ok::<_, OrderError>(change.commit().await?)
+            Ok::<_, OrderError>(())
         };
         match paid.await {
             Ok(()) => Ok(Answer::new(StatusCode::OK, &publisher::show(&shop.pool, &id).await?)),
@@ -186,8 +184,7 @@ pub(crate) async fn cancel(
 ) -> Result<Response, Problem> {
     let id = order_id(&id)?;
     once(&shop.pool, &headers, &format!("POST /orders/{id}/cancel"), &body, async |request| {
-        if !is_changed(&request) {
-            let mut change = Change::begin(&shop.pool, request.as_ref()).await?;
+        if let Some(mut change) = Change::begin(&shop.pool, request.as_ref()).await? {
             publisher::cancel_in(change.connection(), &id).await?;
             change.commit().await?;
         }
@@ -216,12 +213,11 @@ pub(crate) async fn close(
         let operator = operator(Some(wanted.operator_type), Some(wanted.operator))?;
         let reason = text("reason", wanted.reason)?;
         let made_due = async {
-            if is_changed(&request) {
-                return Ok(());
+            if let Some(mut change) = Change::begin(&shop.pool, request.as_ref()).await? {
+                publisher::make_due_in(change.connection(), &id, &reason, operator.as_ref()).await?;
+                change.commit().await?;
             }
-            let mut change = Change::begin(&shop.pool, request.as_ref()).await?;
-            publisher::make_due_in(change.connection(), &id, &reason, operator.as_ref()).await?;
-            Ok::<_, OrderError>(change.commit().await?)
+            Ok::<_, OrderError>(())
         };
         match made_due.await {
             Ok(()) => {
@@ -264,12 +260,11 @@ pub(crate) async fn extend(
         let operator = operator(wanted.operator_type, wanted.operator)?;
         let reason = text("reason", wanted.reason.unwrap_or_else(|| "no reason given".to_owned()))?;
         let extended = async {
-            if is_changed(&request) {
-                return Ok(());
+            if let Some(mut change) = Change::begin(&shop.pool, request.as_ref()).await? {
+                publisher::extend_in(change.connection(), &id, to, &reason, operator.as_ref()).await?;
+                change.commit().await?;
             }
-            let mut change = Change::begin(&shop.pool, request.as_ref()).await?;
-            publisher::extend_in(change.connection(), &id, to, &reason, operator.as_ref()).await?;
-            Ok::<_, OrderError>(change.commit().await?)
+            Ok::<_, OrderError>(())
         };
         match extended.await {
             Ok(()) => Ok(Answer::new(StatusCode::OK, &publisher::show(&shop.pool, &id).await?)),
@@ -287,11 +282,6 @@ pub(crate) async fn extend(
 fn respond(body: &impl Serialize) -> Response {
     use axum::response::IntoResponse;
     Answer::new(StatusCode::OK, body).into_response()
-}
-
-/// Whether somebody has done it under this key already, and died before the answer.
-fn is_changed(request: &Option<Request>) -> bool {
-    request.as_ref().is_some_and(|request| request.changed)
 }
 
 fn is_configured(shop: &Shop, name: &str) -> bool {

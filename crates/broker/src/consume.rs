@@ -168,8 +168,7 @@ impl Incoming {
         // An order ID needs no escaping in JSON.
         let entries: Vec<String> = orders.iter().map(|id| format!("{{\"id\":\"{id}\"}}")).collect();
         let body = self.body_for(&entries.join(","));
-        let mut headers = kept_headers(self.properties.headers().as_ref());
-        forget_deaths(&mut headers);
+        let mut headers = without(&kept_headers(self.properties.headers().as_ref()), tells_of_death);
         tried.insert_into(&mut headers);
         let routing_key = format!("{}.{}", hop.lane, kind_of(&self.routing_key));
         self.passed_on(LANES_EXCHANGE, routing_key, body, headers).expiring(hop)
@@ -222,14 +221,7 @@ impl Incoming {
         if let Some(id) = self.properties.message_id().as_ref().filter(|_| !headers.contains_key(ORIGINAL_ID_HEADER)) {
             insert_text(&mut headers, ORIGINAL_ID_HEADER, id.as_str());
         }
-        let mut properties = BasicProperties::default().with_headers(headers);
-        if let Some(content_type) = self.properties.content_type() {
-            properties = properties.with_content_type(content_type.clone());
-        }
-        if let Some(correlation_id) = self.properties.correlation_id() {
-            properties = properties.with_correlation_id(correlation_id.clone());
-        }
-        Outgoing { exchange, routing_key, body, properties, mandatory: true }
+        Outgoing { exchange, routing_key, body, properties: carried_on(&self.properties, headers), mandatory: true }
     }
 }
 
@@ -250,18 +242,31 @@ pub(crate) fn kind_of(routing_key: &str) -> &'static str {
     }
 }
 
-/// Takes out what the broker has written of the message's way so far. A message that is published anew with it would
-/// look to the broker as if it went in a circle, and some versions drop it then.
-pub(crate) fn forget_deaths(headers: &mut FieldTable) {
-    let deaths =
-        |name: &str| name == "x-death" || name.starts_with("x-first-death-") || name.starts_with("x-last-death-");
-    let mut kept = FieldTable::default();
-    for (name, value) in headers.inner() {
-        if !deaths(name.as_str()) {
-            kept.insert(name.clone(), value.clone());
-        }
+/// What a message of ours keeps of the properties of the one in whose place it goes, besides these headers.
+pub(crate) fn carried_on(original: &BasicProperties, headers: FieldTable) -> BasicProperties {
+    let mut properties = BasicProperties::default().with_headers(headers);
+    if let Some(content_type) = original.content_type() {
+        properties = properties.with_content_type(content_type.clone());
     }
-    *headers = kept;
+    if let Some(correlation_id) = original.correlation_id() {
+        properties = properties.with_correlation_id(correlation_id.clone());
+    }
+    properties
+}
+
+/// Whether a header is what the broker has written of the message's way so far. A message that is published anew with it
+/// would look to the broker as if it went in a circle, and some versions drop it then.
+pub(crate) fn tells_of_death(name: &str) -> bool {
+    name == "x-death" || name.starts_with("x-first-death-") || name.starts_with("x-last-death-")
+}
+
+/// The headers without some.
+pub(crate) fn without(headers: &FieldTable, left_out: impl Fn(&str) -> bool) -> FieldTable {
+    let mut kept = FieldTable::default();
+    for (name, value) in headers.inner().iter().filter(|(name, _)| !left_out(name.as_str())) {
+        kept.insert(name.clone(), value.clone());
+    }
+    kept
 }
 
 /// The most characters of a detail: all headers must fit into one frame.

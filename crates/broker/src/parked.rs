@@ -8,7 +8,9 @@ use order::OrderId;
 use time::OffsetDateTime;
 
 use crate::connection::close;
-use crate::consume::{ATTEMPTS_MADE_HEADER, DETAIL_HEADER, REASON_HEADER, forget_deaths, kept_headers, kind_of};
+use crate::consume::{
+    ATTEMPTS_MADE_HEADER, DETAIL_HEADER, REASON_HEADER, carried_on, kept_headers, kind_of, tells_of_death, without,
+};
 use crate::outgoing::HISTORY_HEADER;
 use crate::topology::{LANES_EXCHANGE, PARKED_QUEUE};
 use crate::{Broker, BrokerError, Outgoing, wire};
@@ -163,22 +165,10 @@ impl ParkedMessage {
     /// The same message as one that is sent in anew: byte for byte, with no attempts made.
     #[must_use]
     pub fn sent_in_again(&self) -> Outgoing {
-        let mut headers = kept_headers(self.properties.headers().as_ref());
-        forget_deaths(&mut headers);
+        let headers = kept_headers(self.properties.headers().as_ref());
         let ours = [REASON_HEADER, DETAIL_HEADER, ATTEMPTS_MADE_HEADER];
-        let mut kept = FieldTable::default();
-        for (name, value) in headers.inner() {
-            if !ours.contains(&name.as_str()) {
-                kept.insert(name.clone(), value.clone());
-            }
-        }
-        let mut properties = BasicProperties::default().with_headers(kept);
-        if let Some(content_type) = self.properties.content_type() {
-            properties = properties.with_content_type(content_type.clone());
-        }
-        if let Some(correlation_id) = self.properties.correlation_id() {
-            properties = properties.with_correlation_id(correlation_id.clone());
-        }
+        let headers = without(&headers, |name| tells_of_death(name) || ours.contains(&name));
+        let properties = carried_on(&self.properties, headers);
         let routing_key = format!("{AGAIN_LANE}.{}", kind_of(&self.routing_key));
         Outgoing { exchange: LANES_EXCHANGE, routing_key, body: self.body.clone(), properties, mandatory: true }
     }

@@ -10,7 +10,7 @@ use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use crate::{Change, arm, expect_payment};
+use crate::{arm, expect_payment};
 
 /// An order that is to be created.
 #[derive(Debug, Clone)]
@@ -122,9 +122,9 @@ pub(crate) const PAYMENT_TIMEOUT_MAX: Duration = Duration::from_hours(24 * 3653)
 /// # Errors
 /// [`OrderError`]; nothing is changed then.
 pub async fn create(pool: &PgPool, new: &NewOrder) -> Result<Order, OrderError> {
-    let mut change = Change::begin(pool, None).await?;
-    let order = create_in(change.connection(), new).await?;
-    change.commit().await?;
+    let mut transaction = pool.begin().await?;
+    let order = create_in(&mut transaction, new).await?;
+    transaction.commit().await?;
     Ok(order)
 }
 
@@ -165,9 +165,9 @@ pub async fn create_in(transaction: &mut PgConnection, new: &NewOrder) -> Result
 /// [`OrderError::NotPending`], [`OrderError::Overdue`] (after the deadline no payment is taken),
 /// [`OrderError::Unknown`]; nothing is changed then.
 pub async fn pay(pool: &PgPool, id: &OrderId, transaction_id: Option<&str>) -> Result<(), OrderError> {
-    let mut change = Change::begin(pool, None).await?;
-    pay_in(change.connection(), id, transaction_id).await?;
-    Ok(change.commit().await?)
+    let mut transaction = pool.begin().await?;
+    pay_in(&mut transaction, id, transaction_id).await?;
+    Ok(transaction.commit().await?)
 }
 
 /// The same in a transaction of the caller's, which is of no use any more after an error.
@@ -208,9 +208,9 @@ pub async fn pay_in(
 /// # Errors
 /// [`OrderError::NotPending`], [`OrderError::Unknown`]; nothing is changed then.
 pub async fn cancel(pool: &PgPool, id: &OrderId) -> Result<(), OrderError> {
-    let mut change = Change::begin(pool, None).await?;
-    cancel_in(change.connection(), id).await?;
-    Ok(change.commit().await?)
+    let mut transaction = pool.begin().await?;
+    cancel_in(&mut transaction, id).await?;
+    Ok(transaction.commit().await?)
 }
 
 /// The same in a transaction of the caller's, which is of no use any more after an error.

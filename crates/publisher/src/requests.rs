@@ -29,7 +29,7 @@ pub struct Request {
     key: String,
     claim: String,
     /// Whoever was at it before has committed what was asked for, and not lived to answer: only that is left to do.
-    pub changed: bool,
+    changed: bool,
 }
 
 /// A change of orders, in a transaction that also says so of the request that it is made for: a request whose change was
@@ -40,12 +40,15 @@ pub struct Change<'a> {
 }
 
 impl<'a> Change<'a> {
-    /// Begins.
+    /// Begins. `None`: it was made for this request already, by somebody who has not lived to answer.
     ///
     /// # Errors
     /// Whatever the database says.
-    pub async fn begin(pool: &PgPool, request: Option<&'a Request>) -> Result<Self, sqlx::Error> {
-        Ok(Self { transaction: pool.begin().await?, request })
+    pub async fn begin(pool: &PgPool, request: Option<&'a Request>) -> Result<Option<Self>, sqlx::Error> {
+        if request.is_some_and(|request| request.changed) {
+            return Ok(None);
+        }
+        Ok(Some(Self { transaction: pool.begin().await?, request }))
     }
 
     /// Where the change is made.

@@ -14,6 +14,7 @@ pub const HEADER: &str = "traceparent";
 pub const TARGET: &str = "overdue::trace";
 
 /// The most contexts that a span refers to; of a message for more orders than that, the others are left out.
+#[cfg(feature = "otel")]
 const LINKS_MAX: usize = 32;
 
 /// Which trace, and which span in it: `00-<trace ID>-<span ID>-<flags>`, in hexadecimal digits.
@@ -98,9 +99,7 @@ pub fn follow(span: &Span, parents: &[TraceParent]) {
 
 /// Makes a span that has not been entered the continuation of what came in. This build makes no traces.
 #[cfg(not(feature = "otel"))]
-pub fn follow(_span: &Span, _parents: &[TraceParent]) {
-    let _ = LINKS_MAX;
-}
+pub fn follow(_span: &Span, _parents: &[TraceParent]) {}
 
 #[cfg(feature = "otel")]
 fn context(span: &Span) -> Option<TraceParent> {

@@ -220,11 +220,8 @@ impl OrderBook {
     ) -> Result<Written<Closed>, BookError> {
         match self.close(closings, actor, traceparent).await {
             Err(BookError::Locked(_)) => {
-                let locked = self.locked(closings.iter().map(|closing| closing.id.as_str()).collect()).await?;
-                let (held, free): (Vec<Closing>, Vec<Closing>) =
-                    closings.iter().cloned().partition(|closing| locked.contains(closing.id.as_str()));
-                let done = self.close(&free, actor, traceparent).await?;
-                Ok(Written { done, locked: held.into_iter().map(|closing| closing.id).collect() })
+                let (free, locked) = self.apart(closings, |closing| &closing.id).await?;
+                Ok(Written { done: self.close(&free, actor, traceparent).await?, locked })
             }
             closed => Ok(Written { done: closed?, locked: Vec::new() }),
         }
@@ -281,11 +278,8 @@ impl OrderBook {
     ) -> Result<Written<(OrderId, Credited)>, BookError> {
         match self.credit(payments, actor, traceparent).await {
             Err(BookError::Locked(_)) => {
-                let locked = self.locked(payments.iter().map(|payment| payment.id.as_str()).collect()).await?;
-                let (held, free): (Vec<Payment>, Vec<Payment>) =
-                    payments.iter().cloned().partition(|payment| locked.contains(payment.id.as_str()));
-                let done = self.credit(&free, actor, traceparent).await?;
-                Ok(Written { done, locked: held.into_iter().map(|payment| payment.id).collect() })
+                let (free, locked) = self.apart(payments, |payment| &payment.id).await?;
+                Ok(Written { done: self.credit(&free, actor, traceparent).await?, locked })
             }
             credited => Ok(Written { done: credited?, locked: Vec::new() }),
         }
@@ -401,8 +395,9 @@ impl OrderBook {
         Ok(id.and_then(|id| OrderId::new(id).ok()))
     }
 
-    /// Those of the orders that somebody holds locked at this moment.
-    async fn locked(&self, ids: Vec<&str>) -> Result<HashSet<String>, BookError> {
+    /// Work on orders that are free at this moment, and those that somebody holds locked.
+    async fn apart<T: Clone>(&self, work: &[T], id: fn(&T) -> &OrderId) -> Result<(Vec<T>, Vec<OrderId>), BookError> {
+        let ids: Vec<&str> = work.iter().map(|part| id(part).as_str()).collect();
         let rows = self
             .with_client(async |client| {
                 let look = concat!(include_str!("lock.sql"), " skip locked");
@@ -413,12 +408,9 @@ impl OrderBook {
                 Ok(rows)
             })
             .await?;
-        let mut locked: HashSet<String> = ids.iter().map(|id| (*id).to_owned()).collect();
-        for row in rows {
-            let free: &str = row.try_get("id").map_err(judge)?;
-            locked.remove(free);
-        }
-        Ok(locked)
+        let free: HashSet<&str> = rows.iter().map(|row| row.try_get("id").map_err(judge)).collect::<Result<_, _>>()?;
+        let (free, held): (Vec<T>, Vec<T>) = work.iter().cloned().partition(|part| free.contains(id(part).as_str()));
+        Ok((free, held.iter().map(|part| id(part).clone()).collect()))
     }
 
     /// Runs a statement in a transaction that holds the locks of these orders: it begins after everybody who had one of
