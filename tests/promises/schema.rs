@@ -124,27 +124,7 @@ async fn closes_as_ever(world: &World) {
 #[tokio::test(flavor = "multi_thread")]
 async fn hash_partitioned_tables_serve_as_well() {
     let world = World::new().await;
-    world
-        .execute(
-            "drop table order_items, orders, order_log cascade;
-             create table orders (id text collate \"C\" primary key, status text not null default 'pending',
-                 amount_minor bigint not null, currency text not null, payment_deadline timestamptz not null,
-                 created_at timestamptz not null default clock_timestamp(), paid_at timestamptz, closed_at timestamptz,
-                 transaction_id text) partition by hash (id);
-             create table order_items (order_id text collate \"C\" not null, sku_id text collate \"C\" not null,
-                 quantity bigint not null, primary key (order_id, sku_id)) partition by hash (order_id);
-             create table order_log (id bigint not null default nextval('outbox_id_seq'), order_id text collate \"C\" not null,
-                 from_status text, to_status text not null, reason text not null, actor text not null, idempotency_key text, operator_type text, operator text,
-                 at timestamptz not null default clock_timestamp(), primary key (order_id, id)) partition by hash (order_id);
-             do $$ begin
-                 for part in 0..3 loop
-                     execute format('create table orders_%s partition of orders for values with (modulus 4, remainder %s)', part, part);
-                     execute format('create table order_items_%s partition of order_items for values with (modulus 4, remainder %s)', part, part);
-                     execute format('create table order_log_%s partition of order_log for values with (modulus 4, remainder %s)', part, part);
-                 end loop;
-             end $$",
-        )
-        .await;
+    world.execute(include_str!("../../docs/partitioned-tables.sql")).await;
     world.stock("tea", 100).await;
     closes_as_ever(&world).await;
     world.close().await;

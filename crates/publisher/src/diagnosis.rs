@@ -38,8 +38,11 @@ pub async fn diagnose(
     host_now: impl Fn() -> OffsetDateTime,
 ) -> Result<(Vec<Finding>, OffsetDateTime), sqlx::Error> {
     let mut findings = Vec::new();
+    // Connecting must not count.
+    let mut connection = pool.acquire().await?;
     let before = host_now();
-    let now: OffsetDateTime = sqlx::query_scalar("select clock_timestamp()").fetch_one(pool).await?;
+    let now: OffsetDateTime = sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut *connection).await?;
+    drop(connection);
     // The database's clock was read somewhere in between.
     let host = before + (host_now() - before) / 2;
     let skew: time::Duration = host - now;
