@@ -6,9 +6,11 @@ OVERDUE := target/debug/overdue
 # What is built for development and tests: with the export of traces, so that it is tested.
 FEATURES := --features overdue/otel
 CARGO := cargo
+# Fresh servers for the bench alone, gone when it has ended.
+BENCH := OVERDUE_LOCAL_DIR="$$PWD/.local/bench" scripts/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status clean env build release demo test faults fuzz test-rabbitmq-4 check fmt definitions
+.PHONY: help up down status clean env build release demo test faults fuzz test-rabbitmq-4 bench bench-quick check fmt definitions
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +55,12 @@ test-rabbitmq-4: ## run all tests that need a broker on RabbitMQ 4.0.5, from a D
 	bin="$$(scripts/rabbitmq-4)" && packages="$$(scripts/pika)" && \
 	export OVERDUE_RABBITMQ_BIN="$$bin" OVERDUE_LOCAL_DIR="$$PWD/.local/rabbitmq-4/servers" PYTHONPATH="$$packages" && \
 	trap 'scripts/local down' EXIT && $(LOCAL) $(CARGO) test --workspace $(FEATURES) --test promises --test faults
+
+bench: ## measure speed beside the limits of the servers, on servers of its own: a table, JSON and plots in bench/results/
+	@$(BENCH)
+
+bench-quick: ## the same in small, for a first look
+	@$(BENCH) --quick
 
 check: ## formatting, lints, docs, layers, licences
 	$(CARGO) fmt --all --check

@@ -475,3 +475,49 @@ async fn whoever_sends_its_body_byte_by_byte_is_shown_the_door() {
     server.process.kill().await;
     world.close().await;
 }
+
+/// The stand-in for a replica is another database, in which orders stand differently: so it shows who was asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_only_looks_asks_the_replica_and_gets_the_truth_where_it_matters() {
+    let (primary, replica) = (World::new().await, World::new().await);
+    for world in [&primary, &replica] {
+        world.stock("tea", 100).await;
+    }
+    let hour = Duration::from_secs(3600);
+    let order = primary.order("tea", hour).await;
+    let late = primary.overdue_order("tea").await;
+    let new = primary.order("tea", hour).await;
+    for (id, deadline) in [(&order.id, order.deadline), (&late.id, late.deadline)] {
+        replica
+            .execute(&format!("insert into orders (id, amount_minor, currency, payment_deadline) values ('{id}', 7, 'CNY', '{deadline}')"))
+            .await;
+    }
+    let proxy = {
+        let url: Url = replica.database_url.parse().unwrap();
+        Proxy::to(&format!("127.0.0.1:{}", url.port().unwrap())).await
+    };
+    let mut url: Url = replica.database_url.parse().unwrap();
+    url.set_port(Some(proxy.port())).unwrap();
+    let url = url.to_string();
+    let server = Server::start(&primary, &[("OVERDUE_READ_DATABASE_URL", &url)]).await;
+    let amount = async |id: &order::OrderId, headers: &[(&str, &str)]| {
+        let (status, view) = server.send(Method::GET, &format!("/orders/{id}"), headers, None).await;
+        assert_eq!(status, StatusCode::OK, "{view}");
+        (view["amount_minor"].as_i64().unwrap(), view["status"].as_str().unwrap().to_owned())
+    };
+    let pending = |amount: i64| (amount, "pending".to_owned());
+    assert_eq!(amount(&order.id, &[]).await, pending(7), "the replica was asked");
+    assert_eq!(amount(&order.id, &[("cache-control", "max-age=0, no-cache")]).await, pending(1999), "the primary was");
+    assert_eq!(amount(&new.id, &[]).await, pending(1999), "what has not arrived there is found");
+    assert_eq!(amount(&late.id, &[]).await, (1999, "closed".to_owned()), "what is overdue is closed");
+    assert_eq!(replica.status(&late.id).await, "pending", "nothing is written to the replica");
+    let (_, timeline) = server.send(Method::GET, &format!("/orders/{}/timeline", new.id), &[], None).await;
+    assert_eq!(timeline["entries"][0]["what"], "created", "{timeline}");
+
+    proxy.cut();
+    assert_eq!(amount(&order.id, &[]).await, pending(1999), "the primary stands in");
+    server.process.says("the read replica cannot be asked").await;
+    primary.audit().await;
+    primary.close().await;
+    replica.close().await;
+}

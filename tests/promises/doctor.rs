@@ -137,10 +137,10 @@ async fn faults_of_the_broker_are_named() {
     let nothing = FieldTable::default;
     foreign
         .channel
-        .queue_unbind("overdue.v1.delay.5s".into(), "overdue.lanes".into(), "5s.#".into(), nothing())
+        .queue_unbind("overdue.v1.delay.5s".into(), "overdue.lanes".into(), "5s.*".into(), nothing())
         .await
         .unwrap();
-    finds(&world, "binding overdue.lanes -> overdue.v1.delay.5s (5s.#)", "is missing").await;
+    finds(&world, "binding overdue.lanes -> overdue.v1.delay.5s (5s.*)", "is missing").await;
     foreign.channel.queue_delete("overdue.v1.delay.1d".into(), QueueDeleteOptions::default()).await.unwrap();
     finds(&world, "queue overdue.v1.delay.1d", "is missing").await;
     let policy = json!({ "pattern": "^overdue", "definition": { "max-length": 10 }, "apply-to": "queues" });

@@ -20,6 +20,7 @@ mod retrying;
 mod rights;
 mod schedules;
 mod schema;
+mod sharding;
 mod shop;
 mod sweep;
 mod tls;

@@ -86,7 +86,7 @@ async fn a_message_that_cannot_be_sent_in_again_stays_parked() {
     let foreign = park_three(&world).await;
     let nothing = lapin::types::FieldTable::default;
     let lane = "overdue.v1.delay.1s";
-    foreign.channel.queue_unbind(lane.into(), "overdue.lanes".into(), "1s.#".into(), nothing()).await.unwrap();
+    foreign.channel.queue_unbind(lane.into(), "overdue.lanes".into(), "1s.*".into(), nothing()).await.unwrap();
     let output = world.overdue(&["parked", "requeue", "--all"]).await;
     assert_eq!(output.status.code(), Some(4), "{output:?}");
     foreign.queue_holds("overdue.v1.parked", 3).await;

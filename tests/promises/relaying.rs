@@ -52,7 +52,7 @@ async fn a_returned_message_does_not_count_as_published() {
     let (lane, parked) = ("overdue.v1.delay.30m", "overdue.v1.parked");
     foreign
         .channel
-        .queue_unbind(lane.into(), "overdue.lanes".into(), "30m.#".into(), FieldTable::default())
+        .queue_unbind(lane.into(), "overdue.lanes".into(), "30m.*".into(), FieldTable::default())
         .await
         .unwrap();
     let relay = world.relay();

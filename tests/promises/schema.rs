@@ -174,6 +174,7 @@ async fn an_upgrade_finds_its_way_where_orders_is_a_view() {
         include_str!("../../migrations/0004_sweep.sql"),
         include_str!("../../migrations/0005_operators.sql"),
         include_str!("../../migrations/0006_traces.sql"),
+        include_str!("../../migrations/0007_fillfactor.sql"),
     ] {
         world.execute(migration).await;
     }

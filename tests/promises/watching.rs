@@ -18,7 +18,8 @@ fn read(path: &str) -> String {
 
 /// Prometheus' own tool; fetched where it is missing.
 fn promtool() -> Command {
-    let found = Command::new(repository("scripts/unpacked")).args(["prometheus", "/usr/bin/promtool"]).output().unwrap();
+    let found =
+        Command::new(repository("scripts/unpacked")).args(["prometheus", "/usr/bin/promtool"]).output().unwrap();
     assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stderr));
     Command::new(String::from_utf8(found.stdout).unwrap().trim())
 }

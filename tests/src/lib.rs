@@ -16,4 +16,4 @@ pub use gateway::{gateways, impatient, keys, simulator, wechat, wechat_environme
 pub use process::Process;
 pub use proxy::Proxy;
 pub use servers::{env, management, use_servers};
-pub use world::{Gate, Roles, World, eventually};
+pub use world::{Gate, Roles, World, eventually, eventually_within};

@@ -14,13 +14,12 @@ pub struct Process {
     log: PathBuf,
 }
 
-/// The program that was built together with the tests.
+/// The program that was built together with the tests, which are in `target/<profile>/deps`, or with the bench, which is in
+/// `target/<profile>`.
 pub(crate) fn binary() -> PathBuf {
-    let tests = std::env::current_exe().expect("the path of the tests");
-    let directory = tests.parent().and_then(|deps| deps.parent()).expect("target/<profile>/deps");
-    let binary = directory.join("overdue");
-    assert!(binary.exists(), "{} is missing: run the tests with `make test`, which builds it", binary.display());
-    binary
+    let ours = std::env::current_exe().expect("the path of the tests");
+    let found = ours.ancestors().skip(1).take(2).map(|directory| directory.join("overdue")).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("overdue is missing beside {}: `make test` builds it", ours.display()))
 }
 
 impl Process {
@@ -49,6 +48,15 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Its process ID.
+    ///
+    /// # Panics
+    /// If it has ended.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it is running")
+    }
+
     /// Whether it has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
@@ -72,7 +80,7 @@ impl Process {
 
     /// Sends SIGTERM.
     pub async fn terminate(&self) {
-        let id = self.child.id().expect("it is running").to_string();
+        let id = self.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().await.expect("kill").success());
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use broker::{Broker, BrokerSettings, Topology};
-use order::{Deadline, Lane, Lanes, OrderId};
+use order::{Deadline, Lane, Lanes, OrderId, Shards};
 use publisher::{Item, NewOrder, Order, Relay, RelayCounters, RelaySettings};
 use reqwest::Method;
 use serde_json::json;
@@ -60,8 +60,16 @@ pub struct Gate {
 ///
 /// # Panics
 /// After a minute.
-pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+pub async fn eventually(what: &str, condition: impl AsyncFnMut() -> bool) {
+    eventually_within(Duration::from_secs(60), what, condition).await;
+}
+
+/// Waits until `condition` holds; fails with `what` after `limit`.
+///
+/// # Panics
+/// After the limit.
+pub async fn eventually_within(limit: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + limit;
     while !condition().await {
         assert!(tokio::time::Instant::now() < deadline, "waited in vain until {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -84,6 +92,19 @@ impl World {
         let world = Self::bare(timeouts).await;
         Topology::new(&world.lanes).declare(&world.broker()).await.expect("the topology can be declared");
         world
+    }
+
+    /// A world with the standard lanes, spread over so many queues each.
+    pub async fn sharded(shards: u16) -> Self {
+        let mut world = Self::new().await;
+        world.spread(shards).await;
+        world
+    }
+
+    /// Spreads the lanes over so many queues each from now on.
+    pub async fn spread(&mut self, shards: u16) {
+        self.lanes = self.lanes.clone().sharded(Shards::new(shards).expect("some shards"));
+        Topology::new(&self.lanes).declare(&self.broker()).await.expect("the topology can be declared");
     }
 
     /// A world without a topology.
@@ -207,6 +228,7 @@ impl World {
             .env("OVERDUE_DATABASE_URL", &self.database_url)
             .env("OVERDUE_AMQP_URL", &self.amqp_url)
             .env("OVERDUE_PAYMENT_TIMEOUTS", &self.timeouts)
+            .env("OVERDUE_SHARDS", self.lanes.shards().count().to_string())
             .kill_on_drop(true);
         command
     }

@@ -10,6 +10,7 @@ mod notify;
 mod openapi;
 mod orders;
 mod problem;
+mod replica;
 mod server;
 
 pub use auth::{BadToken, Token};
@@ -17,6 +18,7 @@ pub use health::Readiness;
 pub use metrics::{Metrics, PoolProbe, PoolState, Samples, Sources};
 pub use openapi::openapi;
 pub use problem::Problem;
+pub use replica::Replica;
 pub use server::{Listener, serve};
 
 use std::sync::Arc;
@@ -42,6 +44,8 @@ pub struct Vitals {
 pub struct Shop {
     /// For creating and changing orders.
     pub pool: PgPool,
+    /// For who only looks; `None`: they ask the primary, too.
+    pub replica: Option<Arc<Replica>>,
     /// For orders that are past their deadline.
     pub passive: PassiveClose,
     /// For notifications.

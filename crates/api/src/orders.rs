@@ -15,6 +15,7 @@ use worker::Actor;
 
 use crate::body::{parse, parse_or_default};
 use crate::idempotency::{Answer, once, require_key};
+use crate::replica::wants_fresh;
 use crate::{Problem, SETTLE_WAIT, Shop};
 
 /// An order that is to be created.
@@ -112,12 +113,23 @@ pub(crate) async fn create(
     .await
 }
 
-/// Look at an order. If it is pending although its deadline has passed, it is closed first (or found paid).
-#[utoipa::path(get, path = "/orders/{id}", tag = "orders", security(("bearer" = [])), params(("id" = String, Path)),
+/// Look at an order. If it is pending although its deadline has passed, it is closed first (or found paid). Where a read
+/// replica answers, this may be some moments old; `Cache-Control: no-cache` asks for what is true now.
+#[utoipa::path(get, path = "/orders/{id}", tag = "orders", security(("bearer" = [])), params(("id" = String, Path), ("Cache-Control" = Option<String>, Header)),
     responses((status = 200, body = OrderView), (status = "4XX", body = Problem, content_type = "application/problem+json"),
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn show(State(shop): State<Arc<Shop>>, Path(id): Path<String>) -> Result<Response, Problem> {
+pub(crate) async fn show(
+    State(shop): State<Arc<Shop>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
     let id = order_id(&id)?;
+    if let Some(replica) = shop.replica.as_ref().filter(|_| !wants_fresh(&headers))
+        && let Some(view) = replica.ask(publisher::show(&replica.pool, &id)).await
+        && !view.overdue
+    {
+        return Ok(respond(&view));
+    }
     let mut view = publisher::show(&shop.pool, &id).await?;
     if view.overdue {
         shop.passive.look_at(&id, None, SETTLE_WAIT).await;
@@ -126,13 +138,26 @@ pub(crate) async fn show(State(shop): State<Arc<Shop>>, Path(id): Path<String>) 
     Ok(respond(&view))
 }
 
-/// All that is on record of an order, oldest first.
-#[utoipa::path(get, path = "/orders/{id}/timeline", tag = "orders", security(("bearer" = [])), params(("id" = String, Path)),
+/// All that is on record of an order, oldest first. Of a read replica as above.
+#[utoipa::path(get, path = "/orders/{id}/timeline", tag = "orders", security(("bearer" = [])),
+    params(("id" = String, Path), ("Cache-Control" = Option<String>, Header)),
     responses((status = 200, body = Timeline), (status = "4XX", body = Problem, content_type = "application/problem+json"),
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn timeline(State(shop): State<Arc<Shop>>, Path(id): Path<String>) -> Result<Response, Problem> {
+pub(crate) async fn timeline(
+    State(shop): State<Arc<Shop>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
     let id = order_id(&id)?;
-    let entries = publisher::timeline(&shop.pool, &id).await?;
+    let replica = shop.replica.as_ref().filter(|_| !wants_fresh(&headers));
+    let old = match replica {
+        Some(replica) => replica.ask(publisher::timeline(&replica.pool, &id)).await,
+        None => None,
+    };
+    let entries = match old {
+        Some(entries) => entries,
+        None => publisher::timeline(&shop.pool, &id).await?,
+    };
     Ok(respond(&Timeline { order_id: id.to_string(), entries }))
 }
 

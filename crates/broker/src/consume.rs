@@ -6,12 +6,12 @@ use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, B
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, Consumer};
 use order::{Hop, OrderId};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use trace::TraceParent;
 
 use crate::connection::close;
 use crate::outgoing::{ATTEMPT_HEADER, HISTORY_HEADER, insert_text};
-use crate::topology::{GATEWAY_KIND, LANES_EXCHANGE, PARKED_EXCHANGE, PAYMENT_KIND};
+use crate::topology::{LANES_EXCHANGE, PARKED_EXCHANGE, kind_and_shard, routing_key};
 use crate::wire::{self, Decoded, Fault};
 use crate::{Broker, BrokerError, Outgoing, Tried};
 
@@ -64,16 +64,22 @@ impl Session {
         Ok(Self { broker: broker.clone(), connection, channel, consumer, ended: false })
     }
 
-    /// Waits for a message and takes with it whatever else has arrived already, until the messages name
-    /// `orders_max` orders or more. `None` when the session has ended: the queue was deleted, or the
+    /// Waits for a message and takes with it whatever else has arrived already, or arrives within `linger`, until the
+    /// messages name `orders_max` orders or more. `None` when the session has ended: the queue was deleted, or the
     /// connection is gone.
     ///
-    /// May be dropped while it waits; no message is lost by that.
-    pub async fn receive(&mut self, orders_max: usize) -> Option<Batch> {
+    /// May be dropped while it waits; what it has taken by then comes again when the session has ended.
+    pub async fn receive(&mut self, orders_max: usize, linger: Duration) -> Option<Batch> {
         let mut messages = vec![Incoming::read(self.next().await?)];
         let mut orders = messages[0].weight();
+        let last_call = Instant::now() + linger;
         while orders < orders_max {
-            let Some(Some(delivery)) = self.next().now_or_never() else { break };
+            let delivery = match self.next().now_or_never() {
+                Some(delivery) => delivery,
+                None if linger.is_zero() => break,
+                None => timeout_at(last_call, self.next()).await.ok().flatten(),
+            };
+            let Some(delivery) = delivery else { break };
             let message = Incoming::read(delivery);
             orders += message.weight();
             messages.push(message);
@@ -170,7 +176,8 @@ impl Incoming {
         let body = self.body_for(&entries.join(","));
         let mut headers = without(&kept_headers(self.properties.headers().as_ref()), tells_of_death);
         tried.insert_into(&mut headers);
-        let routing_key = format!("{}.{}", hop.lane, kind_of(&self.routing_key));
+        let (kind, shard) = kind_and_shard(&self.routing_key);
+        let routing_key = routing_key(hop.lane, kind, shard);
         self.passed_on(LANES_EXCHANGE, routing_key, body, headers).expiring(hop)
     }
 
@@ -233,14 +240,6 @@ pub(crate) const DETAIL_HEADER: &str = "x-overdue-detail";
 pub(crate) const ATTEMPTS_MADE_HEADER: &str = "x-overdue-attempts-made";
 /// The message ID under which it first came.
 const ORIGINAL_ID_HEADER: &str = "x-overdue-original-message-id";
-
-/// The kind of timeout that a routing key names; a payment timeout where it names none that is known.
-pub(crate) fn kind_of(routing_key: &str) -> &'static str {
-    match routing_key.rsplit_once('.') {
-        Some((_, GATEWAY_KIND)) => GATEWAY_KIND,
-        _ => PAYMENT_KIND,
-    }
-}
 
 /// What a message of ours keeps of the properties of the one in whose place it goes, besides these headers.
 pub(crate) fn carried_on(original: &BasicProperties, headers: FieldTable) -> BasicProperties {

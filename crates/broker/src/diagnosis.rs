@@ -15,9 +15,7 @@ use time::format_description::well_known::Rfc2822;
 use tokio::time::timeout;
 
 use crate::connection::close;
-use crate::topology::{
-    DUE_GATEWAY_QUEUE, DUE_PAYMENT_QUEUE, EVENTS_EXCHANGE, LANES_EXCHANGE, PARKED_EXCHANGE, PARKED_QUEUE,
-};
+use crate::topology::{EVENTS_EXCHANGE, LANES_EXCHANGE, PARKED_EXCHANGE, PARKED_QUEUE};
 use crate::{Broker, BrokerError, Finding, Management, ManagementError, QueueDepth, Topology, Verification, verify};
 
 /// All that is wrong with the broker: [`verify()`], and besides how it stands at this moment. `clock` is the database's
@@ -32,7 +30,7 @@ pub async fn diagnose(
     clock: Option<OffsetDateTime>,
 ) -> Result<Verification, BrokerError> {
     let mut verification = verify(topology, broker, management).await?;
-    reading(broker, &mut verification.findings).await?;
+    reading(broker, topology, &mut verification.findings).await?;
     // A broker that is low on memory or disk answers nothing to whoever publishes.
     match timeout(PUBLISH_TIMEOUT, writing(broker, &mut verification.findings)).await {
         Ok(outcome) => outcome?,
@@ -100,9 +98,9 @@ async fn writing(broker: &Broker, findings: &mut Vec<Finding>) -> Result<(), Bro
 }
 
 /// Whether this user may consume what the roles do, and whether somebody does.
-async fn reading(broker: &Broker, findings: &mut Vec<Finding>) -> Result<(), BrokerError> {
+async fn reading(broker: &Broker, topology: &Topology, findings: &mut Vec<Finding>) -> Result<(), BrokerError> {
     let connection = broker.connect("doctor").await?;
-    for queue in [DUE_PAYMENT_QUEUE, DUE_GATEWAY_QUEUE, PARKED_QUEUE] {
+    for queue in topology.due_queues().chain([PARKED_QUEUE]) {
         let channel = broker.channel(&connection).await?;
         let tried = async {
             let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };

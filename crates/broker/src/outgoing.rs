@@ -1,12 +1,12 @@
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
-use order::{Deadline, Hop, OrderId};
+use order::{Deadline, Hop, OrderId, Shard};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use trace::TraceParent;
 
-use crate::topology::{EVENTS_EXCHANGE, GATEWAY_KIND, LANES_EXCHANGE, NOW, PAYMENT_KIND};
+use crate::topology::{EVENTS_EXCHANGE, GATEWAY_KIND, LANES_EXCHANGE, NOW, PAYMENT_KIND, routing_key};
 use crate::wire;
 
 /// A message that is to be published: persistent always, and mandatory but for events.
@@ -110,29 +110,29 @@ impl Tried {
 }
 
 impl Outgoing {
-    /// A payment timeout for these orders (1 to [`wire::ORDERS_MAX`]), to wait where `hop` says.
+    /// A payment timeout for these orders (1 to [`wire::ORDERS_MAX`]) of one shard, to wait where `hop` says.
     #[must_use]
-    pub fn payment_timeout(orders: &[(OrderId, Deadline)], hop: Hop) -> Self {
-        Self::json(orders, format!("{}.{PAYMENT_KIND}", hop.lane)).expiring(hop)
+    pub fn payment_timeout(orders: &[(OrderId, Deadline)], hop: Hop, shard: Shard) -> Self {
+        Self::json(orders, routing_key(hop.lane, PAYMENT_KIND, shard)).expiring(hop)
     }
 
     /// The same for one order and no more than its ID, the form that foreign publishers use.
     #[must_use]
-    pub fn bare_payment_timeout(order: &OrderId, hop: Hop) -> Self {
-        let key = format!("{}.{PAYMENT_KIND}", hop.lane);
+    pub fn bare_payment_timeout(order: &OrderId, hop: Hop, shard: Shard) -> Self {
+        let key = routing_key(hop.lane, PAYMENT_KIND, shard);
         Self::new(key, order.as_str().as_bytes().to_vec(), "text/plain").expiring(hop)
     }
 
-    /// Orders (1 to [`wire::ORDERS_MAX`]) whose gateways are to be asked at once.
+    /// Orders (1 to [`wire::ORDERS_MAX`]) of one shard whose gateways are to be asked at once.
     #[must_use]
-    pub fn gateway_check(orders: &[(OrderId, Deadline)]) -> Self {
-        Self::json(orders, format!("{NOW}.{GATEWAY_KIND}"))
+    pub fn gateway_check(orders: &[(OrderId, Deadline)], shard: Shard) -> Self {
+        Self::json(orders, routing_key(NOW, GATEWAY_KIND, shard))
     }
 
-    /// Orders (1 to [`wire::ORDERS_MAX`]) whose gateways are to be asked again, after so many attempts in vain.
+    /// Orders (1 to [`wire::ORDERS_MAX`]) of one shard whose gateways are to be asked again, after so many attempts in vain.
     #[must_use]
-    pub fn later_gateway_check(orders: &[(OrderId, Deadline)], hop: Hop, tried: &Tried) -> Self {
-        let mut message = Self::json(orders, format!("{}.{GATEWAY_KIND}", hop.lane)).expiring(hop);
+    pub fn later_gateway_check(orders: &[(OrderId, Deadline)], hop: Hop, shard: Shard, tried: &Tried) -> Self {
+        let mut message = Self::json(orders, routing_key(hop.lane, GATEWAY_KIND, shard)).expiring(hop);
         let mut headers = FieldTable::default();
         tried.insert_into(&mut headers);
         message.properties = message.properties.with_headers(headers);

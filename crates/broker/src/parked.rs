@@ -4,15 +4,15 @@ use lapin::message::BasicGetMessage;
 use lapin::options::{BasicAckOptions, BasicGetOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection};
-use order::OrderId;
+use order::{OrderId, Shard};
 use time::OffsetDateTime;
 
 use crate::connection::close;
 use crate::consume::{
-    ATTEMPTS_MADE_HEADER, DETAIL_HEADER, REASON_HEADER, carried_on, kept_headers, kind_of, tells_of_death, without,
+    ATTEMPTS_MADE_HEADER, DETAIL_HEADER, REASON_HEADER, carried_on, kept_headers, tells_of_death, without,
 };
 use crate::outgoing::HISTORY_HEADER;
-use crate::topology::{LANES_EXCHANGE, PARKED_QUEUE};
+use crate::topology::{LANES_EXCHANGE, PARKED_QUEUE, kind_and_shard, routing_key};
 use crate::{Broker, BrokerError, Outgoing, wire};
 
 /// The parked queue, gone through by a person. What is taken out and not acked goes back when it is closed, or when
@@ -169,7 +169,8 @@ impl ParkedMessage {
         let ours = [REASON_HEADER, DETAIL_HEADER, ATTEMPTS_MADE_HEADER];
         let headers = without(&headers, |name| tells_of_death(name) || ours.contains(&name));
         let properties = carried_on(&self.properties, headers);
-        let routing_key = format!("{AGAIN_LANE}.{}", kind_of(&self.routing_key));
+        // Of the first shard, which there always is.
+        let routing_key = routing_key(AGAIN_LANE, kind_and_shard(&self.routing_key).0, Shard::FIRST);
         Outgoing { exchange: LANES_EXCHANGE, routing_key, body: self.body.clone(), properties, mandatory: true }
     }
 }

@@ -6,7 +6,7 @@
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
-use order::{Lane, Lanes};
+use order::{Lane, Lanes, Shard};
 use serde_json::{Value, json};
 
 use crate::connection::close;
@@ -49,10 +49,34 @@ pub const DELIVERY_LIMIT: i64 = 20;
 /// knows no way of saying "never" that older versions take as well.
 pub const PARKED_DELIVERY_LIMIT: i64 = 1_000_000_000;
 
-/// The queue in which messages wait that go by this lane.
+/// The queue in which messages of this shard wait that go by this lane.
 #[must_use]
-pub fn lane_queue(lane: Lane) -> String {
-    format!("overdue.v1.delay.{lane}")
+pub fn lane_queue(lane: Lane, shard: Shard) -> String {
+    format!("overdue.v1.delay.{lane}{shard}")
+}
+
+/// The queue of this shard's payment timeouts that are due.
+#[must_use]
+pub fn due_payment_queue(shard: Shard) -> String {
+    format!("{DUE_PAYMENT_QUEUE}{shard}")
+}
+
+/// The queue of this shard's orders whose payment gateway has to be asked.
+#[must_use]
+pub fn due_gateway_queue(shard: Shard) -> String {
+    format!("{DUE_GATEWAY_QUEUE}{shard}")
+}
+
+/// What leads by way of `lane` (or [`NOW`]) to the due queue of this kind.
+pub(crate) fn routing_key(lane: impl std::fmt::Display, kind: &str, shard: Shard) -> String {
+    format!("{lane}.{kind}{shard}")
+}
+
+/// The kind, and the shard, that a routing key names.
+pub(crate) fn kind_and_shard(routing_key: &str) -> (&'static str, Shard) {
+    let mut words = routing_key.split('.').skip(1);
+    let kind = if words.next() == Some(GATEWAY_KIND) { GATEWAY_KIND } else { PAYMENT_KIND };
+    (kind, words.next().map_or(Shard::FIRST, Shard::named))
 }
 
 /// All objects of a deployment with certain lanes.
@@ -102,21 +126,22 @@ impl Topology {
     #[must_use]
     pub fn new(lanes: &Lanes) -> Self {
         let mut topology = Self { exchanges: exchanges(), queues: Vec::new(), bindings: Vec::new() };
-        for lane in lanes.iter() {
-            topology.add_queue(lane_queue(lane), lane_arguments(lane), DELAY_EXCHANGE, format!("{lane}.#"));
+        for shard in lanes.shards().iter() {
+            for lane in lanes.iter() {
+                // Any kind: `*` is one word, so the keys of one shard are never those of another.
+                let (queue, key) = (lane_queue(lane, shard), routing_key(lane, "*", shard));
+                topology.add_queue(queue.clone(), lane_arguments(lane), DELAY_EXCHANGE, key.clone());
+                topology.bindings.push(Binding { source: LANES_EXCHANGE, queue, routing_key: key });
+            }
+            let (due, asked) = (due_payment_queue(shard), due_gateway_queue(shard));
+            topology.add_queue(due, due_arguments(), DUE_EXCHANGE, routing_key('*', PAYMENT_KIND, shard));
+            topology.add_queue(asked.clone(), due_arguments(), DUE_EXCHANGE, routing_key('*', GATEWAY_KIND, shard));
             topology.bindings.push(Binding {
                 source: LANES_EXCHANGE,
-                queue: lane_queue(lane),
-                routing_key: format!("{lane}.#"),
+                queue: asked,
+                routing_key: routing_key(NOW, GATEWAY_KIND, shard),
             });
         }
-        topology.add_queue(DUE_PAYMENT_QUEUE.to_owned(), due_arguments(), DUE_EXCHANGE, format!("*.{PAYMENT_KIND}"));
-        topology.add_queue(DUE_GATEWAY_QUEUE.to_owned(), due_arguments(), DUE_EXCHANGE, format!("*.{GATEWAY_KIND}"));
-        topology.bindings.push(Binding {
-            source: LANES_EXCHANGE,
-            queue: DUE_GATEWAY_QUEUE.to_owned(),
-            routing_key: format!("{NOW}.{GATEWAY_KIND}"),
-        });
         topology.add_queue(
             PARKED_QUEUE.to_owned(),
             vec![("x-queue-type", Text("quorum")), ("x-delivery-limit", Number(PARKED_DELIVERY_LIMIT))],
@@ -129,6 +154,12 @@ impl Topology {
             routing_key: String::new(),
         });
         topology
+    }
+
+    /// The queues that workers consume.
+    pub(crate) fn due_queues(&self) -> impl Iterator<Item = &str> {
+        let due = |name: &&str| name.starts_with(DUE_PAYMENT_QUEUE) || name.starts_with(DUE_GATEWAY_QUEUE);
+        self.queues.iter().map(|queue| queue.name.as_str()).filter(due)
     }
 
     fn add_queue(&mut self, name: String, arguments: Arguments, source: &'static str, routing_key: String) {

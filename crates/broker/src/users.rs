@@ -32,7 +32,7 @@ pub const USERS: [BrokerUser; 3] = [
         name: "overdue-worker",
         configure: NOTHING,
         write: "^overdue[.](lanes|parked)$",
-        read: "^overdue[.]v1[.]due[.](payment|gateway)$",
+        read: "^overdue[.]v1[.]due[.](payment|gateway)([.][0-9]+)?$",
         tags: "",
     },
     // `topology`, `doctor`, `parked`: to bind a queue takes the right to write to it and to read the exchange.

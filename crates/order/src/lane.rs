@@ -2,6 +2,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::Shards;
+
 /// A waiting room: messages that enter it leave it after its TTL, or earlier where they carry a shorter
 /// expiration. Its name is its TTL: `30s`, `15m`, `1d`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +21,7 @@ pub struct Lanes {
     /// Longest first.
     lanes: Vec<Lane>,
     tolerance: Duration,
+    shards: Shards,
 }
 
 /// Where a message waits next.
@@ -75,7 +78,7 @@ impl Lanes {
         if shortest.ttl() > tolerance {
             return Err(BadLanes::TooCoarse { shortest, tolerance_ms: tolerance.as_millis() });
         }
-        Ok(Self { lanes, tolerance })
+        Ok(Self { lanes, tolerance, shards: Shards::ONE })
     }
 
     /// The standard lanes and one for each of `payment_timeouts`, with the standard tolerance.
@@ -85,7 +88,19 @@ impl Lanes {
         let mut lanes: Vec<Lane> = standard.chain(payment_timeouts.iter().copied()).collect();
         lanes.sort_unstable_by(|a, b| b.cmp(a));
         lanes.dedup();
-        Self { lanes, tolerance: Self::TOLERANCE }
+        Self { lanes, tolerance: Self::TOLERANCE, shards: Shards::ONE }
+    }
+
+    /// The same lanes, each spread over so many queues.
+    #[must_use]
+    pub fn sharded(self, shards: Shards) -> Self {
+        Self { shards, ..self }
+    }
+
+    /// Over how many queues each is spread.
+    #[must_use]
+    pub fn shards(&self) -> Shards {
+        self.shards
     }
 
     /// The lanes, shortest first.

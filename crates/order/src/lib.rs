@@ -10,6 +10,7 @@ mod id;
 mod lane;
 mod operator;
 mod payment;
+mod shard;
 mod status;
 
 pub use closing::{CloseRules, Heard, Step, Verdict, next_step};
@@ -20,4 +21,5 @@ pub use id::{BadOrderId, OrderId};
 pub use lane::{BadLanes, Hop, Lane, Lanes};
 pub use operator::Operator;
 pub use payment::{CloseOutcome, Money, PaymentFacts, Prepay, Receipt, Trade, TradeState, is_currency};
+pub use shard::{BadShards, Shard, Shards};
 pub use status::{BadStatus, OrderStatus};

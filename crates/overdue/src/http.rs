@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use api::{Listener, Metrics, PoolProbe, PoolState, Readiness, Samples, Shop, Sources, Token, Vitals};
+use api::{Listener, Metrics, PoolProbe, PoolState, Readiness, Replica, Samples, Shop, Sources, Token, Vitals};
 use broker::{Broker, Management};
 use publisher::{PgPool, RelayCounters};
+use secrecy::SecretString;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use worker::{Gateways, OrderBook, PassiveClose};
@@ -20,6 +21,7 @@ pub(crate) struct Http {
     serves_orders: bool,
     token: Option<Token>,
     management: Option<Management>,
+    read_database_url: Option<SecretString>,
 }
 
 /// What is served from.
@@ -65,7 +67,8 @@ impl Http {
         let listener = Listener::bind(address)
             .await
             .map_err(|error| Failure::settings(format!("cannot listen at {address}: {error}")))?;
-        Ok(Some(Self { listener, serves_orders, token, management }))
+        let read_database_url = settings.read_database_url.clone();
+        Ok(Some(Self { listener, serves_orders, token, management, read_database_url }))
     }
 
     /// What serves, until the program is to stop.
@@ -90,8 +93,18 @@ impl Http {
                 max: ORDER_CONNECTIONS as usize,
             };
             sources.pools.push(("orders", Box::new(state)));
+            let replica = match &self.read_database_url {
+                Some(url) => {
+                    let pool = servers::replica(database, url, ORDER_CONNECTIONS)?;
+                    if let Err(error) = publisher::ping(&pool).await {
+                        tracing::warn!(%error, "the read replica does not answer; the primary is asked until it does");
+                    }
+                    Some(Arc::new(Replica::of(pool)))
+                }
+                None => None,
+            };
             let passive = PassiveClose::new(book.clone(), gateways.clone(), shutdown.clone());
-            shop = Some(Shop { pool, passive, book, gateways, token: self.token });
+            shop = Some(Shop { pool, replica, passive, book, gateways, token: self.token });
         }
         let vhost = broker.as_ref().map(|broker| broker.vhost().to_owned());
         let vitals = Vitals {

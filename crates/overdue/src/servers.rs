@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use broker::Broker;
 use publisher::PgPool;
+use secrecy::SecretString;
 use worker::Purpose;
 
 use crate::failure::Failure;
@@ -21,19 +22,36 @@ pub(crate) async fn relay_database(settings: &DatabaseSettings) -> Result<PgPool
     Ok(pool)
 }
 
+/// A pool for reading from a replica, which need not answer now.
+pub(crate) fn replica(
+    settings: &DatabaseSettings,
+    url: &SecretString,
+    connections_max: u32,
+) -> Result<PgPool, Failure> {
+    let settings = publisher_settings(settings, connections_max, &[("default_transaction_read_only", "on")]);
+    Ok(publisher::connect_lazily(&publisher::DatabaseSettings { url: url.clone(), ..settings })?)
+}
+
 async fn connect(
     settings: &DatabaseSettings,
     connections_max: u32,
     session: &'static [(&'static str, &'static str)],
 ) -> Result<PgPool, Failure> {
-    let settings = publisher::DatabaseSettings {
+    Ok(publisher::connect(&publisher_settings(settings, connections_max, session)).await?)
+}
+
+fn publisher_settings(
+    settings: &DatabaseSettings,
+    connections_max: u32,
+    session: &'static [(&'static str, &'static str)],
+) -> publisher::DatabaseSettings {
+    publisher::DatabaseSettings {
         url: settings.database_url.clone(),
         connections_max,
         connect_timeout: settings.database_connect_timeout,
         statement_timeout: settings.statement_timeout,
         session,
-    };
-    Ok(publisher::connect(&settings).await?)
+    }
 }
 
 /// The same with a schema that is the one we need.

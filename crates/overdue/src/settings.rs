@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use order::{Deadline, Lane, Lanes, OrderId};
+use order::{Deadline, Lane, Lanes, OrderId, Shards};
 use publisher::Item;
 use secrecy::SecretString;
 use url::Url;
@@ -111,11 +111,15 @@ pub(crate) struct LaneSettings {
         value_name = "DURATION,..."
     )]
     pub(crate) payment_timeouts: Vec<Lane>,
+    /// Over how many queues each lane and each due queue is spread, for clusters whose nodes share the work. The same
+    /// for `topology` and for every role; more may be added later, never fewer while anything waits
+    #[arg(long, env = "OVERDUE_SHARDS", default_value = "1", value_parser = shards, value_name = "COUNT")]
+    pub(crate) shards: Shards,
 }
 
 impl LaneSettings {
     pub(crate) fn lanes(&self) -> Lanes {
-        Lanes::standard(&self.payment_timeouts)
+        Lanes::standard(&self.payment_timeouts).sharded(self.shards)
     }
 }
 
@@ -190,6 +194,10 @@ pub(crate) struct HttpSettings {
     /// The bearer token for everything under /orders, 16 bytes or more; needed unless only this machine can connect
     #[arg(long, env = "OVERDUE_API_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub(crate) api_token: Option<SecretString>,
+    /// A read replica of the database, for who only looks at orders (GET). What it does not know, or calls overdue, is
+    /// looked up in the database itself
+    #[arg(long, env = "OVERDUE_READ_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub(crate) read_database_url: Option<SecretString>,
     /// RabbitMQ's management API, for metrics of the queues. The user needs the tag `monitoring`
     #[arg(long, env = "OVERDUE_MANAGEMENT_URL", hide_env_values = true, value_name = "URL")]
     pub(crate) management_url: Option<SecretString>,
@@ -233,7 +241,7 @@ pub(crate) struct Tuning {
     #[arg(long, env = "OVERDUE_PREFETCH_MESSAGES", default_value_t = 2048, value_parser = clap::value_parser!(u16).range(1..), value_name = "MESSAGES")]
     pub(crate) prefetch_messages: u16,
     /// Orders due within this time of each other may share a message; so much later they may come out
-    #[arg(long, env = "OVERDUE_COALESCE_WINDOW", default_value = "50ms", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    #[arg(long, env = "OVERDUE_COALESCE_WINDOW", default_value = "10ms", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub(crate) coalesce_window: Duration,
     /// Relay: how many orders are claimed from the outbox at a time
     #[arg(long, env = "OVERDUE_CLAIM_ORDERS_MAX", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=262_144), value_name = "ORDERS")]
@@ -658,6 +666,11 @@ pub(crate) struct DemoSettings {
 fn positive(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if duration.is_zero() { Err("it must be longer than zero".to_owned()) } else { Ok(duration) }
+}
+
+fn shards(text: &str) -> Result<Shards, String> {
+    let count = text.parse().map_err(|_| format!("{text:?} is not a whole number"))?;
+    Shards::new(count).map_err(|error| error.to_string())
 }
 
 fn up_to_a_day(text: &str) -> Result<Duration, String> {

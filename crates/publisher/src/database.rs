@@ -46,6 +46,35 @@ pub enum ConnectError {
 /// # Errors
 /// [`ConnectError`].
 pub async fn connect(settings: &DatabaseSettings) -> Result<PgPool, ConnectError> {
+    let options = options(settings)?;
+    let address = format!("{}:{}", options.get_host(), options.get_port());
+    let unreachable = |reason: String| ConnectError::Unreachable { address, reason };
+    match tokio::time::timeout(settings.connect_timeout, PgConnection::connect_with(&options)).await {
+        Err(_) => return Err(unreachable(format!("no answer within {} ms", settings.connect_timeout.as_millis()))),
+        Ok(Err(error)) => {
+            // Without what sqlx adds: a line of PostgreSQL's own source.
+            let said = error.as_database_error().map(|refusal| refusal.message().to_owned());
+            return Err(unreachable(said.unwrap_or_else(|| error.to_string())));
+        }
+        Ok(Ok(connection)) => drop(connection.close().await),
+    }
+    Ok(pool(settings, options))
+}
+
+/// The same for a database that need not answer now: it connects when it is first used.
+///
+/// # Errors
+/// [`ConnectError::BadUrl`].
+pub fn connect_lazily(settings: &DatabaseSettings) -> Result<PgPool, ConnectError> {
+    Ok(pool(settings, options(settings)?))
+}
+
+fn pool(settings: &DatabaseSettings, options: PgConnectOptions) -> PgPool {
+    let pool = PgPoolOptions::new().max_connections(settings.connections_max).acquire_timeout(settings.connect_timeout);
+    pool.connect_lazy_with(options)
+}
+
+fn options(settings: &DatabaseSettings) -> Result<PgConnectOptions, ConnectError> {
     // sqlx would take any scheme.
     let url = settings.url.expose_secret();
     if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
@@ -66,22 +95,7 @@ pub async fn connect(settings: &DatabaseSettings) -> Result<PgPool, ConnectError
         ("tcp_keepalives_count", "3"),
         ("idle_in_transaction_session_timeout", timeout_ms.as_str()),
     ]);
-    let options = options.options(settings.session.iter().copied());
-    let address = format!("{}:{}", options.get_host(), options.get_port());
-    let unreachable = |reason: String| ConnectError::Unreachable { address, reason };
-    match tokio::time::timeout(settings.connect_timeout, PgConnection::connect_with(&options)).await {
-        Err(_) => return Err(unreachable(format!("no answer within {} ms", settings.connect_timeout.as_millis()))),
-        Ok(Err(error)) => {
-            // Without what sqlx adds: a line of PostgreSQL's own source.
-            let said = error.as_database_error().map(|refusal| refusal.message().to_owned());
-            return Err(unreachable(said.unwrap_or_else(|| error.to_string())));
-        }
-        Ok(Ok(connection)) => drop(connection.close().await),
-    }
-    Ok(PgPoolOptions::new()
-        .max_connections(settings.connections_max)
-        .acquire_timeout(settings.connect_timeout)
-        .connect_lazy_with(options))
+    Ok(options.options(settings.session.iter().copied()))
 }
 
 /// Whether the database answers.

@@ -15,7 +15,7 @@ mod summary;
 mod view;
 
 pub use arm::arm;
-pub use database::{ConnectError, DatabaseSettings, RELAY_SESSION, connect, ping};
+pub use database::{ConnectError, DatabaseSettings, RELAY_SESSION, connect, connect_lazily, ping};
 pub use deadline::{extend_in, make_due_in};
 pub use diagnosis::{diagnose, refunds_needing_person};
 pub use orders::{Item, NewOrder, Order, OrderError, cancel, cancel_in, create, create_in, pay, pay_in};

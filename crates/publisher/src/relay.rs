@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -5,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 
 use broker::{Broker, Event, NotPublished, Outgoing, Publisher, wire};
-use order::{Deadline, Lanes, OrderId, coalesce};
+use order::{Deadline, Lanes, OrderId, Shard, coalesce};
 use retry::Policy;
 use serde_json::value::RawValue;
 use sqlx::pool::PoolConnection;
@@ -19,7 +20,7 @@ use trace::TraceParent;
 #[derive(Debug, Clone)]
 pub struct RelaySettings {
     /// Orders due within this time of each other may share a message; all of them come out at the latest of
-    /// their deadlines. Also how long the relay lets orders gather after it was woken.
+    /// their deadlines.
     pub window: Duration,
     /// How many orders are claimed at a time, at most.
     pub claim_orders_max: i64,
@@ -38,7 +39,7 @@ pub struct RelaySettings {
 impl Default for RelaySettings {
     fn default() -> Self {
         Self {
-            window: Duration::from_millis(50),
+            window: Duration::from_millis(10),
             claim_orders_max: 8192,
             event_source: "/overdue".to_owned(),
             lease: Duration::from_secs(20),
@@ -117,6 +118,9 @@ struct ClaimedEvent {
     traceparent: Option<String>,
 }
 
+/// How long the relay lets rows gather after it was woken: each pass costs the database the same, however few it finds.
+const GATHER: Duration = Duration::from_millis(50);
+
 /// How many events are claimed at a time.
 const CLAIM_EVENTS_MAX: usize = 2048;
 
@@ -189,7 +193,10 @@ impl Courier {
         let mut delays = Policy::RECONNECT.delays();
         let mut listener = None;
         while !shutdown.is_cancelled() {
+            let begun = Instant::now();
             let wait = match self.pass().await {
+                // Events are in no hurry: while there are many, they leave the servers half of the time to what is.
+                Ok(More::Perhaps) if self.cargo == Cargo::Events => Some(begun.elapsed()),
                 Ok(More::Perhaps) => continue,
                 Ok(More::No) => {
                     delays.reset();
@@ -275,12 +282,19 @@ impl Courier {
     async fn timeouts(&self, connection: &mut PgConnection) -> Result<(Vec<Load>, More), RelayError> {
         let (claimed, now) = self.answered(claim(connection, &self.settings)).await?;
         let more = More::after(claimed.len(), self.settings.claim_orders_max);
-        let groups = coalesce(claimed, |claimed| claimed.due, now.read(), self.settings.window, wire::ORDERS_MAX);
-        let load = |group: Vec<Claimed>| {
-            let message = message(&group, &self.lanes, now.read());
-            (group.into_iter().map(|claimed| claimed.row).collect(), message)
-        };
-        Ok((groups.into_iter().map(load).collect(), more))
+        let mut by_shard: BTreeMap<Shard, Vec<Claimed>> = BTreeMap::new();
+        for claimed in claimed {
+            by_shard.entry(self.lanes.shards().of(&claimed.order)).or_default().push(claimed);
+        }
+        let mut loads = Vec::new();
+        for (shard, claimed) in by_shard {
+            let window = self.settings.window;
+            for group in coalesce(claimed, |claimed| claimed.due, now.read(), window, wire::ORDERS_MAX) {
+                let message = message(&group, &self.lanes, shard, now.read());
+                loads.push((group.into_iter().map(|claimed| claimed.row).collect(), message));
+            }
+        }
+        Ok((loads, more))
     }
 
     /// Events, a message each.
@@ -318,7 +332,7 @@ impl Courier {
         match tokio::time::timeout(self.settings.poll, live.recv()).await {
             Err(_) => {}
             Ok(Ok(_)) => {
-                tokio::time::sleep(self.settings.window).await;
+                tokio::time::sleep(GATHER).await;
                 // One look at the outbox answers all that have arrived.
                 while live.recv().now_or_never().is_some_and(|received| received.is_ok()) {}
             }
@@ -453,11 +467,12 @@ impl DatabaseTime {
 
 /// One message for the group. It comes out when the last of its orders falls due: one that came out earlier
 /// would have to wait once more.
-fn message(group: &[Claimed], lanes: &Lanes, now: OffsetDateTime) -> Outgoing {
+fn message(group: &[Claimed], lanes: &Lanes, shard: Shard, now: OffsetDateTime) -> Outgoing {
     let remaining = group.last().map_or(Duration::ZERO, |latest| latest.due.remaining(now));
     let orders: Vec<_> = group.iter().map(|claimed| (claimed.order.clone(), claimed.due)).collect();
     let parents: Vec<TraceParent> = group.iter().filter_map(|claimed| claimed.traceparent.clone()).collect();
     let span = tracing::info_span!(target: trace::TARGET, "send timeout", orders = orders.len());
     trace::follow(&span, &parents);
-    Outgoing::payment_timeout(&orders, lanes.choose(remaining)).traced(trace::onward(&span, &parents).as_ref())
+    let message = Outgoing::payment_timeout(&orders, lanes.choose(remaining), shard);
+    message.traced(trace::onward(&span, &parents).as_ref())
 }

@@ -82,11 +82,11 @@ impl Pipeline {
             FollowUp::Park(message) => Outgoing::clone(message),
             FollowUp::Wait(group) => {
                 let remaining = group.last().map_or(Duration::ZERO, |(_, latest)| latest.remaining(now));
-                Outgoing::payment_timeout(group, self.lanes.choose(remaining))
+                Outgoing::payment_timeout(group, self.lanes.choose(remaining), self.shard)
             }
-            FollowUp::HandOver(orders) => Outgoing::gateway_check(orders),
+            FollowUp::HandOver(orders) => Outgoing::gateway_check(orders, self.shard),
             FollowUp::Again { orders, tried, at } => {
-                Outgoing::later_gateway_check(orders, self.hop_until(*at, now), tried)
+                Outgoing::later_gateway_check(orders, self.hop_until(*at, now), self.shard, tried)
             }
             FollowUp::LookAgain { message, orders, tried, at } => {
                 message.again(orders, self.hop_until(*at, now), tried)

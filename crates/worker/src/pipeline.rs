@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use broker::{Batch, Broker, Incoming, Publisher, Session, Tried, topology};
-use order::{Lanes, OrderId};
+use order::{Lanes, OrderId, Shard};
 use retry::Policy;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,7 @@ use crate::{Actor, Gateways, OrderBook, WorkerCounters};
 /// How a worker works.
 #[derive(Debug, Clone)]
 pub struct PipelineSettings {
-    /// How many pipelines run side by side, each with its own consumer.
+    /// How many pipelines run side by side, each with its own consumer; with more shards than that, one for each shard.
     pub pipelines: usize,
     /// How many pipelines ask gateways, besides those.
     pub gateway_pipelines: usize,
@@ -51,7 +51,7 @@ impl Default for PipelineSettings {
             batch_orders_max: 2048,
             prefetch_messages: 2048,
             confirm_timeout: Duration::from_secs(10),
-            window: Duration::from_millis(50),
+            window: Duration::from_millis(10),
             renew_idle_after: Duration::from_secs(30),
             unknown: UnknownOrders::default(),
             hold_max: Duration::from_mins(15),
@@ -94,9 +94,12 @@ impl Worker {
         let late = refunder.bell();
         for (stage, count) in [(Stage::Due, self.settings.pipelines), (Stage::Gateway, self.settings.gateway_pipelines)]
         {
-            for _ in 0..count {
+            // Each shard has one, at the least.
+            let shards = self.lanes.shards();
+            for shard in shards.iter().cycle().take(count.max(shards.count())) {
                 let pipeline = Pipeline {
                     stage,
+                    shard,
                     broker: self.broker.clone(),
                     publisher: Publisher::new(self.broker.clone(), "worker", self.settings.confirm_timeout),
                     lanes: self.lanes.clone(),
@@ -136,10 +139,10 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    fn queue(self) -> &'static str {
+    fn queue(self, shard: Shard) -> String {
         match self {
-            Self::Due => topology::DUE_PAYMENT_QUEUE,
-            Self::Gateway => topology::DUE_GATEWAY_QUEUE,
+            Self::Due => topology::due_payment_queue(shard),
+            Self::Gateway => topology::due_gateway_queue(shard),
         }
     }
 
@@ -170,6 +173,8 @@ pub(crate) const ASKED_TOGETHER_MAX: usize = 64;
 /// One consumer and all that its messages go through: receive, load, decide, ask, settle, follow up, ack.
 pub(crate) struct Pipeline {
     pub(crate) stage: Stage,
+    /// Of which its messages are, and what they lead to.
+    pub(crate) shard: Shard,
     broker: Broker,
     pub(crate) publisher: Publisher,
     pub(crate) lanes: Lanes,
@@ -188,6 +193,13 @@ enum Ended {
     /// The broker ended it, or something broke; why.
     Broken(String),
 }
+
+/// After a batch of so many messages there are more to come, and the next batch waits a little for them: what a batch costs
+/// besides its orders is shared by more of them then. Whoever comes alone never waits for company.
+const BUSY_MESSAGES: usize = 128;
+
+/// How long it waits.
+const LINGER: Duration = Duration::from_millis(20);
 
 /// After so many batches a careful session has shown that the head of the queue can be read.
 const TRUSTED_AFTER_BATCHES: u32 = 5;
@@ -209,10 +221,10 @@ impl Pipeline {
             if self.settler.database_answers().await.is_err() {
                 break;
             }
-            let queue = self.stage.queue();
+            let queue = self.stage.queue(self.shard);
             let (_, prefetch_max) = self.stage.bounds(&self.settings);
             let prefetch = if careful { 1 } else { prefetch_max };
-            let opening = Session::open(&self.broker, queue, prefetch);
+            let opening = Session::open(&self.broker, &queue, prefetch);
             let opened = tokio::select! {
                 opened = opening => opened,
                 () = shutdown.cancelled() => break,
@@ -253,6 +265,7 @@ impl Pipeline {
     /// Works until the session ends, has earned trust, or the program is to stop.
     async fn work(&mut self, mut session: Session, careful: bool) -> Ended {
         let mut acked = 0;
+        let mut linger = Duration::ZERO;
         let (orders_max, _) = self.stage.bounds(&self.settings);
         let ended = loop {
             if careful && acked == TRUSTED_AFTER_BATCHES {
@@ -262,7 +275,7 @@ impl Pipeline {
                 break Ended::Stopped;
             }
             let received = tokio::select! {
-                received = session.receive(orders_max) => received,
+                received = session.receive(orders_max, linger) => received,
                 () = tokio::time::sleep(self.settings.renew_idle_after) => break Ended::Idle,
                 () = self.settler.shutdown.cancelled() => break Ended::Stopped,
             };
@@ -275,6 +288,7 @@ impl Pipeline {
                 break Ended::Broken("a batch was held for too long; it is given back".to_owned());
             }
             let messages = batch.messages().len();
+            linger = if messages >= BUSY_MESSAGES { LINGER } else { Duration::ZERO };
             if let Err(error) = batch.ack().await {
                 break Ended::Broken(error.to_string());
             }

@@ -1,9 +1,10 @@
+use std::collections::BTreeMap;
 use std::io::{BufRead, IsTerminal, stderr, stdin};
 use std::time::Duration;
 
 use broker::{Outgoing, Publisher, Topology, wire};
 use indicatif::{ProgressBar, ProgressStyle};
-use order::{Deadline, Hop, Lanes, OrderId};
+use order::{Deadline, Hop, Lanes, OrderId, Shard};
 use time::OffsetDateTime;
 
 use crate::commands::print;
@@ -80,8 +81,14 @@ impl Run {
 
     async fn publish(&mut self, ids: &[OrderId]) {
         let hop = self.lanes.choose(self.due.remaining(OffsetDateTime::now_utc()));
-        let groups: Vec<&[OrderId]> = ids.chunks(if self.bare { 1 } else { wire::ORDERS_MAX }).collect();
-        let messages: Vec<Outgoing> = groups.iter().map(|group| self.message(group, hop)).collect();
+        let mut by_shard: BTreeMap<Shard, Vec<OrderId>> = BTreeMap::new();
+        for id in ids {
+            by_shard.entry(self.lanes.shards().of(id)).or_default().push(id.clone());
+        }
+        let together = if self.bare { 1 } else { wire::ORDERS_MAX };
+        let groups = by_shard.iter().flat_map(|(shard, ids)| ids.chunks(together).map(|group| (*shard, group)));
+        let (groups, messages): (Vec<&[OrderId]>, Vec<Outgoing>) =
+            groups.map(|(shard, group)| (group, self.message(group, hop, shard))).unzip();
         for (group, fate) in groups.into_iter().zip(self.publisher.publish(&messages).await) {
             match fate {
                 Ok(()) => self.sent += group.len(),
@@ -94,12 +101,12 @@ impl Run {
         }
     }
 
-    fn message(&self, group: &[OrderId], hop: Hop) -> Outgoing {
+    fn message(&self, group: &[OrderId], hop: Hop, shard: Shard) -> Outgoing {
         match group {
-            [id] if self.bare => Outgoing::bare_payment_timeout(id, hop),
+            [id] if self.bare => Outgoing::bare_payment_timeout(id, hop, shard),
             _ => {
                 let orders: Vec<_> = group.iter().map(|id| (id.clone(), self.due)).collect();
-                Outgoing::payment_timeout(&orders, hop)
+                Outgoing::payment_timeout(&orders, hop, shard)
             }
         }
     }

@@ -132,9 +132,10 @@ impl Roles {
             worker: None,
         };
         let book = if asks {
-            let pipelines = tuning.pipelines + gateway_settings.asking.gateway_pipelines;
+            let pipelines = [tuning.pipelines, gateway_settings.asking.gateway_pipelines];
+            let pipelines: usize = pipelines.map(|count| usize::from(count).max(lanes.shards().count())).iter().sum();
             // One for each pipeline and the refunds; two for the sweep, which asks gateways beside its rounds.
-            let connections = [(Role::Worker, usize::from(pipelines) + 1), (Role::Sweep, 2), (Role::Api, 1)];
+            let connections = [(Role::Worker, pipelines + 1), (Role::Sweep, 2), (Role::Api, 1)];
             let connections = connections.iter().filter(|(role, _)| wanted(*role)).map(|(_, count)| count).sum();
             let worker_pool = servers::worker_database(database, connections, Purpose::Settle)?;
             // It has a TLS of its own; better to learn now that it does not get through.
