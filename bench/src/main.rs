@@ -13,11 +13,12 @@ mod servers;
 mod single;
 mod stage;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
+use serde_json::Value;
 
 use crate::bursts::{Beside, Burst};
 use crate::results::{Goal, Measurement, Run};
@@ -124,6 +125,7 @@ async fn main() -> Result<()> {
     let begun = Instant::now();
     let servers = Servers::local()?;
     let sizes = if settings.quick { QUICK } else { FULL };
+    let machine = describe(&servers).await?;
     let (mut measurements, mut without_figure) = (Vec::new(), Vec::new());
     for part in Part::value_variants() {
         let usual = if settings.quick { part.is_quick() } else { *part != Part::Anatomy };
@@ -142,26 +144,35 @@ async fn main() -> Result<()> {
                 eprintln!("        {}", results::line(measurement));
             }
             measurements.extend(measured);
+            // Each time, so that what was measured is not lost with what comes after it.
+            write(&settings.out, &machine, &measurements)?;
         }
     }
-    let goals = goals(&measurements);
-    let machine = {
-        let stage = Stage::set(&servers).await;
-        let version: String = sqlx::query_scalar("show server_version").fetch_one(&stage.world.pool).await?;
-        stage.world.close().await;
-        servers.describe(&version).await
-    };
-    std::fs::create_dir_all(&settings.out).with_context(|| format!("creating {}", settings.out.display()))?;
-    let json = results::json(&machine, &measurements, &goals);
-    let text = format!("{}\n\n{}\n", results::table(&measurements), results::goals_table(&goals));
-    std::fs::write(settings.out.join("results.json"), format!("{json:#}\n"))?;
-    std::fs::write(settings.out.join("results.md"), format!("{}\n\n{text}", results::machine_line(&machine)))?;
-    plots::write(&settings.out, &measurements)?;
-    results::print(&text);
+    results::print(&text(&measurements));
     eprintln!("{:>4} s  done; results are in {}", begun.elapsed().as_secs(), settings.out.display());
     anyhow::ensure!(without_figure.is_empty(), "without a figure: {}", without_figure.join(", "));
     eprintln!("        every audit was clean");
     Ok(())
+}
+
+async fn describe(servers: &Servers) -> Result<Value> {
+    let stage = Stage::set(servers).await;
+    let version: String = sqlx::query_scalar("show server_version").fetch_one(&stage.world.pool).await?;
+    stage.world.close().await;
+    Ok(servers.describe(&version).await)
+}
+
+fn write(out: &Path, machine: &Value, measurements: &[Measurement]) -> Result<()> {
+    std::fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
+    let json = results::json(machine, measurements, &goals(measurements));
+    std::fs::write(out.join("results.json"), format!("{json:#}\n"))?;
+    let page = format!("{}\n\n{}", results::machine_line(machine), text(measurements));
+    std::fs::write(out.join("results.md"), page)?;
+    plots::write(out, measurements)
+}
+
+fn text(measurements: &[Measurement]) -> String {
+    format!("{}\n\n{}\n", results::table(measurements), results::goals_table(&goals(measurements)))
 }
 
 async fn measure(part: Part, sizes: &Sizes, servers: &Servers) -> Result<Vec<Measurement>> {
@@ -230,7 +241,7 @@ async fn one_by_one(servers: &Servers, orders: u32, runs: usize) -> Result<Measu
 
 async fn scale(servers: &Servers, orders: u32) -> Result<Vec<Measurement>> {
     let mut measurements = Vec::new();
-    for (workers, pipelines) in [(1, 1), (1, 2), (1, 4), (1, 8), (2, 2), (4, 2)] {
+    for (workers, pipelines) in [(1, 1), (1, 2), (1, 4), (1, 8), (2, 2), (4, 1)] {
         let burst = Burst {
             name: format!("scale_{workers}_{pipelines}"),
             what: format!("{orders} due at one instant, {workers} workers of {pipelines} pipelines"),

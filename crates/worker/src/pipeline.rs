@@ -94,9 +94,10 @@ impl Worker {
         let late = refunder.bell();
         for (stage, count) in [(Stage::Due, self.settings.pipelines), (Stage::Gateway, self.settings.gateway_pipelines)]
         {
-            // Each shard has one, at the least.
+            // Each shard has one, at the least; but none is none.
             let shards = self.lanes.shards();
-            for shard in shards.iter().cycle().take(count.max(shards.count())) {
+            let count = if count == 0 { 0 } else { count.max(shards.count()) };
+            for shard in shards.iter().cycle().take(count) {
                 let pipeline = Pipeline {
                     stage,
                     shard,
