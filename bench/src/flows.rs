@@ -9,6 +9,7 @@ use lapin::options::BasicPublishOptions;
 use sqlx::PgPool;
 use time::OffsetDateTime;
 
+use crate::amqp::channel;
 use crate::limits;
 use crate::results::{Lateness, Measurement, Run};
 use crate::servers::Servers;
@@ -79,7 +80,7 @@ async fn ttl_alone(servers: &Servers, per_second: u32, seconds: u32) -> Result<M
     let late = Arc::new(Mutex::new(Vec::<f64>::new()));
     let seen = Arc::clone(&late);
     let all = per_second * seconds;
-    let (_connection, channel) = limits::channel(&stage).await?;
+    let (_connection, channel) = channel(&stage.world.amqp_url).await?;
     let publishing = async {
         let begun = Instant::now();
         let mut sent = 0;

@@ -7,17 +7,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
-use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Confirmation};
 use order::{Deadline, OrderId};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
 use worker::{Actor, Closing};
 
+use crate::amqp::channel;
 use crate::stage::{Orders, Stage};
 
 /// As many connections as the product's default pipelines, and batches of the same size.
@@ -115,14 +114,6 @@ async fn close_one(connection: &mut PgConnection, id: &str) -> Result<()> {
     Ok(())
 }
 
-/// A client that knows nothing of the product.
-pub(crate) async fn channel(stage: &Stage) -> Result<(Connection, Channel)> {
-    let connection = Connection::connect(&stage.world.amqp_url, ConnectionProperties::default()).await?;
-    let channel = connection.create_channel().await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
-    Ok((connection, channel))
-}
-
 /// How many messages may be on the way, not yet confirmed: as in the product.
 const IN_FLIGHT_MAX: usize = 1024;
 
@@ -139,7 +130,7 @@ pub(crate) async fn publish(
     let begun = Instant::now();
     let shards = stage.world.lanes.shards();
     let connection = async || {
-        let (connection, channel) = channel(stage).await?;
+        let (connection, channel) = channel(&stage.world.amqp_url).await?;
         let mut confirms = std::collections::VecDeque::new();
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
@@ -190,7 +181,7 @@ pub(crate) async fn consume(
 ) -> Result<()> {
     let (each, taken) = (Arc::new(each), Arc::new(AtomicU32::new(0)));
     let consumer = async |queue: String| {
-        let (connection, channel) = channel(stage).await?;
+        let (connection, channel) = channel(&stage.world.amqp_url).await?;
         channel.basic_qos(2048, BasicQosOptions::default()).await?;
         let mut consumer = channel
             .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())

@@ -1,6 +1,7 @@
 //! Measures Overdue on this machine, beside what its servers can do at best, and writes what it found: a table for people, JSON
 //! for programs, plots for eyes. Each run ends with the audit; one that is not clean ends the bench.
 
+mod amqp;
 mod anatomy;
 mod backlog;
 mod bursts;

@@ -9,7 +9,7 @@ use tests::{Process, World, eventually_within};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::limits;
+use crate::amqp::channel;
 use crate::results::Lateness;
 use crate::servers::{Cpu, Servers};
 
@@ -188,7 +188,7 @@ impl Stage {
         let deadline = self.after(-1.0).await?;
         let mut rounds = 0;
         let begun = deadline.unix_timestamp();
-        let (_connection, channel) = limits::channel(self).await?;
+        let (_connection, channel) = channel(&self.world.amqp_url).await?;
         let shards = self.world.lanes.shards();
         let trusted = |watched: &Watched| {
             watched.processes.iter().all(|process| {

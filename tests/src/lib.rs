@@ -4,6 +4,7 @@
 //! The servers are those that `make up` starts, or your own; their URLs come from the environment. Without
 //! servers the tests fail, they do not skip.
 
+mod eventually;
 mod foreign;
 mod gateway;
 mod process;
@@ -11,9 +12,10 @@ mod proxy;
 mod servers;
 mod world;
 
+pub use eventually::{eventually, eventually_within};
 pub use foreign::{Foreign, ParkedMessage};
 pub use gateway::{gateways, impatient, keys, simulator, wechat, wechat_environment, wechat_settings};
 pub use process::Process;
 pub use proxy::Proxy;
 pub use servers::{env, management, use_servers};
-pub use world::{Gate, Roles, World, eventually, eventually_within};
+pub use world::{Gate, Roles, World};

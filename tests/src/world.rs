@@ -20,7 +20,7 @@ use worker::{CounterValues, Gateways, OrderBook, PipelineSettings, Purpose, Work
 
 use crate::process::binary;
 use crate::servers::install;
-use crate::{Foreign, Process, env, management};
+use crate::{Foreign, Process, env, eventually, management};
 
 /// A virtual host with the topology in it and a database with the schema in it, for one test alone.
 pub struct World {
@@ -54,26 +54,6 @@ pub struct Roles {
 /// Holds a statement up inside the database, as long as it lives.
 pub struct Gate {
     holder: PgConnection,
-}
-
-/// Waits until `condition` holds; fails with `what` after a minute.
-///
-/// # Panics
-/// After a minute.
-pub async fn eventually(what: &str, condition: impl AsyncFnMut() -> bool) {
-    eventually_within(Duration::from_secs(60), what, condition).await;
-}
-
-/// Waits until `condition` holds; fails with `what` after `limit`.
-///
-/// # Panics
-/// After the limit.
-pub async fn eventually_within(limit: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + limit;
-    while !condition().await {
-        assert!(tokio::time::Instant::now() < deadline, "waited in vain until {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// The database that the others are copied from: the first of this process.

@@ -16,7 +16,7 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::server::{Asked, Reply, Shared};
+use crate::shared::{Reply, Shared, SimRequest};
 use crate::{Call, Mishap};
 
 #[derive(Deserialize)]
@@ -25,24 +25,24 @@ struct NewTrade {
     currency: String,
 }
 
-pub(crate) fn answer(state: &Shared, asked: &Asked, path: &[&str]) -> Reply {
-    let done = match (asked.method.clone(), path) {
-        (Method::POST, ["trades", trade_no]) => read::<NewTrade>(asked).map(|new| {
+pub(crate) fn answer(state: &Shared, request: &SimRequest, path: &[&str]) -> Reply {
+    let done = match (request.method.clone(), path) {
+        (Method::POST, ["trades", trade_no]) => read::<NewTrade>(request).map(|new| {
             state.ledger.open(trade_no, new.amount_minor, &new.currency);
             json!({})
         }),
         (Method::POST, ["trades", trade_no, "pay"]) => Ok(json!({ "paid": state.ledger.pay(trade_no) })),
-        (Method::POST, ["trades", trade_no, "plan"]) => read::<Vec<(Call, Mishap)>>(asked).map(|plan| {
+        (Method::POST, ["trades", trade_no, "plan"]) => read::<Vec<(Call, Mishap)>>(request).map(|plan| {
             for (call, mishap) in plan {
                 state.ledger.plan(trade_no, call, mishap);
             }
             json!({})
         }),
-        (Method::POST, ["outage"]) => read::<Option<Mishap>>(asked).map(|outage| {
+        (Method::POST, ["outage"]) => read::<Option<Mishap>>(request).map(|outage| {
             state.knobs().outage = outage;
             json!({})
         }),
-        (Method::POST, ["delay"]) => read::<u64>(asked).map(|ms| {
+        (Method::POST, ["delay"]) => read::<u64>(request).map(|ms| {
             state.knobs().delay = Duration::from_millis(ms);
             json!({})
         }),
@@ -56,6 +56,6 @@ pub(crate) fn answer(state: &Shared, asked: &Asked, path: &[&str]) -> Reply {
     }
 }
 
-fn read<'a, T: Deserialize<'a>>(asked: &'a Asked) -> Result<T, serde_json::Error> {
-    serde_json::from_slice(&asked.body)
+fn read<'a, T: Deserialize<'a>>(request: &'a SimRequest) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(&request.body)
 }

@@ -67,12 +67,6 @@ pub struct RefundEntry {
     pub requests: u32,
 }
 
-/// What is to be done to a trade, and what it finds.
-pub(crate) enum Found<T> {
-    Trade(T),
-    Nothing,
-}
-
 impl Ledger {
     /// Opens a trade that waits for its customer; one that exists stays as it is.
     pub fn open(&self, trade_no: &str, amount_minor: i64, currency: &str) {
@@ -152,15 +146,15 @@ impl Ledger {
         trade.plan.iter().filter(|(planned, _)| *planned == call).map(|(_, mishap)| mishap.clone()).collect()
     }
 
-    /// Closes a trade that is not paid. Says how it stood before.
-    pub(crate) fn close(&self, trade_no: &str) -> Found<State> {
+    /// Closes a trade that is not paid. Returns its state before; `None`: there is no such trade.
+    pub(crate) fn close(&self, trade_no: &str) -> Option<State> {
         let mut books = self.books();
-        let Some(trade) = books.trades.get_mut(trade_no) else { return Found::Nothing };
+        let trade = books.trades.get_mut(trade_no)?;
         let before = trade.state;
         if before == State::NotPaid {
             trade.state = State::Closed;
         }
-        Found::Trade(before)
+        Some(before)
     }
 
     /// The trade that a refund is for.

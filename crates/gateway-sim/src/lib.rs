@@ -10,12 +10,14 @@ mod ledger;
 mod mishap;
 mod server;
 mod service;
+mod shared;
 mod wechat;
 
 pub use keys::{Keys, Signer};
 pub use ledger::{Ledger, RefundEntry, State, TradeEntry};
 pub use mishap::{Call, Mishap};
-pub use server::{Simulator, Statistics};
+pub use server::Simulator;
+pub use shared::Statistics;
 
 /// The merchant that the simulator knows.
 pub const MCHID: &str = "1900009191";

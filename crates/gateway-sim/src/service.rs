@@ -8,27 +8,26 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::ledger::Found;
-use crate::server::{Asked, Reply, Shared, header_map};
+use crate::shared::{Reply, Shared, SimRequest, header_map};
 use crate::{Call, Mishap, SERVICE_KEY, State};
 
 /// Answers a call; `None`: the connection breaks.
-pub(crate) async fn answer(state: &Shared, asked: &Asked, path: &[&str]) -> Option<Reply> {
-    if !is_signed(asked) {
-        return Some(signed(asked, 401, &json!({ "code": "bad_signature" })));
+pub(crate) async fn answer(state: &Shared, request: &SimRequest, path: &[&str]) -> Option<Reply> {
+    if !is_signed(request) {
+        return Some(signed(request, 401, &json!({ "code": "bad_signature" })));
     }
     match state.knobs().outage.clone() {
-        Some(Mishap::Error(status, code)) => return Some(signed(asked, status, &json!({ "code": code }))),
+        Some(Mishap::Error(status, code)) => return Some(signed(request, status, &json!({ "code": code }))),
         Some(Mishap::Empty(status)) => return Some(Reply::new(status, Vec::new())),
         // Whatever else is wrong, there is no answer.
         Some(_) => return None,
         None => {}
     }
-    let body: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
-    if asked.method == Method::POST && !asked.headers.contains_key("idempotency-key") {
-        return Some(signed(asked, 400, &json!({ "code": "idempotency_key_missing" })));
+    let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+    if request.method == Method::POST && !request.headers.contains_key("idempotency-key") {
+        return Some(signed(request, 400, &json!({ "code": "idempotency_key_missing" })));
     }
-    let (status, body) = match (asked.method.clone(), path) {
+    let (status, body) = match (request.method.clone(), path) {
         (Method::GET, ["trades", trade_no]) => {
             let mishaps = state.ledger.called(trade_no, Call::Query);
             trouble(state, trade_no, &mishaps)?;
@@ -38,10 +37,10 @@ pub(crate) async fn answer(state: &Shared, asked: &Asked, path: &[&str]) -> Opti
             let mishaps = state.ledger.called(trade_no, Call::Close);
             trouble(state, trade_no, &mishaps)?;
             match state.ledger.close(trade_no) {
-                Found::Nothing => (404, json!({ "code": "trade_not_found" })),
-                Found::Trade(State::NotPaid) => (200, json!({ "outcome": "accepted" })),
-                Found::Trade(State::Closed) => (200, json!({ "outcome": "already_closed" })),
-                Found::Trade(_) => (200, json!({ "outcome": "already_paid" })),
+                None => (404, json!({ "code": "trade_not_found" })),
+                Some(State::NotPaid) => (200, json!({ "outcome": "accepted" })),
+                Some(State::Closed) => (200, json!({ "outcome": "already_closed" })),
+                Some(_) => (200, json!({ "outcome": "already_paid" })),
             }
         }
         (Method::POST, ["refunds"]) => {
@@ -59,7 +58,7 @@ pub(crate) async fn answer(state: &Shared, asked: &Asked, path: &[&str]) -> Opti
         },
         _ => (404, json!({ "code": "no_such_path" })),
     };
-    Some(signed(asked, status, &body))
+    Some(signed(request, status, &body))
 }
 
 /// The mishaps that this contract knows here; `None`: the connection breaks.
@@ -97,8 +96,8 @@ pub(crate) fn notification(state: &Shared, trade_no: &str) -> (HeaderMap, Vec<u8
 }
 
 /// An answer is bound to its request by the request's nonce.
-fn signed(asked: &Asked, status: u16, body: &Value) -> Reply {
-    let nonce = asked.headers.get("overdue-nonce").and_then(|nonce| nonce.to_str().ok()).unwrap_or_default();
+fn signed(request: &SimRequest, status: u16, body: &Value) -> Reply {
+    let nonce = request.headers.get("overdue-nonce").and_then(|nonce| nonce.to_str().ok()).unwrap_or_default();
     let mut reply = Reply::json(status, body);
     reply.headers.extend(signature_headers(&format!("{status} {nonce}"), &reply.body));
     reply
@@ -111,10 +110,10 @@ fn signature_headers(first: &str, body: &[u8]) -> [(&'static str, String); 3] {
     [("overdue-timestamp", timestamp), ("overdue-nonce", nonce), ("overdue-signature", signature)]
 }
 
-fn is_signed(asked: &Asked) -> bool {
-    let header = |name: &str| asked.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let first = format!("{} {}", asked.method, asked.uri.path());
-    let message = message(&first, header("overdue-timestamp"), header("overdue-nonce"), &asked.body);
+fn is_signed(request: &SimRequest) -> bool {
+    let header = |name: &str| request.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let first = format!("{} {}", request.method, request.uri.path());
+    let message = message(&first, header("overdue-timestamp"), header("overdue-nonce"), &request.body);
     let signature = STANDARD.decode(header("overdue-signature")).unwrap_or_default();
     header("overdue-key-id") == SERVICE_KEY.0 && hmac::verify(&key(), &message, &signature).is_ok()
 }

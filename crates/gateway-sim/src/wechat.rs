@@ -11,18 +11,17 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::keys::{is_signed_by, sign};
-use crate::ledger::Found;
-use crate::server::{Asked, Reply, Shared, header_map};
+use crate::shared::{Reply, Shared, SimRequest, header_map};
 use crate::{API_V3_KEY, APPID, Call, MCHID, MERCHANT_SERIAL, Mishap, Signer, State, TradeEntry};
 
 /// Answers a call; `None`: the connection breaks.
-pub(crate) async fn answer(state: &Shared, asked: &Asked, path: &[&str]) -> Option<Reply> {
-    if let Err(what) = check_signature(state, asked) {
+pub(crate) async fn answer(state: &Shared, request: &SimRequest, path: &[&str]) -> Option<Reply> {
+    if let Err(what) = check_signature(state, request) {
         return Some(error(401, "SIGN_ERROR", what));
     }
-    let body: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
+    let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
     let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
-    match (asked.method.clone(), path) {
+    match (request.method.clone(), path) {
         (Method::GET, ["v3", "certificates"]) => Some(signed(state, 200, Some(certificates(state)), &[])),
         (Method::POST, ["v3", "pay", "transactions", "native"]) => {
             let amount = &body["amount"];
@@ -31,7 +30,7 @@ pub(crate) async fn answer(state: &Shared, asked: &Asked, path: &[&str]) -> Opti
             Some(signed(state, 200, Some(json!({ "code_url": "weixin://wxpay/bizpayurl?pr=sim" })), &[]))
         }
         (Method::GET, ["v3", "pay", "transactions", "out-trade-no", trade_no]) => {
-            if asked.uri.query() != Some(&format!("mchid={MCHID}")) {
+            if request.uri.query() != Some(&format!("mchid={MCHID}")) {
                 return Some(error(400, "PARAM_ERROR", "mchid"));
             }
             attempt(state, trade_no, "query", Call::Query, |mishaps| query(state, trade_no, mishaps)).await
@@ -92,7 +91,7 @@ async fn attempt(
         }
     }
     if mishaps.contains(&Mishap::Replay)
-        && let Some(reply) = state.last().get(kind).cloned()
+        && let Some(reply) = state.last_replies().get(kind).cloned()
     {
         return Some(reply);
     }
@@ -107,7 +106,7 @@ async fn attempt(
         Done::Success(status, body) => signed(state, status, body, &mishaps),
         Done::Error(status, code) => error(status, code, "simulated"),
     };
-    state.last().insert(kind, reply.clone());
+    state.last_replies().insert(kind, reply.clone());
     reply.drip = mishaps.iter().find_map(|mishap| match mishap {
         Mishap::Drip(ms) => Some(Duration::from_millis(*ms)),
         _ => None,
@@ -142,11 +141,11 @@ fn close(state: &Shared, trade_no: &str, mishaps: &[Mishap]) -> Done {
         return Done::Success(204, None);
     }
     match state.ledger.close(trade_no) {
-        Found::Nothing => Done::Error(404, "ORDERNOTEXIST"),
-        Found::Trade(State::NotPaid | State::Closed) => Done::Success(204, None),
+        None => Done::Error(404, "ORDERNOTEXIST"),
+        Some(State::NotPaid | State::Closed) => Done::Success(204, None),
         // Both spellings are in use.
-        Found::Trade(_) if trade_no.bytes().map(u64::from).sum::<u64>() % 2 == 0 => Done::Error(400, "ORDERPAID"),
-        Found::Trade(_) => Done::Error(400, "ORDER_PAID"),
+        Some(_) if trade_no.bytes().map(u64::from).sum::<u64>() % 2 == 0 => Done::Error(400, "ORDERPAID"),
+        Some(_) => Done::Error(400, "ORDER_PAID"),
     }
 }
 
@@ -281,8 +280,8 @@ fn error(status: u16, code: &str, message: &str) -> Reply {
 }
 
 /// `Authorization: WECHATPAY2-SHA256-RSA2048 mchid="…",nonce_str="…",timestamp="…",serial_no="…",signature="…"`
-fn check_signature(state: &Shared, asked: &Asked) -> Result<(), &'static str> {
-    let header = asked.headers.get("authorization").and_then(|value| value.to_str().ok()).ok_or("not signed")?;
+fn check_signature(state: &Shared, request: &SimRequest) -> Result<(), &'static str> {
+    let header = request.headers.get("authorization").and_then(|value| value.to_str().ok()).ok_or("not signed")?;
     let fields = header.strip_prefix("WECHATPAY2-SHA256-RSA2048 ").ok_or("another scheme")?;
     let field = |name: &str| {
         let mut fields = fields.split("\",");
@@ -297,10 +296,10 @@ fn check_signature(state: &Shared, asked: &Asked) -> Result<(), &'static str> {
     if age > 300 {
         return Err("stale");
     }
-    let path_and_query = asked.uri.path_and_query().map_or("/", |path| path.as_str());
+    let path_and_query = request.uri.path_and_query().map_or("/", |path| path.as_str());
     let mut message =
-        format!("{}\n{path_and_query}\n{timestamp}\n{}\n", asked.method, field("nonce_str")?).into_bytes();
-    message.extend_from_slice(&asked.body);
+        format!("{}\n{path_and_query}\n{timestamp}\n{}\n", request.method, field("nonce_str")?).into_bytes();
+    message.extend_from_slice(&request.body);
     message.push(b'\n');
     if is_signed_by(&state.merchant_public_key, &message, field("signature")?) { Ok(()) } else { Err("wrong") }
 }
