@@ -177,7 +177,7 @@ async fn trade(world: Arc<World>, stop: CancellationToken, known: Arc<Mutex<Hash
                 // Somebody else publishes it as well, twice.
                 3 if number % 4 == 3 => {
                     let hop = lanes.choose(timeout);
-                    let message = Outgoing::bare_payment_timeout(&id, hop, order::Shard::FIRST);
+                    let message = Outgoing::bare_timeout(order::TimeoutKind::Payment, &id, hop, order::Shard::FIRST);
                     let _ = foreign.publish(&[message.clone(), message]).await;
                 }
                 _ => {}

@@ -19,8 +19,8 @@
 use std::time::Duration;
 
 use order::{
-    CloseOutcome, CloseRules, Deadline, Decision, Heard, Money, OrderFacts, OrderStatus, PaymentFacts, Prepay, Step,
-    Trade, TradeState, Verdict, decide, next_step,
+    CloseOutcome, CloseRules, Deadline, Decision, GatewayAnswer, Money, OrderFacts, OrderStatus, PaymentFacts, Prepay,
+    Step, Trade, TradeState, Verdict, decide, next_step,
 };
 use stateright::{Checker, Model, Property};
 use time::OffsetDateTime;
@@ -299,7 +299,11 @@ impl Protocol {
             Decision::Ask => {
                 let Some(facts) = facts.payment else { return };
                 let question = Question { prepay: world.prepay, facts, late: world.late };
-                after(&question, next_step(&question.facts, &CloseRules::default(), &Heard::Nothing, now()), false)
+                after(
+                    &question,
+                    next_step(&question.facts, &CloseRules::default(), &GatewayAnswer::Nothing, now()),
+                    false,
+                )
             }
             Decision::Close(_) => At::Write { decision: Write::Close, answer },
             Decision::Pay(_) => At::Write { decision: Write::Pay, answer },
@@ -361,14 +365,14 @@ impl Protocol {
                 if trade.state != TradeState::NotFound && !lost {
                     question.facts.prepay = Prepay::Created;
                 }
-                let heard = Heard::Trade { trade: &trade, after_close };
+                let heard = GatewayAnswer::Trade { trade: &trade, after_close };
                 (next_step(&question.facts, &CloseRules::default(), &heard, now()), question, after_close)
             }
             At::Close { question } => {
                 let outcome = world.close_at_gateway();
                 let step = match self.order {
                     Order::WithoutConfirm => Step::Conclude(Verdict::Unpaid),
-                    _ => next_step(&question.facts, &CloseRules::default(), &Heard::Close(outcome), now()),
+                    _ => next_step(&question.facts, &CloseRules::default(), &GatewayAnswer::Close(outcome), now()),
                 };
                 (step, question, true)
             }

@@ -109,7 +109,7 @@ async fn a_message_is_not_acked_before_its_follow_up_is_confirmed() {
     foreign.due_now(order.id.as_str().as_bytes()).await;
     eventually("the follow-up has come back", async || worker.counted().held >= 1).await;
     assert_eq!(worker.counted().messages, 0, "not acked");
-    broker::Topology::new(&world.lanes).declare(&world.broker()).await.unwrap();
+    broker::declare(&broker::Topology::new(&world.lanes), &world.broker()).await.unwrap();
     eventually("it is acked", async || worker.counted().messages == 1).await;
     foreign.queue_holds(lane, 1).await;
     worker.stop().await;

@@ -226,7 +226,7 @@ async fn an_event_that_the_broker_does_not_take_holds_up_no_timeout() {
     eventually("all timeouts are sent", async || world.number(timeouts).await == 0).await;
     assert_eq!(relay.relayed().0, 50, "each once");
     assert_eq!(world.number("select count(*) from outbox").await, 1, "the event stays");
-    broker::Topology::new(&world.lanes).declare(&world.broker()).await.unwrap();
+    broker::declare(&broker::Topology::new(&world.lanes), &world.broker()).await.unwrap();
     eventually("it is sent, too", async || world.number("select count(*) from outbox").await == 0).await;
     relay.stop().await;
     world.close().await;

@@ -76,7 +76,7 @@ async fn a_due_queue_that_is_deleted_and_declared_again_is_consumed_again() {
     // The server cancels the consumer; that ends its stream without an error.
     management(Method::DELETE, &["queues", &world.vhost, "overdue.v1.due.payment"], None).await;
     eventually("the worker has noticed", async || worker.counted().held >= 1).await;
-    broker::Topology::new(&world.lanes).declare(&world.broker()).await.unwrap();
+    broker::declare(&broker::Topology::new(&world.lanes), &world.broker()).await.unwrap();
     let second = world.overdue_order("tea").await;
     foreign.due_now(second.id.as_str().as_bytes()).await;
     world.becomes(&second.id, "closed").await;
@@ -185,7 +185,7 @@ async fn a_subscription_that_ends_while_a_batch_is_in_hand_is_renewed() {
     foreign.queue_holds("overdue.v1.due.payment", 0).await;
     // RabbitMQ 3.10 does not even tell the consumer, when the queue is there again so soon.
     management(Method::DELETE, &["queues", &world.vhost, "overdue.v1.due.payment"], None).await;
-    broker::Topology::new(&world.lanes).declare(&world.broker()).await.unwrap();
+    broker::declare(&broker::Topology::new(&world.lanes), &world.broker()).await.unwrap();
     gate.open().await;
     world.becomes(&in_hand.id, "closed").await;
     let later = world.overdue_order("tea").await;

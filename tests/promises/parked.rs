@@ -86,10 +86,29 @@ async fn a_message_that_cannot_be_sent_in_again_stays_parked() {
     let foreign = park_three(&world).await;
     let nothing = lapin::types::FieldTable::default;
     let lane = "overdue.v1.delay.1s";
-    foreign.channel.queue_unbind(lane.into(), "overdue.lanes".into(), "1s.*".into(), nothing()).await.unwrap();
+    foreign.channel.queue_unbind(lane.into(), "overdue.lanes".into(), "1s.payment".into(), nothing()).await.unwrap();
     let output = world.overdue(&["parked", "requeue", "--all"]).await;
     assert_eq!(output.status.code(), Some(4), "{output:?}");
     foreign.queue_holds("overdue.v1.parked", 3).await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kind_that_this_version_does_not_know_is_not_sent_in_as_another() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let order = world.overdue_order("tea").await;
+    let foreign = world.foreign().await;
+    foreign.publish("overdue.delay", "1s.receipt", order.id.as_str().as_bytes(), BasicProperties::default()).await;
+    foreign.publish("overdue.delay", "17m.payment", b"o-0", BasicProperties::default()).await;
+    foreign.queue_holds("overdue.v1.parked", 2).await;
+    let output = world.overdue(&["parked", "requeue", "--all"]).await;
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(out, "1 message sent in again\n", "the other is not held up");
+    assert!(error.contains("receipt") && error.contains("Deploy a version"), "{error}");
+    assert_eq!(reasons(&list(&world, &[]).await), ["unknown_kind"]);
+    foreign.queue_holds("overdue.v1.due.payment", 1).await;
     world.close().await;
 }
 

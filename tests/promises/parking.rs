@@ -125,6 +125,39 @@ async fn a_key_that_no_lane_wants_is_rescued() {
     world.close().await;
 }
 
+/// At once, and not after the half hour for which its lane would have held it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kind_that_is_not_known_is_parked_where_it_enters() {
+    let world = World::new().await;
+    let foreign = world.foreign().await;
+    for key in ["30m.receipt", "30m.PAYMENT", "30m", "30m.payments.1"] {
+        foreign.publish("overdue.delay", key, b"842317", BasicProperties::default()).await;
+        foreign.queue_holds("overdue.v1.parked", 1).await;
+        foreign.queue_holds("overdue.v1.delay.30m", 0).await;
+        let listed = world.overdue(&["parked", "list", "--json"]).await;
+        let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+        assert_eq!(listed[0]["reason"], "unknown_kind", "{key}");
+        let parked = foreign.parked(1).await.remove(0);
+        assert_eq!((parked.body.as_slice(), parked.routing_key.as_str()), (&b"842317"[..], key));
+    }
+    // One that came past the lanes, into a queue of another kind, is not taken for that kind.
+    world.stock("tea", 5).await;
+    let order = world.overdue_order("tea").await;
+    let (queue, exchange) = ("overdue.v1.due.payment", "overdue.due");
+    let (options, nothing) = (lapin::options::QueueBindOptions::default(), FieldTable::default());
+    foreign.channel.queue_bind(queue.into(), exchange.into(), "*.receipt".into(), options, nothing).await.unwrap();
+    let worker = world.worker();
+    foreign.publish(exchange, "30m.receipt", order.id.as_str().as_bytes(), BasicProperties::default()).await;
+    let parked = foreign.parked(1).await.remove(0);
+    assert_eq!((parked.reason().as_str(), parked.routing_key.as_str()), ("unknown_kind", "30m.receipt"));
+    assert_eq!(world.status(&order.id).await, "pending");
+    // One that was sent straight to the queue is of the queue's kind.
+    foreign.publish("", queue, order.id.as_str().as_bytes(), BasicProperties::default()).await;
+    world.becomes(&order.id, "closed").await;
+    worker.stop().await;
+    world.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_breaks_the_session_is_parked_alone() {
     let world = World::new().await;

@@ -67,7 +67,7 @@ async fn a_returned_message_does_not_count_as_published() {
     .await;
     assert_ne!(lost.id, fine.id);
 
-    broker::Topology::new(&world.lanes).declare(&world.broker()).await.unwrap();
+    broker::declare(&broker::Topology::new(&world.lanes), &world.broker()).await.unwrap();
     eventually("it is sent after all", async || world.number("select count(*) from outbox").await == 0).await;
     assert_eq!(relay.relayed().0, 2);
     foreign.queue_holds(parked, 0).await;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use broker::{BrokerUser, USERS};
+use broker::{BrokerUser, users};
 use lapin::options::{
     BasicConsumeOptions, BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions, QueuePurgeOptions,
 };
@@ -30,13 +30,13 @@ async fn broker_user(world: &World, user: &BrokerUser) -> String {
 }
 
 async fn delete_users(world: &World) {
-    for user in USERS {
+    for user in users() {
         management(Method::DELETE, &["users", &format!("{}-{}", world.vhost, user.name)], None).await;
     }
 }
 
 fn user(name: &str) -> BrokerUser {
-    USERS.into_iter().find(|user| user.name == name).unwrap()
+    users().into_iter().find(|user| user.name == name).unwrap()
 }
 
 /// Whether this user is refused to do this.

@@ -70,7 +70,7 @@ impl World {
     /// A world with lanes for these payment timeouts besides the standard ones.
     pub async fn with_timeouts(timeouts: &[&str]) -> Self {
         let world = Self::bare(timeouts).await;
-        Topology::new(&world.lanes).declare(&world.broker()).await.expect("the topology can be declared");
+        broker::declare(&Topology::new(&world.lanes), &world.broker()).await.expect("the topology can be declared");
         world
     }
 
@@ -84,7 +84,7 @@ impl World {
     /// Spreads the lanes over so many queues each from now on.
     pub async fn spread(&mut self, shards: u16) {
         self.lanes = self.lanes.clone().sharded(Shards::new(shards).expect("some shards"));
-        Topology::new(&self.lanes).declare(&self.broker()).await.expect("the topology can be declared");
+        broker::declare(&Topology::new(&self.lanes), &self.broker()).await.expect("the topology can be declared");
     }
 
     /// A world without a topology.
@@ -129,12 +129,7 @@ impl World {
     /// The broker, as the program's crates see it.
     #[must_use]
     pub fn broker(&self) -> Broker {
-        let settings = BrokerSettings {
-            url: self.amqp_url.as_str().into(),
-            ca_pem: None,
-            connect_timeout: Duration::from_secs(10),
-            name: "test".to_owned(),
-        };
+        let settings = BrokerSettings { url: self.amqp_url.as_str().into(), ca_file: None, name: "test".to_owned() };
         Broker::new(&settings).expect("a broker's URL")
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use broker::QueueDepth;
+use broker::QueueState;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use prometheus_client::collector::Collector;
@@ -62,7 +62,7 @@ pub struct Samples {
     /// Refunds that cannot go on by themselves.
     pub refunds_needing_person: Option<i64>,
     /// The queues; empty where the management API is not known.
-    pub queues: Vec<QueueDepth>,
+    pub queues: Vec<QueueState>,
     /// Looks that came to nothing.
     pub failures: u64,
 }
@@ -264,14 +264,14 @@ fn samples_page(page: &mut Page<'_>, samples: &Samples) -> fmt::Result {
     if samples.queues.is_empty() {
         return Ok(());
     }
-    let of = |value: fn(&QueueDepth) -> u64| -> Vec<(Vec<Label>, f64)> {
+    let of = |value: fn(&QueueState) -> u64| -> Vec<(Vec<Label>, f64)> {
         samples.queues.iter().map(|queue| (vec![("queue", queue.name.clone())], value(queue) as f64)).collect()
     };
-    page.gauges("queue_messages", "Messages in a queue", &of(|queue| queue.total))?;
+    page.gauges("queue_messages", "Messages in a queue", &of(|queue| queue.messages))?;
     page.gauges(
         "queue_letters_held",
         "Expired messages that a queue holds because nobody has confirmed them: in total, less ready and unacked",
-        &of(QueueDepth::held),
+        &of(QueueState::held),
     )?;
     page.gauges("queue_consumers", "Consumers of a queue", &of(|queue| queue.consumers))
 }

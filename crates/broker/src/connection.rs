@@ -1,23 +1,24 @@
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lapin::tcp::OwnedTLSConfig;
+use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
 
 use crate::BrokerError;
+use crate::amqp_url::AmqpUrl;
 
 /// How to reach the broker.
 #[derive(Debug, Clone)]
 pub struct BrokerSettings {
-    /// `amqp://user:password@host:port/vhost`, or `amqps://` for TLS.
+    /// `amqp://user:password@host:port/vhost`, or `amqps://` for TLS. Certificates are query parameters, as in RabbitMQ's
+    /// own clients: `cacertfile`, `certfile`, `keyfile`.
     pub url: SecretString,
-    /// Certificates (PEM) of the authorities that may sign the broker's, besides the system's.
-    pub ca_pem: Option<String>,
-    /// How long connecting may take, TLS and login included.
-    pub connect_timeout: Duration,
-    /// What connections are called in RabbitMQ's listings, for example `overdue-worker`.
+    /// Certificates (PEM) of authorities that may sign the broker's, in addition to the system's and to `cacertfile`.
+    pub ca_file: Option<PathBuf>,
+    /// The name of connections in RabbitMQ's listings, for example `overdue-worker`.
     pub name: String,
 }
 
@@ -25,11 +26,22 @@ pub struct BrokerSettings {
 #[derive(Clone)]
 pub struct Broker {
     uri: AMQPUri,
-    ca_pem: Option<String>,
+    tls: Tls,
     connect_timeout: Duration,
     name: String,
     address: String,
 }
+
+/// What TLS needs, read from files.
+#[derive(Clone, Default)]
+struct Tls {
+    ca_pem: Option<String>,
+    /// Certificate and private key, both PEM.
+    identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+/// How long connecting may take, TLS and login included, unless the URL says `connection_timeout`.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Seconds without a sign of life after which both sides give a connection up. RabbitMQ's default of 60 is
 /// long for orders that fall due every second; values below 5 are known for false alarms
@@ -37,21 +49,27 @@ pub struct Broker {
 const HEARTBEAT_S: u16 = 15;
 
 impl Broker {
-    /// Checks the settings; connects to nothing yet.
+    /// Checks the settings and reads the certificates; connects to nothing yet.
     ///
     /// # Errors
-    /// [`BrokerError::BadUrl`].
+    /// [`BrokerError::BadUrl`], [`BrokerError::BadCertificates`].
     pub fn new(settings: &BrokerSettings) -> Result<Self, BrokerError> {
-        let mut uri: AMQPUri = settings.url.expose_secret().parse().map_err(BrokerError::BadUrl)?;
+        let AmqpUrl { mut uri, ca_file, identity_files, connect_timeout } =
+            settings.url.expose_secret().parse().map_err(BrokerError::BadUrl)?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
-        let address = format!("{}:{}", uri.authority.host, uri.authority.port);
-        Ok(Self {
-            uri,
-            ca_pem: settings.ca_pem.clone(),
-            connect_timeout: settings.connect_timeout,
-            name: settings.name.clone(),
-            address,
-        })
+        let mut tls = Tls::default();
+        for file in [&ca_file, &settings.ca_file].into_iter().flatten() {
+            let pem = String::from_utf8(read(file)?).map_err(|_| bad(file, "it is not in PEM form"))?;
+            tls.ca_pem.get_or_insert_default().push_str(&pem);
+        }
+        if let Some((certificate, key)) = identity_files {
+            tls.identity = Some((read(&certificate)?, read(&key)?));
+        }
+        let host = &uri.authority.host;
+        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        let address = format!("{host}:{}", uri.authority.port);
+        let connect_timeout = connect_timeout.unwrap_or(CONNECT_TIMEOUT);
+        Ok(Self { uri, tls, connect_timeout, name: settings.name.clone(), address })
     }
 
     /// The virtual host that the URL names.
@@ -66,21 +84,15 @@ impl Broker {
         &self.address
     }
 
-    /// Opens a connection. It does not recover by itself: whoever owns it opens another when it breaks, and
+    /// Opens a connection. It does not recover by itself: its owner opens another when it breaks, and
     /// with it new channels, so that no delivery tag of an old channel can meet a new one.
     pub(crate) async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
         let properties =
             ConnectionProperties::default().with_connection_name(format!("{} {purpose}", self.name).into());
-        let tls = OwnedTLSConfig { identity: None, cert_chain: self.ca_pem.clone() };
+        let identity = self.tls.identity.clone().map(|(pem, key)| OwnedIdentity::PKCS8 { pem, key });
+        let tls = OwnedTLSConfig { identity, cert_chain: self.tls.ca_pem.clone() };
         let runtime = lapin::runtime::default_runtime().map_err(|error| self.error(&error))?;
-        let connecting = Connection::connect_uri_with_config(self.uri.clone(), properties, tls, runtime);
-        timeout(self.connect_timeout, connecting)
-            .await
-            .map_err(|_| BrokerError::Timeout {
-                address: self.address.clone(),
-                timeout_ms: self.connect_timeout.as_millis(),
-            })?
-            .map_err(|error| self.error(&error))
+        self.in_time(Connection::connect_uri_with_config(self.uri.clone(), properties, tls, runtime)).await
     }
 
     /// Connects, opens a channel and hangs up again: tells whether the broker can be used.
@@ -95,13 +107,17 @@ impl Broker {
     }
 
     pub(crate) async fn channel(&self, connection: &Connection) -> Result<Channel, BrokerError> {
-        timeout(self.connect_timeout, connection.create_channel())
-            .await
-            .map_err(|_| BrokerError::Timeout {
+        self.in_time(connection.create_channel()).await
+    }
+
+    async fn in_time<T>(&self, step: impl Future<Output = Result<T, lapin::Error>>) -> Result<T, BrokerError> {
+        match timeout(self.connect_timeout, step).await {
+            Ok(done) => done.map_err(|error| self.error(&error)),
+            Err(_) => Err(BrokerError::Timeout {
                 address: self.address.clone(),
                 timeout_ms: self.connect_timeout.as_millis(),
-            })?
-            .map_err(|error| self.error(&error))
+            }),
+        }
     }
 
     pub(crate) fn error(&self, error: &lapin::Error) -> BrokerError {
@@ -112,4 +128,12 @@ impl Broker {
 /// Hangs up politely, but does not wait for long: the connection may be dead already.
 pub(crate) async fn close(connection: &Connection) {
     let _ = timeout(Duration::from_secs(2), connection.close(200, "OK".into())).await;
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, BrokerError> {
+    std::fs::read(file).map_err(|error| bad(file, &error.to_string()))
+}
+
+fn bad(file: &Path, reason: &str) -> BrokerError {
+    BrokerError::BadCertificates { path: file.display().to_string(), reason: reason.to_owned() }
 }

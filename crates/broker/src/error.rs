@@ -4,9 +4,17 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 /// Why the broker could not be used.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BrokerError {
-    /// The URL is not one for AMQP.
+    /// The URL, or a parameter in it, cannot be used.
     #[error("the broker's URL is not valid: {0}")]
     BadUrl(String),
+    /// A file that the URL or the settings name for TLS.
+    #[error("cannot use the certificates in {path}: {reason}")]
+    BadCertificates {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// No answer in time.
     #[error("the broker at {address} did not answer within {timeout_ms} ms")]
     Timeout {

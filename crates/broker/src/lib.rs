@@ -1,27 +1,42 @@
-//! Everything that knows AMQP: the topology, the wire form, publishing that is confirmed and routed, and
-//! consuming that acks a message only on the channel that brought it.
+//! RabbitMQ: the topology, the wire form, publishing that is confirmed and routed, and consuming that acks a message only
+//! on the channel that brought it. No other crate of the program knows AMQP.
 
+mod alarms;
+mod amqp_url;
 mod connection;
-mod consume;
-mod diagnosis;
+mod declare;
+mod doctor;
 mod error;
+mod event;
+mod finding;
+mod forward;
+mod headers;
+mod incoming;
+mod live;
 mod management;
 mod outgoing;
 mod parked;
 mod publish;
+mod routing;
+mod session;
 pub mod topology;
 mod users;
 mod verify;
 pub mod wire;
 
 pub use connection::{Broker, BrokerSettings};
-pub use consume::{Batch, Incoming, Session};
-pub use diagnosis::diagnose;
+pub use declare::{check_presence, declare};
+pub use doctor::diagnose;
 pub use error::BrokerError;
-pub use management::{Management, ManagementError, QueueDepth};
-pub use outgoing::{Event, Outgoing, Tried};
+pub use event::Event;
+pub use finding::{Finding, Verification};
+pub use incoming::Incoming;
+pub use management::{Management, ManagementError, QueueState};
+pub use outgoing::Outgoing;
 pub use parked::{ParkedMessage, ParkedQueue};
 pub use publish::{NotPublished, Publisher};
+pub use routing::{NOW, due_queue, lane_queue};
+pub use session::{Batch, Session};
 pub use topology::Topology;
-pub use users::{BrokerUser, USERS, user_definitions};
-pub use verify::{Finding, Verification, check_presence, verify};
+pub use users::{BrokerUser, user_definitions, users};
+pub use verify::verify;

@@ -1,11 +1,17 @@
 use std::time::Duration;
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::Value;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+use trace::causes;
 use url::Url;
 
-/// RabbitMQ's HTTP API, which tells what AMQP cannot: arguments, bindings, policies, versions, flags.
+/// RabbitMQ's HTTP API, which tells what AMQP cannot: arguments, bindings, policies, versions, flags
+/// (<https://www.rabbitmq.com/docs/http-api-reference>).
 #[derive(Debug)]
 pub struct Management {
     client: reqwest::Client,
@@ -14,27 +20,77 @@ pub struct Management {
     password: SecretString,
 }
 
-/// How a queue stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueueDepth {
+/// A queue of a virtual host. RabbitMQ gathers its figures every few seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct QueueState {
     /// Its name.
     pub name: String,
     /// Messages in it.
-    pub total: u64,
-    /// Those that could be delivered.
-    pub ready: u64,
-    /// Those that are delivered and not acked.
-    pub unacked: u64,
-    /// Who consumes it.
+    #[serde(default)]
+    pub messages: u64,
+    /// Messages that could be delivered.
+    #[serde(default)]
+    pub messages_ready: u64,
+    /// Messages that are delivered and not acked.
+    #[serde(default)]
+    pub messages_unacknowledged: u64,
+    /// How many consume it.
+    #[serde(default)]
     pub consumers: u64,
+    /// The arguments with which it was declared.
+    #[serde(default)]
+    pub(crate) arguments: Map<String, Value>,
+    /// The policy that applies to it.
+    #[serde(default)]
+    pub(crate) policy: Option<String>,
+    /// What that policy sets. Not always an object: an empty one is an empty list.
+    #[serde(default)]
+    pub(crate) effective_policy_definition: Value,
 }
 
-impl QueueDepth {
-    /// Messages that have expired and are held until whoever gets them has confirmed them: there is no other sign of a
-    /// letter that cannot be routed.
+/// What `/api/overview` says.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Overview {
+    #[serde(default)]
+    pub(crate) rabbitmq_version: String,
+}
+
+/// A node of the cluster.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    /// Missing where the node's own figures have not arrived yet.
+    pub(crate) running: Option<bool>,
+    #[serde(default)]
+    pub(crate) mem_alarm: bool,
+    #[serde(default)]
+    pub(crate) disk_free_alarm: bool,
+    #[serde(default)]
+    pub(crate) partitions: Vec<String>,
+}
+
+/// A binding.
+#[derive(Debug, Deserialize)]
+pub(crate) struct BindingState {
+    pub(crate) source: String,
+    pub(crate) destination: String,
+    pub(crate) destination_type: String,
+    pub(crate) routing_key: String,
+}
+
+/// A feature flag.
+#[derive(Debug, Deserialize)]
+pub(crate) struct FeatureFlag {
+    pub(crate) name: String,
+    pub(crate) state: String,
+}
+
+impl QueueState {
+    /// Messages that have expired and are held until their next queue has confirmed them. There is no other sign of a
+    /// dead-lettered message that cannot be routed.
     #[must_use]
     pub fn held(&self) -> u64 {
-        self.total.saturating_sub(self.ready + self.unacked)
+        self.messages.saturating_sub(self.messages_ready + self.messages_unacknowledged)
     }
 }
 
@@ -59,6 +115,9 @@ pub enum ManagementError {
     AccessRefused,
 }
 
+/// How long the API may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
 impl Management {
     /// Checks the URL `http://user:password@host:port`; asks nothing yet.
     ///
@@ -70,78 +129,70 @@ impl Management {
         if !matches!(base.scheme(), "http" | "https") {
             return Err(bad(format!("the scheme is {}, not http or https", base.scheme())));
         }
-        let decode = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         let (user, password) = (decode(base.username()), decode(base.password().unwrap_or_default()));
         let _ = base.set_username("");
         let _ = base.set_password(None);
-        let client = reqwest::Client::builder()
-            .timeout(Duration::from_secs(10))
-            .build()
-            .map_err(|error| bad(error.to_string()))?;
+        let client = reqwest::Client::builder().timeout(ANSWER_TIMEOUT).build().map_err(|error| bad(causes(&error)))?;
         Ok(Self { client, base, user, password: password.into() })
     }
 
-    /// `GET /api/<path>`, each segment of the path percent-encoded.
-    ///
-    /// # Errors
-    /// [`ManagementError`] for anything but a JSON answer with status 200.
-    pub async fn get(&self, path: &[&str]) -> Result<Value, ManagementError> {
-        let unreachable = |reason: String| ManagementError::Unreachable { address: self.address(), reason };
-        let response = self.ask(path).await?;
-        match response.status().as_u16() {
-            200 => response.json().await.map_err(|error| unreachable(innermost(&error))),
-            401 | 403 => Err(ManagementError::AccessRefused),
-            status => Err(unreachable(format!("it answered /api/{} with status {status}", path.join("/")))),
-        }
-    }
-
-    /// What the API says of the time.
-    pub(crate) async fn date(&self) -> Result<Option<String>, ManagementError> {
-        let response = self.ask(&["overview"]).await?;
-        Ok(response.headers().get("date").and_then(|date| date.to_str().ok()).map(str::to_owned))
-    }
-
-    async fn ask(&self, path: &[&str]) -> Result<reqwest::Response, ManagementError> {
-        let unreachable = |reason: String| ManagementError::Unreachable { address: self.address(), reason };
-        let segments: Vec<String> = path.iter().map(|s| utf8_percent_encode(s, NON_ALPHANUMERIC).to_string()).collect();
-        let url = format!("{}/api/{}", self.base.as_str().trim_end_matches('/'), segments.join("/"));
-        let request = self.client.get(url).basic_auth(&self.user, Some(self.password.expose_secret()));
-        request.send().await.map_err(|error| unreachable(innermost(&error)))
-    }
-
-    /// How the queues of a virtual host stand, as of some seconds ago: RabbitMQ gathers these figures now and then.
+    /// The queues of a virtual host.
     ///
     /// # Errors
     /// [`ManagementError`].
-    pub async fn queues(&self, vhost: &str) -> Result<Vec<QueueDepth>, ManagementError> {
-        let queues = self.get(&["queues", vhost]).await?;
-        let number = |queue: &Value, name: &str| queue[name].as_u64().unwrap_or(0);
-        Ok(queues
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|queue| {
-                Some(QueueDepth {
-                    name: queue["name"].as_str()?.to_owned(),
-                    total: number(queue, "messages"),
-                    ready: number(queue, "messages_ready"),
-                    unacked: number(queue, "messages_unacknowledged"),
-                    consumers: number(queue, "consumers"),
-                })
-            })
-            .collect())
+    pub async fn queues(&self, vhost: &str) -> Result<Vec<QueueState>, ManagementError> {
+        self.get(&["queues", vhost]).await
     }
 
-    fn address(&self) -> String {
-        format!("{}:{}", self.base.host_str().unwrap_or("?"), self.base.port_or_known_default().unwrap_or(0))
+    pub(crate) async fn overview(&self) -> Result<Overview, ManagementError> {
+        self.get(&["overview"]).await
     }
-}
 
-/// The cause at the bottom: reqwest's own sentence only says that sending failed.
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
+    pub(crate) async fn nodes(&self) -> Result<Vec<Node>, ManagementError> {
+        self.get(&["nodes"]).await
     }
-    error.to_string()
+
+    pub(crate) async fn bindings(&self, vhost: &str) -> Result<Vec<BindingState>, ManagementError> {
+        self.get(&["bindings", vhost]).await
+    }
+
+    /// The feature flags; `None` if the user may not see them.
+    pub(crate) async fn feature_flags(&self) -> Result<Option<Vec<FeatureFlag>>, ManagementError> {
+        match self.get(&["feature-flags"]).await {
+            Ok(flags) => Ok(Some(flags)),
+            Err(ManagementError::AccessRefused) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The broker's clock, to the second; `None` if its answer tells no time.
+    pub(crate) async fn clock(&self) -> Result<Option<OffsetDateTime>, ManagementError> {
+        let response = self.ask(&["overview"]).await?;
+        let date = response.headers().get("date").and_then(|date| date.to_str().ok());
+        Ok(date.and_then(|date| OffsetDateTime::parse(&date.replace("GMT", "+0000"), &Rfc2822).ok()))
+    }
+
+    /// `GET /api/<path>`, each segment of the path percent-encoded.
+    async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, ManagementError> {
+        let response = self.ask(path).await?;
+        match response.status().as_u16() {
+            200 => response.json().await.map_err(|error| self.unreachable(causes(&error))),
+            401 | 403 => Err(ManagementError::AccessRefused),
+            status => Err(self.unreachable(format!("it answered /api/{} with status {status}", path.join("/")))),
+        }
+    }
+
+    async fn ask(&self, path: &[&str]) -> Result<reqwest::Response, ManagementError> {
+        let segments: Vec<String> = path.iter().map(|s| utf8_percent_encode(s, NON_ALPHANUMERIC).to_string()).collect();
+        let url = format!("{}/api/{}", self.base.as_str().trim_end_matches('/'), segments.join("/"));
+        let request = self.client.get(url).basic_auth(&self.user, Some(self.password.expose_secret()));
+        request.send().await.map_err(|error| self.unreachable(causes(&error.without_url())))
+    }
+
+    fn unreachable(&self, reason: String) -> ManagementError {
+        let host = self.base.host_str().unwrap_or("?");
+        let address = format!("{host}:{}", self.base.port_or_known_default().unwrap_or(0));
+        ManagementError::Unreachable { address, reason }
+    }
 }

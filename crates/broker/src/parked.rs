@@ -4,33 +4,31 @@ use lapin::message::BasicGetMessage;
 use lapin::options::{BasicAckOptions, BasicGetOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection};
-use order::{OrderId, Shard};
+use order::{Attempts, OrderId, ParkReason, Shard, UnknownKind};
 use time::OffsetDateTime;
 
 use crate::connection::close;
-use crate::consume::{
-    ATTEMPTS_MADE_HEADER, DETAIL_HEADER, REASON_HEADER, carried_on, kept_headers, tells_of_death, without,
-};
-use crate::outgoing::HISTORY_HEADER;
-use crate::topology::{LANES_EXCHANGE, PARKED_QUEUE, kind_and_shard, routing_key};
+use crate::forward::{carried_on, kept_headers, tells_of_death, without};
+use crate::headers::{ATTEMPTS_MADE_HEADER, DETAIL_HEADER, REASON_HEADER, attempts, text};
+use crate::routing::{kind_and_shard, routing_key};
+use crate::topology::{LANES_EXCHANGE, PARKED_QUEUE};
 use crate::{Broker, BrokerError, Outgoing, wire};
 
-/// The parked queue, gone through by a person. What is taken out and not acked goes back when it is closed, or when
-/// the program dies.
+/// The parked queue, gone through by a person. Messages that were taken out and not acked go back when it is closed, or
+/// when the program dies.
 pub struct ParkedQueue {
     broker: Broker,
     connection: Connection,
     channel: Channel,
-    /// How many messages there are still to be looked at: those that were there at the beginning.
+    /// How many messages are still to be looked at, of those that were there at the beginning.
     left: Option<u32>,
 }
 
 /// A message that was set aside.
 pub struct ParkedMessage {
-    /// Tells it from others: its message ID; where it has none, a number made from what it says.
+    /// Its message ID. A message without one gets a number made from its content.
     pub id: String,
-    /// Why, as a short, stable name. Without one of ours the broker has set it aside: `unroutable`, or the reason of its
-    /// dead-lettering, such as `delivery_limit`.
+    /// The code of the reason: one of [`ParkReason`], or the broker's own word for why it dead-lettered the message.
     pub reason: String,
     /// Why, in a sentence.
     pub detail: Option<String>,
@@ -38,10 +36,8 @@ pub struct ParkedMessage {
     pub parked_at: Option<OffsetDateTime>,
     /// The orders that it names, as far as it can be understood.
     pub orders: Vec<OrderId>,
-    /// How often its orders were looked at in vain.
-    pub attempts: u32,
-    /// What came of the last of these attempts, oldest first.
-    pub history: Vec<String>,
+    /// The attempts at its orders before it was parked.
+    pub attempts: Attempts,
     /// The key that it came with.
     pub routing_key: String,
     /// Its bytes.
@@ -50,7 +46,7 @@ pub struct ParkedMessage {
     delivery_tag: u64,
 }
 
-/// In how many hops a message that is sent in again gets to its due queue: one, of a second.
+/// The lane by which a message that is sent in again gets to its due queue.
 const AGAIN_LANE: &str = "1s";
 
 impl ParkedQueue {
@@ -64,7 +60,7 @@ impl ParkedQueue {
         Ok(Self { broker: broker.clone(), connection, channel, left: None })
     }
 
-    /// The next message; `None`: that was the last that was there at the beginning. What was sent in again may have come
+    /// The next message; `None` after the last that was there at the beginning. What was sent in again may have come
     /// back meanwhile.
     ///
     /// # Errors
@@ -101,29 +97,14 @@ impl ParkedMessage {
         let delivery = got.delivery;
         let headers = delivery.properties.headers().clone().unwrap_or_default();
         let death = first_death(&headers);
-        let text = |table: &FieldTable, name: &str| match table.inner().get(name) {
-            Some(AMQPValue::LongString(text)) => Some(text.to_string()),
-            _ => None,
-        };
-        let died = death.as_ref().and_then(|death| text(death, "reason"));
         let ours = text(&headers, REASON_HEADER);
         let time = match death.as_ref().and_then(|death| death.inner().get("time")) {
             Some(AMQPValue::Timestamp(seconds)) if ours.is_none() => Some(*seconds),
             _ => *delivery.properties.timestamp(),
         };
         let routing_key = delivery.routing_key.as_str().to_owned();
-        let attempts = match headers.inner().get(ATTEMPTS_MADE_HEADER) {
-            Some(AMQPValue::LongUInt(number)) => *number,
-            _ => 0,
-        };
-        let history = match headers.inner().get(HISTORY_HEADER) {
-            Some(AMQPValue::FieldArray(lines)) => lines.as_slice().iter(),
-            _ => [].iter(),
-        };
-        let history = history.filter_map(|line| match line {
-            AMQPValue::LongString(line) => Some(line.to_string()),
-            _ => None,
-        });
+        let died_of = death.as_ref().and_then(|death| text(death, "reason"));
+        let reason = ours.unwrap_or_else(|| reason_of_the_broker(died_of, &routing_key));
         let id = match delivery.properties.message_id() {
             Some(id) => id.as_str().to_owned(),
             None => {
@@ -134,12 +115,11 @@ impl ParkedMessage {
         };
         Self {
             id,
-            reason: ours.or(died).unwrap_or_else(|| "unroutable".to_owned()),
+            reason,
             detail: text(&headers, DETAIL_HEADER),
             parked_at: time.and_then(|time| OffsetDateTime::from_unix_timestamp(time.cast_signed()).ok()),
             orders: wire::decode(&delivery.data).map(|decoded| decoded.orders).unwrap_or_default(),
-            attempts,
-            history: history.collect(),
+            attempts: attempts(&headers, ATTEMPTS_MADE_HEADER),
             routing_key,
             properties: delivery.properties,
             body: delivery.data,
@@ -162,16 +142,28 @@ impl ParkedMessage {
         headers.into_iter().flatten().map(line).collect()
     }
 
-    /// The same message as one that is sent in anew: byte for byte, with no attempts made.
-    #[must_use]
-    pub fn sent_in_again(&self) -> Outgoing {
+    /// The same message as one that is sent in anew: byte for byte, of the same kind, with no attempts behind it.
+    ///
+    /// # Errors
+    /// [`UnknownKind`] where this version does not know its kind: no other kind would be right.
+    pub fn sent_in_again(&self) -> Result<Outgoing, UnknownKind> {
+        let (kind, _) = kind_and_shard(&self.routing_key)?;
         let headers = kept_headers(self.properties.headers().as_ref());
         let ours = [REASON_HEADER, DETAIL_HEADER, ATTEMPTS_MADE_HEADER];
         let headers = without(&headers, |name| tells_of_death(name) || ours.contains(&name));
         let properties = carried_on(&self.properties, headers);
         // Of the first shard, which there always is.
-        let routing_key = routing_key(AGAIN_LANE, kind_and_shard(&self.routing_key).0, Shard::FIRST);
-        Outgoing { exchange: LANES_EXCHANGE, routing_key, body: self.body.clone(), properties, mandatory: true }
+        let routing_key = routing_key(AGAIN_LANE, kind, Shard::FIRST);
+        Ok(Outgoing { exchange: LANES_EXCHANGE, routing_key, body: self.body.clone(), properties, mandatory: true })
+    }
+}
+
+/// Why the broker itself has set a message aside. One that has left its lane (`expired`) found no due queue.
+fn reason_of_the_broker(died_of: Option<String>, routing_key: &str) -> String {
+    match died_of.as_deref() {
+        None | Some("expired") if kind_and_shard(routing_key).is_err() => ParkReason::UnknownKind.code().to_owned(),
+        None | Some("expired") => ParkReason::Unroutable.code().to_owned(),
+        Some(reason) => reason.to_owned(),
     }
 }
 
@@ -183,5 +175,24 @@ fn first_death(headers: &FieldTable) -> Option<FieldTable> {
             _ => None,
         },
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_broker_has_set_aside_has_a_reason_too() {
+        for (died_of, key, reason) in [
+            (None, "31m.payment", "unroutable"),
+            (None, "30m.receipt", "unknown_kind"),
+            (Some("expired"), "30m.receipt", "unknown_kind"),
+            (Some("expired"), "30m.payment", "unroutable"),
+            (Some("delivery_limit"), "30m.payment", "delivery_limit"),
+            (Some("maxlen"), "30m.payment", "maxlen"),
+        ] {
+            assert_eq!(reason_of_the_broker(died_of.map(str::to_owned), key), reason, "{died_of:?} {key}");
+        }
     }
 }

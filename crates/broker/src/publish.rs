@@ -7,7 +7,6 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::connection::close;
-use crate::outgoing::PERSISTENT;
 use crate::{Broker, BrokerError, Outgoing};
 
 /// Publishes messages and says of each whether the broker has it.
@@ -48,6 +47,9 @@ pub enum NotPublished {
     Broker(#[from] BrokerError),
 }
 
+/// Delivery mode 2: the message survives a restart of the broker. It carries over when the message is dead-lettered.
+const PERSISTENT: u8 = 2;
+
 /// How long a publish to a broker that blocks publishers waits before it gives up.
 const BLOCKED_LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -55,6 +57,9 @@ const BLOCKED_LOOK_EVERY: Duration = Duration::from_secs(1);
 const IN_FLIGHT_MAX: usize = 1024;
 
 impl Publisher {
+    /// How long the broker usually may take to confirm what is published.
+    pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+
     /// A publisher that connects when it is first used. `purpose` is shown in RabbitMQ's listings.
     #[must_use]
     pub fn new(broker: Broker, purpose: &'static str, confirm_timeout: Duration) -> Self {

@@ -1,83 +1,38 @@
-//! The one place that knows every exchange, queue and binding: their names, kinds and arguments.
+//! Every exchange, queue and binding: names, kinds and arguments. No other file knows them.
 //!
-//! A version stands in the names of the queues, so that a changed argument is a new queue and never a
-//! conflict with an old one.
+//! A version stands in the names of the queues, so that a changed argument is a new queue and never a conflict with an
+//! old one.
 
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, ExchangeKind};
-use order::{Lane, Lanes, Shard};
+use order::{Lane, Lanes, TimeoutKind};
 use serde_json::{Value, json};
 
-use crate::connection::close;
-use crate::{Broker, BrokerError};
+use crate::routing::{NOW, due_queue, lane_queue, routing_key};
 
-/// Where foreign publishers' messages enter a lane; the routing key is `<lane>.<kind>`. What no lane wants is
-/// rescued.
+/// Where foreign publishers' messages enter a lane; the routing key is `<lane>.<kind>`. A message that fits no lane is
+/// parked.
 pub const DELAY_EXCHANGE: &str = "overdue.delay";
-/// Where our own messages enter a lane, with the same keys. Nothing is rescued here: a rescued message counts as
-/// routed, and a publisher that keeps what was not routed must learn of it.
+/// Where our own messages enter a lane, with the same keys. A message that fits no lane is returned: a publisher that keeps
+/// what was not routed must learn of it, and a message in the parked queue would count as routed.
 pub const LANES_EXCHANGE: &str = "overdue.lanes";
 /// Where messages go when their lane's time has passed, with the routing key that they had.
 pub const DUE_EXCHANGE: &str = "overdue.due";
 /// Where messages are set aside for a person.
 pub const PARKED_EXCHANGE: &str = "overdue.parked";
-/// Where messages go that no lane, or no due queue, wants.
+/// Where messages go that fit no lane or no due queue.
 pub const UNROUTABLE_EXCHANGE: &str = "overdue.unroutable";
-/// Where facts about orders are announced.
+/// Where events are announced.
 pub const EVENTS_EXCHANGE: &str = "overdue.events";
-/// The queue of payment timeouts that are due; workers consume it.
-pub const DUE_PAYMENT_QUEUE: &str = "overdue.v1.due.payment";
-/// The queue of orders whose payment gateway has to be asked. Apart from the other, so that a slow gateway holds up
-/// nobody who does not need it.
-pub const DUE_GATEWAY_QUEUE: &str = "overdue.v1.due.gateway";
-/// The queue of what was set aside; nothing consumes it.
+/// The queue of messages that were set aside. Nothing consumes it.
 pub const PARKED_QUEUE: &str = "overdue.v1.parked";
-/// The kind of timeout that closes unpaid orders: the second word of the routing key.
-pub const PAYMENT_KIND: &str = "payment";
 
-/// The kind of timeout after which a payment gateway is asked.
-pub const GATEWAY_KIND: &str = "gateway";
-/// In the place of a lane's name: no lane, but at once.
-pub const NOW: &str = "now";
-
-/// How often a message may come back to the due queue before the broker parks it: a worker that dies each
-/// time it meets the message must not do so for ever. 20 is also the default of RabbitMQ 4.0.
+/// How often a message may come back to its due queue before the broker parks it: a worker that dies each time it meets
+/// the message must not do so for ever. 20 is also the default of RabbitMQ 4.0
+/// (<https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling>).
 pub const DELIVERY_LIMIT: i64 = 20;
 
-/// Looking at parked messages takes them out and gives them back. RabbitMQ 4 would drop what was given back 20 times, and
-/// knows no way of saying "never" that older versions take as well.
+/// The delivery limit of the parked queue. To look at a parked message takes it out and gives it back. RabbitMQ 4 would drop
+/// it after 20 looks, and has no word for "never" that older versions take too.
 pub const PARKED_DELIVERY_LIMIT: i64 = 1_000_000_000;
-
-/// The queue in which messages of this shard wait that go by this lane.
-#[must_use]
-pub fn lane_queue(lane: Lane, shard: Shard) -> String {
-    format!("overdue.v1.delay.{lane}{shard}")
-}
-
-/// The queue of this shard's payment timeouts that are due.
-#[must_use]
-pub fn due_payment_queue(shard: Shard) -> String {
-    format!("{DUE_PAYMENT_QUEUE}{shard}")
-}
-
-/// The queue of this shard's orders whose payment gateway has to be asked.
-#[must_use]
-pub fn due_gateway_queue(shard: Shard) -> String {
-    format!("{DUE_GATEWAY_QUEUE}{shard}")
-}
-
-/// What leads by way of `lane` (or [`NOW`]) to the due queue of this kind.
-pub(crate) fn routing_key(lane: impl std::fmt::Display, kind: &str, shard: Shard) -> String {
-    format!("{lane}.{kind}{shard}")
-}
-
-/// The kind, and the shard, that a routing key names.
-pub(crate) fn kind_and_shard(routing_key: &str) -> (&'static str, Shard) {
-    let mut words = routing_key.split('.').skip(1);
-    let kind = if words.next() == Some(GATEWAY_KIND) { GATEWAY_KIND } else { PAYMENT_KIND };
-    (kind, words.next().map_or(Shard::FIRST, Shard::named))
-}
 
 /// All objects of a deployment with certain lanes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +40,8 @@ pub struct Topology {
     pub(crate) exchanges: Vec<Exchange>,
     pub(crate) queues: Vec<Queue>,
     pub(crate) bindings: Vec<Binding>,
+    /// The queues that workers consume.
+    pub(crate) due_queues: Vec<String>,
 }
 
 /// A durable exchange.
@@ -125,73 +82,42 @@ impl Topology {
     /// The topology with these lanes.
     #[must_use]
     pub fn new(lanes: &Lanes) -> Self {
-        let mut topology = Self { exchanges: exchanges(), queues: Vec::new(), bindings: Vec::new() };
+        let (queues, bindings, due_queues) = (Vec::new(), Vec::new(), Vec::new());
+        let mut topology = Self { exchanges: exchanges(), queues, bindings, due_queues };
         for shard in lanes.shards().iter() {
             for lane in lanes.iter() {
-                // Any kind: `*` is one word, so the keys of one shard are never those of another.
-                let (queue, key) = (lane_queue(lane, shard), routing_key(lane, "*", shard));
-                topology.add_queue(queue.clone(), lane_arguments(lane), DELAY_EXCHANGE, key.clone());
-                topology.bindings.push(Binding { source: LANES_EXCHANGE, queue, routing_key: key });
+                let queue = lane_queue(lane, shard);
+                topology.add_queue(&queue, lane_arguments(lane));
+                // By each kind that is known: a message of another kind is parked where it enters, and does not wait first.
+                for kind in TimeoutKind::ALL {
+                    topology.bind(DELAY_EXCHANGE, &queue, routing_key(lane, kind, shard));
+                    topology.bind(LANES_EXCHANGE, &queue, routing_key(lane, kind, shard));
+                }
             }
-            let (due, asked) = (due_payment_queue(shard), due_gateway_queue(shard));
-            topology.add_queue(due, due_arguments(), DUE_EXCHANGE, routing_key('*', PAYMENT_KIND, shard));
-            topology.add_queue(asked.clone(), due_arguments(), DUE_EXCHANGE, routing_key('*', GATEWAY_KIND, shard));
-            topology.bindings.push(Binding {
-                source: LANES_EXCHANGE,
-                queue: asked,
-                routing_key: routing_key(NOW, GATEWAY_KIND, shard),
-            });
+            for kind in TimeoutKind::ALL {
+                let queue = due_queue(kind, shard);
+                topology.add_queue(&queue, due_arguments());
+                // `*` is one word, so the keys of one shard are never those of another.
+                topology.bind(DUE_EXCHANGE, &queue, routing_key('*', kind, shard));
+                topology.bind(LANES_EXCHANGE, &queue, routing_key(NOW, kind, shard));
+                topology.due_queues.push(queue);
+            }
         }
         topology.add_queue(
-            PARKED_QUEUE.to_owned(),
+            PARKED_QUEUE,
             vec![("x-queue-type", Text("quorum")), ("x-delivery-limit", Number(PARKED_DELIVERY_LIMIT))],
-            PARKED_EXCHANGE,
-            String::new(),
         );
-        topology.bindings.push(Binding {
-            source: UNROUTABLE_EXCHANGE,
-            queue: PARKED_QUEUE.to_owned(),
-            routing_key: String::new(),
-        });
+        topology.bind(PARKED_EXCHANGE, PARKED_QUEUE, String::new());
+        topology.bind(UNROUTABLE_EXCHANGE, PARKED_QUEUE, String::new());
         topology
     }
 
-    /// The queues that workers consume.
-    pub(crate) fn due_queues(&self) -> impl Iterator<Item = &str> {
-        let due = |name: &&str| name.starts_with(DUE_PAYMENT_QUEUE) || name.starts_with(DUE_GATEWAY_QUEUE);
-        self.queues.iter().map(|queue| queue.name.as_str()).filter(due)
+    fn add_queue(&mut self, name: &str, arguments: Arguments) {
+        self.queues.push(Queue { name: name.to_owned(), arguments });
     }
 
-    fn add_queue(&mut self, name: String, arguments: Arguments, source: &'static str, routing_key: String) {
-        self.queues.push(Queue { name: name.clone(), arguments });
-        self.bindings.push(Binding { source, queue: name, routing_key });
-    }
-
-    /// Creates whatever is missing. Objects that are there already and alike stay as they are.
-    ///
-    /// # Errors
-    /// [`BrokerError::Topology`] if an object exists with other arguments; the objects before it are created.
-    pub async fn declare(&self, broker: &Broker) -> Result<(), BrokerError> {
-        let connection = broker.connect("topology").await?;
-        let channel = broker.channel(&connection).await?;
-        let outcome = self.declare_on(&channel).await.map_err(|error| broker.error(&error));
-        close(&connection).await;
-        outcome
-    }
-
-    async fn declare_on(&self, channel: &Channel) -> Result<(), lapin::Error> {
-        for exchange in &self.exchanges {
-            exchange.declare(channel).await?;
-        }
-        for queue in &self.queues {
-            queue.declare(channel).await?;
-        }
-        for binding in &self.bindings {
-            let (queue, source) = (binding.queue.as_str().into(), binding.source.into());
-            let key = binding.routing_key.as_str().into();
-            channel.queue_bind(queue, source, key, QueueBindOptions::default(), FieldTable::default()).await?;
-        }
-        Ok(())
+    fn bind(&mut self, source: &'static str, queue: &str, routing_key: String) {
+        self.bindings.push(Binding { source, queue: queue.to_owned(), routing_key });
     }
 
     /// The same objects as a definitions file, for `rabbitmqctl import_definitions` and the like.
@@ -239,7 +165,7 @@ fn exchanges() -> Vec<Exchange> {
 }
 
 /// At-least-once dead-lettering needs all four: a quorum queue, an exchange to go to, the strategy, and
-/// `reject-publish`; with the default overflow the broker silently falls back to at-most-once
+/// `reject-publish`. With the default overflow the broker silently falls back to at-most-once
 /// (<https://www.rabbitmq.com/docs/quorum-queues#dead-lettering>). No `x-dead-letter-routing-key`: the key
 /// must survive. Never `x-expires`: it would delete the queue with all that waits in it.
 fn lane_arguments(lane: Lane) -> Arguments {
@@ -260,43 +186,6 @@ fn due_arguments() -> Arguments {
         ("x-dead-letter-strategy", Text("at-least-once")),
         ("x-overflow", Text("reject-publish")),
     ]
-}
-
-impl Exchange {
-    pub(crate) async fn declare(&self, channel: &Channel) -> Result<(), lapin::Error> {
-        let kind = if self.kind == "fanout" { ExchangeKind::Fanout } else { ExchangeKind::Topic };
-        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        channel.exchange_declare(self.name.into(), kind, options, field_table(&self.arguments)).await
-    }
-
-    pub(crate) async fn declare_passively(&self, channel: &Channel) -> Result<(), lapin::Error> {
-        let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-        channel.exchange_declare(self.name.into(), ExchangeKind::Topic, options, FieldTable::default()).await
-    }
-}
-
-impl Queue {
-    pub(crate) async fn declare(&self, channel: &Channel) -> Result<(), lapin::Error> {
-        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        channel.queue_declare(self.name.as_str().into(), options, field_table(&self.arguments)).await.map(drop)
-    }
-
-    pub(crate) async fn declare_passively(&self, channel: &Channel) -> Result<(), lapin::Error> {
-        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        channel.queue_declare(self.name.as_str().into(), options, FieldTable::default()).await.map(drop)
-    }
-}
-
-fn field_table(arguments: &Arguments) -> FieldTable {
-    let mut table = FieldTable::default();
-    for (name, value) in arguments {
-        let value = match value {
-            Text(text) => AMQPValue::LongString((*text).into()),
-            Number(number) => AMQPValue::LongLongInt(*number),
-        };
-        table.insert((*name).into(), value);
-    }
-    table
 }
 
 pub(crate) fn arguments_json(arguments: &Arguments) -> Value {
@@ -328,5 +217,22 @@ mod tests {
             assert_eq!(argument("x-expires"), None, "would delete what waits");
             assert_eq!(argument("x-dead-letter-routing-key"), None, "the key must survive");
         }
+    }
+
+    #[test]
+    fn every_kind_enters_every_lane_and_has_a_due_queue() {
+        let topology = Topology::new(&Lanes::standard(&[]));
+        let bound = |source: &str, key: &str| {
+            topology.bindings.iter().any(|binding| binding.source == source && binding.routing_key == key)
+        };
+        for kind in TimeoutKind::ALL {
+            for lane in Lanes::STANDARD {
+                for source in [DELAY_EXCHANGE, LANES_EXCHANGE] {
+                    assert!(bound(source, &format!("{lane}.{kind}")), "{source} {lane}.{kind}");
+                }
+            }
+            assert!(bound(DUE_EXCHANGE, &format!("*.{kind}")) && bound(LANES_EXCHANGE, &format!("now.{kind}")));
+        }
+        assert!(!topology.bindings.iter().any(|binding| binding.routing_key.ends_with('*')), "no other kind enters");
     }
 }

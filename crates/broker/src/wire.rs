@@ -1,12 +1,12 @@
-//! What a timeout message says: which orders to look at.
+//! The body of a timeout message: the orders to look at.
 //!
-//! Two forms are understood: a bare order ID in UTF-8 (`842317`), and
-//! `{"v":1,"orders":[{"id":"842317","due":"2026-11-22T08:30:00Z"}]}`, in which `due` may be missing. It is a
-//! hint for people who read the message; the database's deadline decides.
+//! It has one of two forms: a bare order ID in UTF-8 (`842317`), or
+//! `{"v":1,"orders":[{"id":"842317","due":"2026-11-22T08:30:00Z"}]}`, in which `due` may be missing. `due` is a hint for
+//! people who read the message. The deadline in the order book decides.
 
 use std::borrow::Cow;
 
-use order::{BadDeadline, BadOrderId, Deadline, OrderId};
+use order::{BadDeadline, BadOrderId, Deadline, OrderId, ParkReason, UnknownKind};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -17,10 +17,10 @@ pub const ORDERS_MAX: usize = 256;
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// The version that this program writes and understands.
-const VERSION: &str = "1";
+const VERSION: u8 = 1;
 
 /// A message that was understood, at least in part.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Decoded {
     /// The orders to look at, in the order in which the message names them.
     pub orders: Vec<OrderId>,
@@ -29,10 +29,10 @@ pub struct Decoded {
 }
 
 /// One entry of a message that is otherwise good.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct BadEntry {
     /// The entry as it stood in the message.
-    pub json: String,
+    pub json: Box<RawValue>,
     /// What is wrong with it.
     pub fault: Fault,
 }
@@ -72,24 +72,43 @@ pub enum Fault {
     /// A `due` that is no instant.
     #[error("due: {0}")]
     IllegalDue(#[from] BadDeadline),
+    /// A routing key that names no kind of timeout of this version.
+    #[error(transparent)]
+    UnknownKind(#[from] UnknownKind),
 }
 
 impl Fault {
-    /// A short, stable name for headers, counters and scripts.
+    /// The reason for which the message, or the entry, is parked.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn reason(&self) -> ParkReason {
         match self {
-            Self::TooLarge(_) => "too_large",
-            Self::NotUtf8(_) => "not_utf8",
-            Self::NotJson { .. } => "not_json",
-            Self::UnknownVersion(_) => "unknown_version",
-            Self::NoOrders => "no_orders",
-            Self::TooManyOrders(_) => "too_many_orders",
-            Self::MalformedEntry => "malformed_entry",
-            Self::IllegalOrderId(_) => "illegal_order_id",
-            Self::IllegalDue(_) => "illegal_due",
+            Self::TooLarge(_) => ParkReason::TooLarge,
+            Self::NotUtf8(_) => ParkReason::NotUtf8,
+            Self::NotJson { .. } => ParkReason::NotJson,
+            Self::UnknownVersion(_) => ParkReason::UnknownVersion,
+            Self::NoOrders => ParkReason::NoOrders,
+            Self::TooManyOrders(_) => ParkReason::TooManyOrders,
+            Self::MalformedEntry => ParkReason::MalformedEntry,
+            Self::IllegalOrderId(_) => ParkReason::IllegalOrderId,
+            Self::IllegalDue(_) => ParkReason::IllegalDue,
+            Self::UnknownKind(_) => ParkReason::UnknownKind,
         }
     }
+}
+
+/// A message in the form in which it is written.
+#[derive(Serialize)]
+struct Envelope<E> {
+    v: u8,
+    orders: Vec<E>,
+}
+
+/// An entry in the form in which it is written.
+#[derive(Serialize)]
+struct Entry<'a> {
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    due: Option<String>,
 }
 
 /// The body that names these orders, in version 1.
@@ -98,19 +117,25 @@ impl Fault {
 /// If there are none, or more than [`ORDERS_MAX`]: the caller groups them.
 #[must_use]
 pub fn encode(orders: &[(OrderId, Deadline)]) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Message<'a> {
-        v: u8,
-        orders: Vec<Entry<'a>>,
-    }
-    #[derive(Serialize)]
-    struct Entry<'a> {
-        id: &'a str,
-        due: String,
-    }
     assert!((1..=ORDERS_MAX).contains(&orders.len()), "{} orders in one message", orders.len());
-    let orders = orders.iter().map(|(id, due)| Entry { id: id.as_str(), due: due.to_string() }).collect();
-    serde_json::to_vec(&Message { v: 1, orders }).unwrap_or_default()
+    json(orders.iter().map(|(id, due)| Entry { id: id.as_str(), due: Some(due.to_string()) }).collect())
+}
+
+/// The body that names these orders and no deadlines, in version 1.
+#[must_use]
+pub fn encode_ids(orders: &[OrderId]) -> Vec<u8> {
+    json(orders.iter().map(|id| Entry { id: id.as_str(), due: None }).collect())
+}
+
+/// The body of a single entry that is kept byte for byte, in version 1. Under it a bad entry is parked.
+#[must_use]
+pub fn encode_entry(entry: &RawValue) -> Vec<u8> {
+    json(vec![entry])
+}
+
+fn json<E: Serialize>(orders: Vec<E>) -> Vec<u8> {
+    // Texts and valid JSON: nothing in it can fail to be written.
+    serde_json::to_vec(&Envelope { v: VERSION, orders }).unwrap_or_default()
 }
 
 /// Reads a body.
@@ -134,20 +159,20 @@ fn decode_object(text: &str) -> Result<Decoded, Fault> {
     // Each part is read only when the one before it is known to be good, so that a later version with other
     // fields is called an unknown version and not broken JSON.
     #[derive(Deserialize)]
-    struct Envelope<'a> {
+    struct Parts<'a> {
         #[serde(borrow)]
         v: Option<&'a RawValue>,
         #[serde(borrow)]
         orders: Option<&'a RawValue>,
     }
-    let envelope: Envelope<'_> =
+    let parts: Parts<'_> =
         serde_json::from_str(text).map_err(|e| Fault::NotJson { line: e.line(), column: e.column() })?;
-    match envelope.v.map(RawValue::get) {
-        Some(VERSION) => {}
+    match parts.v.map(RawValue::get) {
+        Some(version) if version.parse() == Ok(VERSION) => {}
         Some(other) => return Err(Fault::UnknownVersion(other.chars().take(20).collect())),
         None => return Err(Fault::UnknownVersion("missing".to_owned())),
     }
-    let entries = envelope.orders.ok_or(Fault::NoOrders)?;
+    let entries = parts.orders.ok_or(Fault::NoOrders)?;
     let entries: Vec<&RawValue> = serde_json::from_str(entries.get()).map_err(|_| Fault::NoOrders)?;
     if entries.is_empty() {
         return Err(Fault::NoOrders);
@@ -159,7 +184,7 @@ fn decode_object(text: &str) -> Result<Decoded, Fault> {
     for entry in entries {
         match decode_entry(entry.get()) {
             Ok(id) => decoded.orders.push(id),
-            Err(fault) => decoded.bad_entries.push(BadEntry { json: entry.get().to_owned(), fault }),
+            Err(fault) => decoded.bad_entries.push(BadEntry { json: entry.to_owned(), fault }),
         }
     }
     Ok(decoded)
@@ -167,24 +192,17 @@ fn decode_object(text: &str) -> Result<Decoded, Fault> {
 
 fn decode_entry(json: &str) -> Result<OrderId, Fault> {
     #[derive(Deserialize)]
-    struct Entry<'a> {
+    struct Fields<'a> {
         #[serde(borrow)]
         id: Cow<'a, str>,
         #[serde(borrow, default)]
         due: Option<Cow<'a, str>>,
     }
-    let entry: Entry<'_> = serde_json::from_str(json).map_err(|_| Fault::MalformedEntry)?;
+    let entry: Fields<'_> = serde_json::from_str(json).map_err(|_| Fault::MalformedEntry)?;
     if let Some(due) = entry.due {
         due.parse::<Deadline>()?;
     }
     Ok(OrderId::new(&entry.id)?)
-}
-
-/// A message of one entry, kept byte for byte: the body under which a bad entry, or an order that cannot be
-/// handled, is parked.
-#[must_use]
-pub fn envelope(entry_json: &str) -> Vec<u8> {
-    format!("{{\"v\":1,\"orders\":[{entry_json}]}}").into_bytes()
 }
 
 #[cfg(test)]
@@ -194,7 +212,7 @@ mod tests {
     use super::*;
 
     fn code(body: &[u8]) -> &'static str {
-        decode(body).unwrap_err().code()
+        decode(body).unwrap_err().reason().code()
     }
 
     fn id(text: &str) -> OrderId {
@@ -203,14 +221,16 @@ mod tests {
 
     #[test]
     fn both_forms_are_understood() {
-        let one = Decoded { orders: vec![id("842317")], bad_entries: vec![] };
-        assert_eq!(decode(b"842317").unwrap(), one);
-        assert_eq!(decode(br#"{"v":1,"orders":[{"id":"842317","due":"2026-11-22T08:30:00Z"}]}"#).unwrap(), one);
-        assert_eq!(
-            decode(br#" {"orders":[{"id":"842317","later":[]}],"v":1,"more":0} "#).unwrap(),
-            one,
-            "more fields do not hurt"
-        );
+        for body in [
+            "842317",
+            r#"{"v":1,"orders":[{"id":"842317","due":"2026-11-22T08:30:00Z"}]}"#,
+            // More fields do not hurt.
+            r#" {"orders":[{"id":"842317","later":[]}],"v":1,"more":0} "#,
+        ] {
+            let decoded = decode(body.as_bytes()).unwrap();
+            assert_eq!(decoded.orders, [id("842317")], "{body}");
+            assert!(decoded.bad_entries.is_empty(), "{body}");
+        }
     }
 
     #[test]
@@ -237,7 +257,7 @@ mod tests {
         let body = br#"{"v":1,"orders":[{"id":"a"},{"id":"b b"},{"id":7},7,{"id":"c","due":"soon"},{"id":"d"}]}"#;
         let decoded = decode(body).unwrap();
         assert_eq!(decoded.orders, [id("a"), id("d")]);
-        let bad: Vec<_> = decoded.bad_entries.iter().map(|bad| (bad.json.as_str(), bad.fault.code())).collect();
+        let bad: Vec<_> = decoded.bad_entries.iter().map(|bad| (bad.json.get(), bad.fault.reason().code())).collect();
         assert_eq!(
             bad,
             [

@@ -1,17 +1,17 @@
 //! The close protocol: query, close at the gateway, query again, and only then close here.
 //!
-//! One attempt is at most three calls. Which comes next, and what may be concluded, is decided here, without
-//! any I/O; whoever makes the calls (and the model checker in the tests) follows [`next_step`].
+//! One attempt is at most three calls. [`next_step`] decides, without any I/O, which call comes next and what follows from
+//! the answers. The worker and the model checker in the tests both follow it.
 
 use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::{CloseOutcome, PaymentFacts, Prepay, Receipt, Trade, TradeState};
+use crate::{CloseOutcome, ParkReason, PaymentFacts, Prepay, Receipt, RetryReason, Trade, TradeState};
 
-/// What was heard last within an attempt.
+/// The gateway's last answer within an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard<'a> {
+pub enum GatewayAnswer<'a> {
     /// Nothing yet.
     Nothing,
     /// The answer to a query.
@@ -52,17 +52,17 @@ pub enum Verdict {
     Later {
         /// When.
         at: OffsetDateTime,
-        /// Why: a short, stable name.
-        why: &'static str,
-        /// Whether this was an attempt that came to nothing, of which there may be only so many.
+        /// Why.
+        why: RetryReason,
+        /// Whether this counts as an attempt. Their number is limited.
         counts: bool,
     },
     /// Nothing can be concluded, for this reason; to be asked again.
     Unclear(String),
     /// A person must look.
     Person {
-        /// A short, stable name.
-        reason: &'static str,
+        /// Why.
+        reason: ParkReason,
         /// What is wrong.
         detail: String,
     },
@@ -89,20 +89,20 @@ impl Default for CloseRules {
     }
 }
 
-/// What follows from what was heard, for an order that is past its deadline. Only a positive answer of the
+/// The next step after this answer, for an order that is past its deadline. Only a positive answer of the
 /// gateway leads to [`Verdict::Unpaid`]; whatever is not understood stays unclear.
 #[must_use]
-pub fn next_step(payment: &PaymentFacts, rules: &CloseRules, heard: &Heard<'_>, now: OffsetDateTime) -> Step {
-    match heard {
-        Heard::Nothing => Step::Query,
-        Heard::Trade { trade, after_close } => after_query(payment, rules, trade, *after_close, now),
-        Heard::Close(outcome) => match outcome {
+pub fn next_step(payment: &PaymentFacts, rules: &CloseRules, answer: &GatewayAnswer<'_>, now: OffsetDateTime) -> Step {
+    match answer {
+        GatewayAnswer::Nothing => Step::Query,
+        GatewayAnswer::Trade { trade, after_close } => after_query(payment, rules, trade, *after_close, now),
+        GatewayAnswer::Close(outcome) => match outcome {
             // None of these is proof. A close that was accepted may still lose against a payment.
             CloseOutcome::Accepted | CloseOutcome::AlreadyClosed | CloseOutcome::AlreadyPaid => Step::Query,
             CloseOutcome::InProgress => Step::Conclude(user_paying(rules, now)),
             CloseOutcome::TooEarly => Step::Conclude(Verdict::Later {
                 at: now + rules.min_close_age.max(rules.user_paying_wait),
-                why: "too_early",
+                why: RetryReason::TooEarly,
                 counts: true,
             }),
             CloseOutcome::NotFound => {
@@ -120,13 +120,13 @@ fn after_query(
     now: OffsetDateTime,
 ) -> Step {
     if let Some(discrepancy) = &trade.discrepancy {
-        return person("payment_mismatch", discrepancy.clone());
+        return person(ParkReason::PaymentMismatch, discrepancy.clone());
     }
     match &trade.state {
         TradeState::Paid => paid(payment, trade),
         TradeState::Closed | TradeState::Revoked => Step::Conclude(Verdict::Unpaid),
         TradeState::Refunded => person(
-            "refunded_at_gateway",
+            ParkReason::RefundedAtGateway,
             "the trade was paid, and some or all of it was refunded, not by this program".to_owned(),
         ),
         TradeState::UserPaying => Step::Conclude(user_paying(rules, now)),
@@ -136,7 +136,7 @@ fn after_query(
         TradeState::NotPaid | TradeState::Failed => {
             let at = payment.created_at + rules.min_close_age;
             if now < at {
-                return Step::Conclude(Verdict::Later { at, why: "too_early", counts: false });
+                return Step::Conclude(Verdict::Later { at, why: RetryReason::TooEarly, counts: false });
             }
             Step::Close
         }
@@ -151,7 +151,7 @@ fn paid(payment: &PaymentFacts, trade: &Trade) -> Step {
         return unclear("paid, but without a transaction ID or an amount");
     };
     if *amount != payment.amount {
-        return person("payment_mismatch", format!("{amount} was paid, {} was to be paid", payment.amount));
+        return person(ParkReason::PaymentMismatch, format!("{amount} was paid, {} was to be paid", payment.amount));
     }
     let receipt = Receipt { transaction_id: transaction_id.clone(), paid_at: trade.paid_at, amount: amount.clone() };
     Step::Conclude(Verdict::Paid(receipt))
@@ -162,7 +162,7 @@ fn paid(payment: &PaymentFacts, trade: &Trade) -> Step {
 fn not_found(payment: &PaymentFacts, rules: &CloseRules, now: OffsetDateTime) -> Verdict {
     match (payment.prepay, payment.not_found_at) {
         (Prepay::Created, _) => Verdict::Person {
-            reason: "trade_missing",
+            reason: ParkReason::TradeMissing,
             detail: "the gateway had confirmed the trade and now knows no such trade".to_owned(),
         },
         (Prepay::None, _) => Verdict::Absent,
@@ -172,14 +172,14 @@ fn not_found(payment: &PaymentFacts, rules: &CloseRules, now: OffsetDateTime) ->
 }
 
 fn user_paying(rules: &CloseRules, now: OffsetDateTime) -> Verdict {
-    Verdict::Later { at: now + rules.user_paying_wait, why: "user_paying", counts: true }
+    Verdict::Later { at: now + rules.user_paying_wait, why: RetryReason::UserPaying, counts: true }
 }
 
 fn unclear(why: &str) -> Step {
     Step::Conclude(Verdict::Unclear(why.to_owned()))
 }
 
-fn person(reason: &'static str, detail: String) -> Step {
+fn person(reason: ParkReason, detail: String) -> Step {
     Step::Conclude(Verdict::Person { reason, detail })
 }
 
@@ -209,7 +209,7 @@ mod tests {
     }
 
     fn query(payment: &PaymentFacts, trade: &Trade, after_close: bool) -> Step {
-        next_step(payment, &CloseRules::default(), &Heard::Trade { trade, after_close }, now())
+        next_step(payment, &CloseRules::default(), &GatewayAnswer::Trade { trade, after_close }, now())
     }
 
     fn state(state: TradeState, after_close: bool) -> Step {
@@ -251,7 +251,8 @@ mod tests {
             CloseOutcome::NotFound,
             CloseOutcome::TooEarly,
         ] {
-            let step = next_step(&payment(Prepay::Created), &CloseRules::default(), &Heard::Close(outcome), now());
+            let step =
+                next_step(&payment(Prepay::Created), &CloseRules::default(), &GatewayAnswer::Close(outcome), now());
             assert!(!matches!(step, Step::Conclude(Verdict::Unpaid | Verdict::Absent)), "{outcome:?}: {step:?}");
         }
     }
@@ -275,10 +276,10 @@ mod tests {
         let verdict = |trade: &Trade| concluded(query(&payment(Prepay::Created), trade, false));
         assert!(matches!(verdict(&trade(1999, "CNY")), Verdict::Paid(receipt) if receipt.transaction_id == "4200"));
         for wrong in [trade(1998, "CNY"), trade(1999, "USD")] {
-            assert!(matches!(verdict(&wrong), Verdict::Person { reason: "payment_mismatch", .. }));
+            assert!(matches!(verdict(&wrong), Verdict::Person { reason: ParkReason::PaymentMismatch, .. }));
         }
         let foreign = Trade { discrepancy: Some("another merchant".to_owned()), ..trade(1999, "CNY") };
-        assert!(matches!(verdict(&foreign), Verdict::Person { reason: "payment_mismatch", .. }));
+        assert!(matches!(verdict(&foreign), Verdict::Person { reason: ParkReason::PaymentMismatch, .. }));
         let nameless = Trade { transaction_id: None, ..trade(1999, "CNY") };
         assert!(matches!(verdict(&nameless), Verdict::Unclear(_)));
     }
@@ -288,7 +289,7 @@ mod tests {
         let missing = Trade::in_state(TradeState::NotFound);
         let verdict = |payment: &PaymentFacts| concluded(query(payment, &missing, false));
         assert_eq!(verdict(&payment(Prepay::None)), Verdict::Absent);
-        assert!(matches!(verdict(&payment(Prepay::Created)), Verdict::Person { reason: "trade_missing", .. }));
+        assert!(matches!(verdict(&payment(Prepay::Created)), Verdict::Person { reason: ParkReason::TradeMissing, .. }));
         let gap = CloseRules::default().not_found_gap;
         assert_eq!(verdict(&payment(Prepay::Attempted)), Verdict::NotFoundYet(now() + gap));
         let since = |age| PaymentFacts { not_found_at: Some(now() - age), ..payment(Prepay::Attempted) };
@@ -301,8 +302,8 @@ mod tests {
         let rules = CloseRules { min_close_age: Duration::from_mins(40), ..CloseRules::default() };
         let payment = payment(Prepay::Created);
         let trade = Trade::in_state(TradeState::NotPaid);
-        let step = next_step(&payment, &rules, &Heard::Trade { trade: &trade, after_close: false }, now());
+        let step = next_step(&payment, &rules, &GatewayAnswer::Trade { trade: &trade, after_close: false }, now());
         let at = payment.created_at + rules.min_close_age;
-        assert_eq!(step, Step::Conclude(Verdict::Later { at, why: "too_early", counts: false }));
+        assert_eq!(step, Step::Conclude(Verdict::Later { at, why: RetryReason::TooEarly, counts: false }));
     }
 }

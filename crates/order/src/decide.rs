@@ -1,6 +1,6 @@
 use time::OffsetDateTime;
 
-use crate::{Deadline, OrderStatus, PaymentFacts, Receipt, Verdict};
+use crate::{Deadline, OrderStatus, ParkReason, PaymentFacts, Receipt, RetryReason, Verdict};
 
 /// What the database says of an order, as far as the decision needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,15 +30,15 @@ pub enum Decision {
     Retry {
         /// Not before; `None`: by the usual back-off.
         at: Option<OffsetDateTime>,
-        /// Whether it counts as an attempt that came to nothing.
+        /// Whether it counts as an attempt. Their number is limited.
         counts: bool,
         /// Why.
-        why: String,
+        why: RetryReason,
     },
     /// A person must look.
     Park {
-        /// A short, stable name.
-        reason: &'static str,
+        /// Why.
+        reason: ParkReason,
         /// What is wrong.
         detail: String,
     },
@@ -68,13 +68,15 @@ pub fn decide(order: Option<&OrderFacts>, answer: Option<&Verdict>, now: OffsetD
         None | Some(Verdict::Unpaid | Verdict::Absent) if pending => Decision::Close(order.deadline),
         None | Some(Verdict::Unpaid | Verdict::Absent) => Decision::Nothing(order.status),
         Some(Verdict::NotFoundYet(at)) => {
-            Decision::Retry { at: Some(*at), counts: true, why: "not_found_yet".to_owned() }
+            Decision::Retry { at: Some(*at), counts: true, why: RetryReason::NotFoundYet }
         }
         Some(Verdict::Later { at, why, counts }) => {
-            Decision::Retry { at: Some(*at), counts: *counts, why: (*why).to_owned() }
+            Decision::Retry { at: Some(*at), counts: *counts, why: why.clone() }
         }
-        Some(Verdict::Unclear(why)) => Decision::Retry { at: None, counts: true, why: why.clone() },
-        Some(Verdict::Person { reason, detail }) => Decision::Park { reason, detail: detail.clone() },
+        Some(Verdict::Unclear(why)) => {
+            Decision::Retry { at: None, counts: true, why: RetryReason::Unclear(why.clone()) }
+        }
+        Some(Verdict::Person { reason, detail }) => Decision::Park { reason: *reason, detail: detail.clone() },
     }
 }
 
@@ -118,9 +120,9 @@ mod tests {
         let at = deadline().instant() + Duration::from_mins(1);
         vec![
             Verdict::NotFoundYet(at),
-            Verdict::Later { at, why: "user_paying", counts: true },
+            Verdict::Later { at, why: RetryReason::UserPaying, counts: true },
             Verdict::Unclear("timeout".to_owned()),
-            Verdict::Person { reason: "payment_mismatch", detail: String::new() },
+            Verdict::Person { reason: ParkReason::PaymentMismatch, detail: String::new() },
         ]
     }
 

@@ -1,25 +1,38 @@
-//! What an order is and what is to be done with it when its deadline passes.
+//! Orders, their payment deadlines, and the decision when a deadline passes.
 //!
-//! Everything here is pure: no I/O, no async, no clock. The current time is always an argument.
+//! Everything here is pure: no I/O, no async, no clock. The current time is always an argument. The closed lists that
+//! code, SQL, messages and documents must agree on are here too: [`TimeoutKind`], [`EventKind`], [`ParkReason`].
 
+mod attempts;
 mod closing;
 mod coalesce;
 mod deadline;
 mod decide;
+mod event_kind;
 mod id;
 mod lane;
+mod lanes;
 mod operator;
+mod park_reason;
 mod payment;
+mod retry_reason;
 mod shard;
 mod status;
+mod timeout_kind;
 
-pub use closing::{CloseRules, Heard, Step, Verdict, next_step};
+pub use attempts::Attempts;
+pub use closing::{CloseRules, GatewayAnswer, Step, Verdict, next_step};
 pub use coalesce::coalesce;
 pub use deadline::{BadDeadline, Deadline};
 pub use decide::{Decision, OrderFacts, decide};
+pub use event_kind::{EventKind, UnknownEvent};
 pub use id::{BadOrderId, OrderId};
-pub use lane::{BadLanes, Hop, Lane, Lanes};
+pub use lane::{BadLane, Lane};
+pub use lanes::{BadLanes, Hop, Lanes};
 pub use operator::Operator;
+pub use park_reason::{ParkReason, UnknownReason};
 pub use payment::{CloseOutcome, Money, PaymentFacts, Prepay, Receipt, Trade, TradeState, is_currency};
+pub use retry_reason::RetryReason;
 pub use shard::{BadShards, Shard, Shards};
 pub use status::{BadStatus, OrderStatus};
+pub use timeout_kind::{TimeoutKind, UnknownKind};

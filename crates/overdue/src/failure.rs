@@ -78,7 +78,7 @@ impl From<anyhow::Error> for Failure {
 impl From<BrokerError> for Failure {
     fn from(error: BrokerError) -> Self {
         let kind = match error {
-            BrokerError::BadUrl(_) => Kind::Settings,
+            BrokerError::BadUrl(_) | BrokerError::BadCertificates { .. } => Kind::Settings,
             BrokerError::Topology(_) => Kind::Mismatch,
             BrokerError::Timeout { .. } | BrokerError::Unreachable { .. } | BrokerError::AccessRefused(_) => {
                 Kind::Unreachable

@@ -78,18 +78,11 @@ pub(crate) fn worker_database(
 
 /// A broker that answers.
 pub(crate) async fn broker(settings: &BrokerSettings, name: &str) -> Result<Broker, Failure> {
-    let ca_pem = match &settings.amqp_ca_file {
-        None => None,
-        Some(file) => Some(std::fs::read_to_string(file).map_err(|error| {
-            Failure::settings(format!("cannot read the certificates in {}: {error}", file.display()))
-        })?),
-    };
     let url = settings.amqp_url.clone();
     let url = url.ok_or_else(|| Failure::settings("--amqp-url (OVERDUE_AMQP_URL) is needed for this".to_owned()))?;
     let broker = Broker::new(&broker::BrokerSettings {
         url,
-        ca_pem,
-        connect_timeout: settings.amqp_connect_timeout,
+        ca_file: settings.amqp_ca_file.clone(),
         name: format!("overdue {name}"),
     })?;
     broker.probe().await?;

@@ -91,9 +91,6 @@ pub(crate) struct BrokerSettings {
     /// Certificates (PEM) of authorities that may sign the broker's, besides the system's
     #[arg(long, env = "OVERDUE_AMQP_CA_FILE", value_name = "FILE")]
     pub(crate) amqp_ca_file: Option<PathBuf>,
-    /// How long connecting to the broker may take
-    #[arg(long, env = "OVERDUE_AMQP_CONNECT_TIMEOUT", default_value = "10s", value_parser = positive_up_to_a_day, value_name = "DURATION")]
-    pub(crate) amqp_connect_timeout: Duration,
     /// How long the broker may take to confirm what is published
     #[arg(long, env = "OVERDUE_CONFIRM_TIMEOUT", default_value = "10s", value_parser = positive_up_to_a_day, value_name = "DURATION")]
     pub(crate) confirm_timeout: Duration,

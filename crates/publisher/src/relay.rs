@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 
 use broker::{Broker, Event, NotPublished, Outgoing, Publisher, wire};
-use order::{Deadline, Lanes, OrderId, Shard, coalesce};
+use order::{Deadline, Lanes, OrderId, Shard, TimeoutKind, coalesce};
 use retry::Policy;
 use serde_json::value::RawValue;
 use sqlx::pool::PoolConnection;
@@ -418,7 +418,7 @@ fn event_message(claimed: &ClaimedEvent, source: &str) -> Option<Outgoing> {
     let traceparent = claimed.traceparent.as_ref().and_then(|text| text.parse::<TraceParent>().ok());
     let traceparent = traceparent.as_ref();
     let event = Event { id: &claimed.event_id, source, kind: &claimed.event, order: &order, time, data, traceparent };
-    Some(Outgoing::event(&event))
+    Some(event.into())
 }
 
 async fn delete(connection: &mut PgConnection, rows: &[i64]) -> Result<(), sqlx::Error> {
@@ -473,6 +473,6 @@ fn message(group: &[Claimed], lanes: &Lanes, shard: Shard, now: OffsetDateTime) 
     let parents: Vec<TraceParent> = group.iter().filter_map(|claimed| claimed.traceparent.clone()).collect();
     let span = tracing::info_span!(target: trace::TARGET, "send timeout", orders = orders.len());
     trace::follow(&span, &parents);
-    let message = Outgoing::payment_timeout(&orders, lanes.choose(remaining), shard);
+    let message = Outgoing::timeout(TimeoutKind::Payment, &orders, lanes.choose(remaining), shard);
     message.traced(trace::onward(&span, &parents).as_ref())
 }

@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use order::{CloseRules, Heard, OrderId, PaymentFacts, Prepay, Step, TradeState, Verdict, next_step};
+use order::{
+    CloseRules, GatewayAnswer, OrderId, ParkReason, PaymentFacts, Prepay, Step, TradeState, Verdict, next_step,
+};
 use payment::{GatewayFault, PaymentGateway};
 use retry::{Delays, Policy};
 use tokio::sync::Semaphore;
@@ -244,7 +246,7 @@ impl Desk {
     /// anew some times, from the first query on.
     pub(crate) async fn ask(&self, payment: &PaymentFacts, time: DatabaseTime) -> Asked {
         if let Err(detail) = self.gateway.check_trade_no(&payment.trade_no) {
-            return Asked::verdict(Verdict::Person { reason: "illegal_trade_no", detail }, false);
+            return Asked::verdict(Verdict::Person { reason: ParkReason::IllegalTradeNo, detail }, false);
         }
         let begun = Instant::now();
         let mut delays = TRIES.delays();
@@ -283,7 +285,7 @@ impl Desk {
     ) -> Result<Verdict, NoAnswer> {
         let trade_no = payment.trade_no.clone();
         let mut after_close = false;
-        let mut step = next_step(payment, &self.rules, &Heard::Nothing, time.now());
+        let mut step = next_step(payment, &self.rules, &GatewayAnswer::Nothing, time.now());
         loop {
             step = match step {
                 Step::Conclude(verdict) => return Ok(verdict),
@@ -293,12 +295,12 @@ impl Desk {
                         // Should the gateway deny it later: errors are not signed, this answer was.
                         (*exists, payment.prepay) = (true, Prepay::Created);
                     }
-                    next_step(payment, &self.rules, &Heard::Trade { trade: &trade, after_close }, time.now())
+                    next_step(payment, &self.rules, &GatewayAnswer::Trade { trade: &trade, after_close }, time.now())
                 }
                 Step::Close => {
                     let outcome = self.call(Kind::Close, &trade_no, self.gateway.close(&trade_no)).await?;
                     after_close = true;
-                    next_step(payment, &self.rules, &Heard::Close(outcome), time.now())
+                    next_step(payment, &self.rules, &GatewayAnswer::Close(outcome), time.now())
                 }
             };
         }

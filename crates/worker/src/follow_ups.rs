@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use broker::{Batch, Incoming, Outgoing, Tried, wire};
-use order::{Deadline, Hop, OrderId, coalesce};
+use broker::{Batch, Incoming, Outgoing, wire};
+use order::{Attempts, Deadline, Hop, OrderId, TimeoutKind, coalesce};
 use retry::Policy;
 use time::OffsetDateTime;
 
@@ -20,9 +20,9 @@ pub(crate) enum FollowUp<'a> {
     /// Orders whose gateways are to be asked.
     HandOver(Vec<(OrderId, Deadline)>),
     /// Orders whose gateways are to be asked again, not before a time.
-    Again { orders: Vec<(OrderId, Deadline)>, tried: Tried, at: OffsetDateTime },
+    Again { orders: Vec<(OrderId, Deadline)>, tried: Attempts, at: OffsetDateTime },
     /// Orders of a message that are to be looked at again, not before a time.
-    LookAgain { message: &'a Incoming, orders: Vec<OrderId>, tried: Tried, at: OffsetDateTime },
+    LookAgain { message: &'a Incoming, orders: Vec<OrderId>, tried: Attempts, at: OffsetDateTime },
     /// What is set aside.
     Park(Box<Outgoing>),
 }
@@ -82,11 +82,11 @@ impl Pipeline {
             FollowUp::Park(message) => Outgoing::clone(message),
             FollowUp::Wait(group) => {
                 let remaining = group.last().map_or(Duration::ZERO, |(_, latest)| latest.remaining(now));
-                Outgoing::payment_timeout(group, self.lanes.choose(remaining), self.shard)
+                Outgoing::timeout(TimeoutKind::Payment, group, self.lanes.choose(remaining), self.shard)
             }
-            FollowUp::HandOver(orders) => Outgoing::gateway_check(orders, self.shard),
+            FollowUp::HandOver(orders) => Outgoing::due_now(TimeoutKind::Gateway, orders, self.shard),
             FollowUp::Again { orders, tried, at } => {
-                Outgoing::later_gateway_check(orders, self.hop_until(*at, now), self.shard, tried)
+                Outgoing::timeout(TimeoutKind::Gateway, orders, self.hop_until(*at, now), self.shard).after(tried)
             }
             FollowUp::LookAgain { message, orders, tried, at } => {
                 message.again(orders, self.hop_until(*at, now), tried)
@@ -101,7 +101,7 @@ impl Pipeline {
 
 /// A message counts attempts for all its orders, so only orders with the same share one.
 fn again(orders: &[Again], now: OffsetDateTime) -> Vec<FollowUp<'static>> {
-    let mut by_attempts: BTreeMap<&Tried, Vec<&Again>> = BTreeMap::new();
+    let mut by_attempts: BTreeMap<&Attempts, Vec<&Again>> = BTreeMap::new();
     for order in orders {
         by_attempts.entry(&order.tried).or_default().push(order);
     }
@@ -119,7 +119,7 @@ fn again(orders: &[Again], now: OffsetDateTime) -> Vec<FollowUp<'static>> {
 /// The orders of this message that are to be looked at again. They go on together, since they came together.
 fn look_again<'a>(message: &'a Incoming, outcomes: &HashMap<OrderId, Outcome>) -> Option<FollowUp<'a>> {
     let content = message.content.as_ref().ok()?;
-    let mut latest: Option<(&Tried, OffsetDateTime)> = None;
+    let mut latest: Option<(&Attempts, OffsetDateTime)> = None;
     let mut orders = Vec::new();
     for id in &content.orders {
         let Some(Outcome::LookAgain { tried, at }) = outcomes.get(id) else { continue };
@@ -138,10 +138,12 @@ fn look_again<'a>(message: &'a Incoming, outcomes: &HashMap<OrderId, Outcome>) -
 fn parked(message: &Incoming, outcomes: &HashMap<OrderId, Outcome>) -> Vec<Outgoing> {
     let content = match &message.content {
         Ok(content) => content,
-        Err(fault) => return vec![message.parked(fault.code(), &fault.to_string())],
+        Err(fault) => return vec![message.parked(fault.reason(), &fault.to_string())],
     };
-    let bad_entries =
-        content.bad_entries.iter().map(|bad| message.parked_entry(&bad.json, bad.fault.code(), &bad.fault.to_string()));
+    let bad_entries = content
+        .bad_entries
+        .iter()
+        .map(|bad| message.parked_entry(&bad.json, bad.fault.reason(), &bad.fault.to_string()));
     // An order that the message names twice is parked once.
     let refused: BTreeMap<&OrderId, _> = content
         .orders
@@ -151,9 +153,6 @@ fn parked(message: &Incoming, outcomes: &HashMap<OrderId, Outcome>) -> Vec<Outgo
             _ => None,
         })
         .collect();
-    let refused = refused.into_iter().map(|(id, (reason, detail))| {
-        // An order ID needs no escaping in JSON.
-        message.parked_entry(&format!("{{\"id\":\"{id}\"}}"), reason, detail)
-    });
+    let refused = refused.into_iter().map(|(id, (reason, detail))| message.parked_order(id, reason, detail));
     bad_entries.chain(refused).collect()
 }

@@ -1,5 +1,5 @@
 use http::HeaderMap;
-use order::{Heard, OrderId, Step, Trade, TradeState, Verdict, next_step};
+use order::{GatewayAnswer, OrderId, Step, Trade, TradeState, Verdict, next_step};
 use payment::{GatewayFault, Notification, RefundState};
 use time::OffsetDateTime;
 
@@ -109,7 +109,7 @@ async fn credit(
         return Ok(Notified::Mismatch(id, detail));
     }
     trade_no.clone_into(&mut payment.trade_no);
-    let heard = Heard::Trade { trade, after_close: false };
+    let heard = GatewayAnswer::Trade { trade, after_close: false };
     match next_step(&payment, desk.rules(), &heard, OffsetDateTime::now_utc()) {
         Step::Conclude(Verdict::Paid(receipt)) => {
             let payment =

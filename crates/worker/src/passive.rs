@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use broker::Tried;
-use order::OrderId;
+use order::{Attempts, OrderId};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
@@ -112,7 +111,7 @@ impl PassiveClose {
         settler.traceparent = trace::onward(&Span::current(), &[]);
         let (id, recent) = (id.clone(), Arc::clone(&self.recent));
         tokio::spawn(async move {
-            let outcome = settler.settle(&BTreeMap::from([(id.clone(), Tried::default())])).await.ok();
+            let outcome = settler.settle(&BTreeMap::from([(id.clone(), Attempts::default())])).await.ok();
             let outcome = outcome.and_then(|settled| settled.outcomes.get(&id).cloned());
             if matches!(outcome, Some(Outcome::Closed | Outcome::Paid)) {
                 add(&settler.counters.passively_settled, 1);

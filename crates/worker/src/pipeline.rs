@@ -3,8 +3,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use broker::{Batch, Broker, Incoming, Publisher, Session, Tried, topology};
-use order::{Lanes, OrderId, Shard};
+use broker::{Batch, Broker, Incoming, Publisher, Session};
+use order::{Attempts, Lanes, OrderId, Shard, TimeoutKind};
 use retry::Policy;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -140,10 +140,10 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    fn queue(self, shard: Shard) -> String {
+    fn kind(self) -> TimeoutKind {
         match self {
-            Self::Due => topology::due_payment_queue(shard),
-            Self::Gateway => topology::due_gateway_queue(shard),
+            Self::Due => TimeoutKind::Payment,
+            Self::Gateway => TimeoutKind::Gateway,
         }
     }
 
@@ -222,10 +222,10 @@ impl Pipeline {
             if self.settler.database_answers().await.is_err() {
                 break;
             }
-            let queue = self.stage.queue(self.shard);
+            let queue = broker::due_queue(self.stage.kind(), self.shard);
             let (_, prefetch_max) = self.stage.bounds(&self.settings);
             let prefetch = if careful { 1 } else { prefetch_max };
-            let opening = Session::open(&self.broker, &queue, prefetch);
+            let opening = Session::open(&self.broker, self.stage.kind(), self.shard, prefetch);
             let opened = tokio::select! {
                 opened = opening => opened,
                 () = shutdown.cancelled() => break,
@@ -256,6 +256,8 @@ impl Pipeline {
                 }
                 Err(error) => (&mut away, error.to_string()),
             };
+            // The patience of a batch that was given back must not end the pipeline.
+            self.settler.patience_ends = None;
             if self.settler.wait(delays, "the consumer cannot go on", &error).await.is_err() {
                 break;
             }
@@ -315,13 +317,13 @@ impl Pipeline {
         let begun = Instant::now();
         // Each order once, in the order of their IDs, however many messages name it; with the most attempts that one
         // of them counts.
-        let mut orders: BTreeMap<OrderId, Tried> = BTreeMap::new();
+        let mut orders: BTreeMap<OrderId, Attempts> = BTreeMap::new();
         for message in batch.messages() {
             let Ok(content) = &message.content else { continue };
-            let tried = message.tried();
+            let tried = message.attempts();
             for id in &content.orders {
                 let known = orders.entry(id.clone()).or_default();
-                if known.attempts < tried.attempts {
+                if known.made < tried.made {
                     known.clone_from(&tried);
                 }
             }

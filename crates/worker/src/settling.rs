@@ -5,8 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use broker::Tried;
-use order::{Deadline, Decision, OrderFacts, OrderId, PaymentFacts, Receipt, Verdict, decide};
+use order::{
+    Attempts, Deadline, Decision, OrderFacts, OrderId, ParkReason, PaymentFacts, Receipt, RetryReason, Verdict, decide,
+};
 use retry::Policy;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
@@ -95,11 +96,11 @@ pub(crate) enum Outcome {
     Held,
     /// The database does not know it, yet, or somebody else has it locked: to be looked at again then, as one that was
     /// tried so often.
-    LookAgain { tried: Tried, at: OffsetDateTime },
+    LookAgain { tried: Attempts, at: OffsetDateTime },
     /// Somebody else has it locked; becomes the one before.
     Busy,
     /// For a person.
-    Parked { reason: &'static str, detail: String },
+    Parked { reason: ParkReason, detail: String },
 }
 
 /// An order whose gateway is to be asked again, as one that was tried so often.
@@ -108,7 +109,7 @@ pub(crate) struct Again {
     pub(crate) id: OrderId,
     pub(crate) deadline: Deadline,
     /// Attempts that came to nothing.
-    pub(crate) tried: Tried,
+    pub(crate) tried: Attempts,
     /// Not before.
     pub(crate) at: OffsetDateTime,
 }
@@ -123,7 +124,7 @@ pub(crate) struct Settled {
 /// What is known while a batch is settled.
 struct Progress<'a> {
     settled: Settled,
-    tried: &'a BTreeMap<OrderId, Tried>,
+    tried: &'a BTreeMap<OrderId, Attempts>,
     answers: HashMap<OrderId, Answer>,
     asking: JoinSet<(OrderId, Asked)>,
     /// What is being asked.
@@ -155,7 +156,7 @@ const ROUNDS_MAX: u32 = 8;
 impl Settler {
     /// Settles these orders, with their attempts so far, until it is known of each what became of it. Orders whose
     /// gateways are asked are settled as the answers come in, and hold up nobody else.
-    pub(crate) async fn settle(&self, tried: &BTreeMap<OrderId, Tried>) -> Result<Settled, Interrupted> {
+    pub(crate) async fn settle(&self, tried: &BTreeMap<OrderId, Attempts>) -> Result<Settled, Interrupted> {
         let time = DatabaseTime::from(OffsetDateTime::UNIX_EPOCH);
         let settled = Settled { outcomes: HashMap::with_capacity(tried.len()), again: Vec::new(), time };
         let mut progress = Progress {
@@ -210,8 +211,8 @@ impl Settler {
             .map(|(id, _)| id.clone())
             .collect();
         for id in busy {
-            let tried = progress.tried(&id).once_more(now, "locked");
-            let at = now + LOCKED.delay(tried.attempts);
+            let tried = progress.tried(&id).plus(now, &RetryReason::Locked);
+            let at = now + LOCKED.delay(tried.made);
             progress.settled.outcomes.insert(id, Outcome::LookAgain { tried, at });
         }
     }
@@ -256,7 +257,7 @@ impl Settler {
             }
             if round > ROUNDS_MAX {
                 let detail = format!("{ROUNDS_MAX} attempts at closing it changed nothing");
-                let parked = |id| (id, Outcome::Parked { reason: "not_closed", detail: detail.clone() });
+                let parked = |id| (id, Outcome::Parked { reason: ParkReason::NotClosed, detail: detail.clone() });
                 progress.settled.outcomes.extend(open.drain(..).map(parked));
                 break;
             }
@@ -273,7 +274,7 @@ impl Settler {
         for id in open {
             let facts = match loaded.orders.get(&id) {
                 Some(Err(detail)) => {
-                    let parked = Outcome::Parked { reason: "unreadable_order", detail: detail.clone() };
+                    let parked = Outcome::Parked { reason: ParkReason::UnreadableOrder, detail: detail.clone() };
                     progress.settled.outcomes.insert(id, parked);
                     continue;
                 }
@@ -334,7 +335,12 @@ impl Settler {
             return Some(note);
         }
         let at = progress.settled.time.now() + self.gateways.settings.look_again_after;
-        progress.settled.again.push(Again { id: id.clone(), deadline: facts?.deadline, tried: Tried::default(), at });
+        progress.settled.again.push(Again {
+            id: id.clone(),
+            deadline: facts?.deadline,
+            tried: Attempts::default(),
+            at,
+        });
         Some(note)
     }
 
@@ -353,7 +359,7 @@ impl Settler {
             return Some(answer.told(id, Told::Absent));
         }
         let note = answer.told(id, Told::NotFound);
-        progress.settled.again.push(Again { id: id.clone(), deadline: *deadline, tried: Tried::default(), at });
+        progress.settled.again.push(Again { id: id.clone(), deadline: *deadline, tried: Attempts::default(), at });
         Some(note)
     }
 
@@ -393,22 +399,22 @@ impl Settler {
         facts: Option<&OrderFacts>,
         at: Option<OffsetDateTime>,
         counts: bool,
-        why: String,
+        why: RetryReason,
         progress: &mut Progress<'_>,
     ) {
         let settings = &self.gateways.settings;
         let Some(facts) = facts else { return };
         let now = progress.settled.time.now();
-        let tried = if counts { progress.tried(&id).once_more(now, &why) } else { progress.tried(&id) };
-        let attempt = tried.attempts;
+        let tried = if counts { progress.tried(&id).plus(now, &why) } else { progress.tried(&id) };
+        let attempt = tried.made;
         if attempt >= settings.attempts_max {
             let detail = format!("{attempt} attempts at its payment came to nothing; the last: {why}");
             tracing::error!(order = %id, detail, "the payment of an order stays unknown; it is parked");
-            progress.settled.outcomes.insert(id, Outcome::Parked { reason: "payment_unknown", detail });
+            progress.settled.outcomes.insert(id, Outcome::Parked { reason: ParkReason::PaymentUnknown, detail });
             return;
         }
-        if self.gateways.may_warn(&why) {
-            tracing::warn!(order = %id, attempt, why, "the payment of an order is not clear yet; it is asked for again");
+        if self.gateways.may_warn(&why.to_string()) {
+            tracing::warn!(order = %id, attempt, %why, "the payment of an order is not clear yet; it is asked for again");
         }
         let backed_off = *progress.retries_at.entry(attempt).or_insert_with(|| now + settings.back_off.delay(attempt));
         // Where a time is known, it is kept, but for what has been waiting for long.
@@ -422,7 +428,7 @@ impl Settler {
         match decision {
             Decision::Wait(deadline) => Outcome::Waiting(deadline),
             Decision::Park { reason, detail } => {
-                tracing::error!(order = %id, reason, detail, "a person must look at an order");
+                tracing::error!(order = %id, %reason, detail, "a person must look at an order");
                 Outcome::Parked { reason, detail }
             }
             Decision::Unknown => self.unknown(id, progress),
@@ -435,15 +441,15 @@ impl Settler {
         let mut detail = format!("the database has no order {id}");
         if let Some(Verdict::Paid(receipt)) = progress.answers.get(id).map(|answer| &answer.verdict) {
             detail += &format!(" any more; it was paid as {}", receipt.transaction_id);
-            return Outcome::Parked { reason: "unknown_order", detail };
+            return Outcome::Parked { reason: ParkReason::UnknownOrder, detail };
         }
         let now = progress.settled.time.now();
-        let tried = progress.tried(id).once_more(now, "unknown_order");
-        if tried.attempts >= self.unknown.attempts_max {
-            tracing::warn!(order = %id, attempts = tried.attempts, "the database does not know an order; it is parked");
-            return Outcome::Parked { reason: "unknown_order", detail };
+        let tried = progress.tried(id).plus(now, &RetryReason::UnknownOrder);
+        if tried.made >= self.unknown.attempts_max {
+            tracing::warn!(order = %id, attempts = tried.made, "the database does not know an order; it is parked");
+            return Outcome::Parked { reason: ParkReason::UnknownOrder, detail };
         }
-        let at = now + self.unknown.back_off.delay(tried.attempts);
+        let at = now + self.unknown.back_off.delay(tried.made);
         Outcome::LookAgain { tried, at }
     }
 
@@ -523,7 +529,7 @@ impl Settler {
 }
 
 impl Progress<'_> {
-    fn tried(&self, id: &OrderId) -> Tried {
+    fn tried(&self, id: &OrderId) -> Attempts {
         self.tried.get(id).cloned().unwrap_or_default()
     }
 }

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use broker::Tried;
-use order::OrderId;
+use order::{Attempts, OrderId};
 use retry::Policy;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -242,7 +241,7 @@ async fn settle(
     patience: Duration,
 ) -> Result<HashMap<OrderId, Outcome>, Unfinished> {
     settler.patience_ends = Some(Instant::now() + patience);
-    let orders: BTreeMap<OrderId, Tried> = ids.into_iter().map(|id| (id, Tried::default())).collect();
+    let orders: BTreeMap<OrderId, Attempts> = ids.into_iter().map(|id| (id, Attempts::default())).collect();
     match settler.settle(&orders).await {
         Ok(settled) => Ok(settled.outcomes),
         Err(Interrupted) => Err(Unfinished::Interrupted),

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use order::OrderId;
+use order::{OrderId, ParkReason};
 use retry::Policy;
 
 use crate::settling::{Interrupted, Outcome, Settler};
@@ -51,7 +51,7 @@ impl Settler {
                     let detail = part.of_payment(detail);
                     for id in part.ids() {
                         tracing::error!(order = %id, %detail, "the order cannot be changed; it is parked");
-                        let parked = Outcome::Parked { reason: "refused_by_database", detail: detail.clone() };
+                        let parked = Outcome::Parked { reason: ParkReason::RefusedByDatabase, detail: detail.clone() };
                         outcomes.insert(id.clone(), parked);
                     }
                 }
@@ -104,7 +104,7 @@ impl Settler {
                 Credited::Twice => {
                     let detail = "another payment of it is on record; one of them must go back".to_owned();
                     tracing::error!(order = %id, "an order was paid twice; it is parked");
-                    Outcome::Parked { reason: "paid_twice", detail }
+                    Outcome::Parked { reason: ParkReason::PaidTwice, detail }
                 }
                 Credited::Unchanged => continue,
             };

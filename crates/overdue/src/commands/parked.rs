@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use broker::{ParkedMessage, ParkedQueue, Publisher};
 use comfy_table::{Table, presets};
-use order::OrderId;
+use order::{OrderId, ParkReason};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -133,8 +133,8 @@ async fn show(queue: &mut ParkedQueue, id: &str, json: bool) -> Result<(), Failu
     print(format_args!("parked       {}", at(&message)));
     print(format_args!("routing key  {}", message.routing_key));
     print(format_args!("orders       {}", orders(&message)));
-    print(format_args!("attempts     {}", message.attempts));
-    for line in &message.history {
+    print(format_args!("attempts     {}", message.attempts.made));
+    for line in &message.attempts.history {
         print(format_args!("attempt      {line}"));
     }
     for line in message.headers() {
@@ -147,24 +147,38 @@ async fn show(queue: &mut ParkedQueue, id: &str, json: bool) -> Result<(), Failu
     Ok(())
 }
 
-/// A message is taken out of the queue only when the broker has confirmed the new one: at worst there are two.
+/// A message is taken out of the queue only when the broker has confirmed the new one: at worst there are two. Messages of
+/// a kind that this version does not know stay where they are.
 async fn requeue(
     queue: &mut ParkedQueue,
     mut publisher: Publisher,
     selection: &ParkedSelection,
 ) -> Result<usize, Failure> {
-    let mut count = 0;
+    let (mut count, mut unknown) = (0, None);
     let done = each(queue, selection.scan_max, async |queue, message| {
         if selects(selection, &message) {
-            publisher.publish_all(&[message.sent_in_again()]).await?;
-            queue.ack(&message).await?;
-            count += 1;
+            match message.sent_in_again() {
+                Ok(again) => {
+                    publisher.publish_all(&[again]).await?;
+                    queue.ack(&message).await?;
+                    count += 1;
+                }
+                Err(kind) => unknown = Some(kind),
+            }
         }
         Ok(true)
     })
     .await;
     publisher.close().await;
-    done.map(|()| count)
+    done?;
+    if let Some(kind) = unknown {
+        if count > 0 {
+            tell(count, "sent in again")?;
+        }
+        let advice = ParkReason::UnknownKind.advice();
+        return Err(Failure::negative(format!("some messages stay parked, among them one because {kind}. {advice}")));
+    }
+    Ok(count)
 }
 
 /// How many were dropped; `None`: the answer was no.
@@ -236,7 +250,7 @@ fn table(messages: &[ParkedMessage]) -> Table {
             at(message),
             message.reason.clone(),
             orders(message),
-            message.attempts.to_string(),
+            message.attempts.made.to_string(),
             detail,
         ];
         table.add_row(row);
@@ -252,8 +266,8 @@ fn as_json(message: &ParkedMessage) -> Value {
         "parked_at": message.parked_at.and_then(|at| at.format(&Rfc3339).ok()),
         "routing_key": message.routing_key,
         "orders": message.orders.iter().map(OrderId::as_str).collect::<Vec<_>>(),
-        "attempts": message.attempts,
-        "history": message.history,
+        "attempts": message.attempts.made,
+        "history": message.attempts.history,
         "headers": message.headers(),
         "body": String::from_utf8_lossy(&message.body),
     })

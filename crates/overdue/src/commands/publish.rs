@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use broker::{Outgoing, Publisher, Topology, wire};
 use indicatif::{ProgressBar, ProgressStyle};
-use order::{Deadline, Hop, Lanes, OrderId, Shard};
+use order::{Deadline, Hop, Lanes, OrderId, Shard, TimeoutKind};
 use time::OffsetDateTime;
 
 use crate::commands::print;
@@ -103,10 +103,10 @@ impl Run {
 
     fn message(&self, group: &[OrderId], hop: Hop, shard: Shard) -> Outgoing {
         match group {
-            [id] if self.bare => Outgoing::bare_payment_timeout(id, hop, shard),
+            [id] if self.bare => Outgoing::bare_timeout(TimeoutKind::Payment, id, hop, shard),
             _ => {
                 let orders: Vec<_> = group.iter().map(|id| (id.clone(), self.due)).collect();
-                Outgoing::payment_timeout(&orders, hop, shard)
+                Outgoing::timeout(TimeoutKind::Payment, &orders, hop, shard)
             }
         }
     }

@@ -9,7 +9,7 @@ pub(crate) async fn run(args: TopologyArgs) -> Result<(), Failure> {
     match args.command {
         TopologyCommand::Declare { broker, lanes } => {
             let broker = servers::broker(&broker, "topology").await?;
-            Topology::new(&lanes.lanes()).declare(&broker).await?;
+            broker::declare(&Topology::new(&lanes.lanes()), &broker).await?;
             print(format_args!("the topology is declared in virtual host {}", broker.vhost()));
             Ok(())
         }

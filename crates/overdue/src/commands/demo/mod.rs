@@ -66,7 +66,7 @@ pub(crate) async fn run(settings: &DemoSettings) -> Result<(), Failure> {
     let pool = servers::database(&settings.database, SHOP_CONNECTIONS + 2).await?;
     publisher::migrate(&pool).await?;
     let broker = servers::broker(&settings.broker, "demo").await?;
-    Topology::new(&lanes).declare(&broker).await?;
+    broker::declare(&Topology::new(&lanes), &broker).await?;
 
     let gateway = match settings.gateway_sim.clone().or_else(gateway::beside_us) {
         Some(program) => Some(DemoGateway::start(&program).await?),

@@ -1,0 +1,125 @@
+//! All that is wrong with a live broker: its topology, the rights of this user, and its state at this moment.
+
+use std::time::Duration;
+
+use lapin::options::{
+    BasicGetOptions, BasicNackOptions, BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, ExchangeKind};
+use time::OffsetDateTime;
+use tokio::time::timeout;
+
+use crate::alarms::alarms;
+use crate::connection::close;
+use crate::finding::{Finding, Verification};
+use crate::topology::{EVENTS_EXCHANGE, LANES_EXCHANGE, PARKED_EXCHANGE, PARKED_QUEUE};
+use crate::verify::verify;
+use crate::{Broker, BrokerError, Management, Topology};
+
+/// How long the tries at publishing may take.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What to do about a right that is missing.
+const RIGHTS_ADVICE: &str = "give the user that right; rabbitmq/README.md lists the rights of each role";
+
+/// All that is wrong with the broker. `clock` is the database's time. Changes nothing; a message that is ready in a due
+/// queue is not touched.
+///
+/// # Errors
+/// [`BrokerError`] where the broker cannot be asked.
+pub async fn diagnose(
+    topology: &Topology,
+    broker: &Broker,
+    management: Option<&Management>,
+    clock: Option<OffsetDateTime>,
+) -> Result<Verification, BrokerError> {
+    let mut verification = verify(topology, broker, management).await?;
+    try_reading(broker, topology, &mut verification.findings).await?;
+    // A broker that is low on memory or disk answers publishers nothing.
+    match timeout(PUBLISH_TIMEOUT, try_writing(broker, &mut verification.findings)).await {
+        Ok(outcome) => outcome?,
+        Err(_) => {
+            verification.unchecked.push("the right to publish: the broker takes nothing from publishers now".to_owned())
+        }
+    }
+    match management {
+        None => verification.unchecked.push(
+            "alarms, dead letters that nothing takes, parked messages, the broker's clock: give the management API's URL to have them checked".to_owned(),
+        ),
+        Some(management) => match alarms(management, broker.vhost(), clock).await {
+            Ok(findings) => verification.findings.extend(findings),
+            // `verify` has said so already.
+            Err(error) => verification.unchecked.push(format!("alarms, dead letters, parked messages: {error}")),
+        },
+    }
+    Ok(verification)
+}
+
+/// Whether this user may publish where the roles do. A refusal closes the channel, so each try has one of its own.
+async fn try_writing(broker: &Broker, findings: &mut Vec<Finding>) -> Result<(), BrokerError> {
+    let connection = broker.connect("doctor").await?;
+    for exchange in [LANES_EXCHANGE, PARKED_EXCHANGE, EVENTS_EXCHANGE] {
+        let channel = broker.channel(&connection).await?;
+        // In a transaction that is rolled back: refused at once, but never sent.
+        let attempt = async {
+            let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+            channel.exchange_declare(exchange.into(), ExchangeKind::Topic, passive, FieldTable::default()).await?;
+            channel.tx_select().await?;
+            let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+            drop(channel.basic_publish(exchange.into(), "doctor.nowhere".into(), options, b"", properties).await?);
+            channel.tx_rollback().await
+        };
+        if let Err(error) = attempt.await {
+            note_refusal(format!("exchange {exchange}"), broker.error(&error), findings)?;
+        }
+        let _ = channel.close(200, "OK".into()).await;
+    }
+    close(&connection).await;
+    Ok(())
+}
+
+/// Whether this user may consume what the roles do, and whether the due queues have consumers.
+async fn try_reading(broker: &Broker, topology: &Topology, findings: &mut Vec<Finding>) -> Result<(), BrokerError> {
+    let connection = broker.connect("doctor").await?;
+    for queue in topology.due_queues.iter().map(String::as_str).chain([PARKED_QUEUE]) {
+        let channel = broker.channel(&connection).await?;
+        let attempt = async {
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
+            // Here and not from the management API, which learns of consumers some seconds late.
+            if queue != PARKED_QUEUE && declared.consumer_count() == 0 {
+                let problem = format!("has no consumer; {} messages wait", declared.message_count());
+                let advice = "start a worker, and look at the log of those that run";
+                findings.push(Finding::new(format!("queue {queue}"), problem, advice));
+            }
+            // What is there is for others.
+            if declared.message_count() == 0
+                && let Some(message) = channel.basic_get(queue.into(), BasicGetOptions::default()).await?
+            {
+                let back = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+                channel.basic_nack(message.delivery.delivery_tag, back).await?;
+            }
+            Ok(())
+        };
+        if let Err(error) = attempt.await {
+            note_refusal(format!("queue {queue}"), broker.error(&error), findings)?;
+        }
+        let _ = channel.close(200, "OK".into()).await;
+    }
+    close(&connection).await;
+    Ok(())
+}
+
+/// A finding if the broker refuses this. What is missing was said already.
+fn note_refusal(object: String, error: BrokerError, findings: &mut Vec<Finding>) -> Result<(), BrokerError> {
+    match error {
+        // The exchange is there, so if the channel is just closing, without a reason yet, it is for this one.
+        BrokerError::AccessRefused(text) | BrokerError::Protocol(text) => {
+            findings.push(Finding::new(object, format!("may not be used by this user ({text})"), RIGHTS_ADVICE));
+            Ok(())
+        }
+        BrokerError::Topology(_) => Ok(()),
+        other => Err(other),
+    }
+}

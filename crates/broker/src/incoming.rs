@@ -1,0 +1,171 @@
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use lapin::types::{AMQPValue, FieldTable};
+use order::{Attempts, Hop, OrderId, ParkReason, Shard, TimeoutKind};
+use serde_json::value::RawValue;
+use trace::TraceParent;
+
+use crate::Outgoing;
+use crate::forward::{carried_on, kept_headers, tells_of_death, without};
+use crate::headers::{
+    ATTEMPT_HEADER, ATTEMPTS_MADE_HEADER, DETAIL_HEADER, REASON_HEADER, attempts, insert_attempts, insert_text,
+};
+use crate::routing::{kind_and_shard, routing_key};
+use crate::topology::{LANES_EXCHANGE, PARKED_EXCHANGE};
+use crate::wire::{self, Decoded, Fault};
+
+/// A message as it arrived, read already.
+pub struct Incoming {
+    /// The orders that it names, or why it cannot be understood.
+    pub content: Result<Decoded, Fault>,
+    /// What is due, and the shard that it travels in.
+    route: (TimeoutKind, Shard),
+    body: Vec<u8>,
+    routing_key: String,
+    properties: BasicProperties,
+    pub(crate) delivery_tag: u64,
+}
+
+/// The most characters of a detail: all headers must fit into one frame.
+const DETAIL_CHARACTERS_MAX: usize = 2_000;
+
+impl Incoming {
+    /// Reads a message that was delivered from `queue`, the due queue of this kind and shard.
+    pub(crate) fn read(delivery: Delivery, queue: &str, route: (TimeoutKind, Shard)) -> Self {
+        let (key, tag) = (delivery.routing_key.as_str().to_owned(), delivery.delivery_tag);
+        Self::arrived(key, delivery.data, delivery.properties, tag, queue, route)
+    }
+
+    /// A message that no broker has delivered, for tests of code that handles messages.
+    #[must_use]
+    pub fn untouched_by_a_broker(routing_key: &str, body: &[u8]) -> Self {
+        let route = (TimeoutKind::Payment, Shard::FIRST);
+        Self::arrived(routing_key.to_owned(), body.to_vec(), BasicProperties::default(), 0, "", route)
+    }
+
+    fn arrived(
+        routing_key: String,
+        body: Vec<u8>,
+        properties: BasicProperties,
+        delivery_tag: u64,
+        queue: &str,
+        route_of_queue: (TimeoutKind, Shard),
+    ) -> Self {
+        // A message that was sent straight to the queue has the queue's name for its key.
+        let route = if routing_key == queue { Ok(route_of_queue) } else { kind_and_shard(&routing_key) };
+        let content = match &route {
+            Ok(_) => wire::decode(&body),
+            Err(unknown) => Err(Fault::UnknownKind(unknown.clone())),
+        };
+        Self { content, route: route.unwrap_or(route_of_queue), body, routing_key, properties, delivery_tag }
+    }
+
+    /// How many orders it names; one for a message that cannot be understood.
+    pub(crate) fn weight(&self) -> usize {
+        self.content.as_ref().map_or(1, |decoded| decoded.orders.len().max(1))
+    }
+
+    /// The attempts at its orders so far, as its headers tell.
+    #[must_use]
+    pub fn attempts(&self) -> Attempts {
+        self.properties.headers().as_ref().map_or_else(Attempts::default, |headers| attempts(headers, ATTEMPT_HEADER))
+    }
+
+    /// The trace that it belongs to, if its headers tell.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<TraceParent> {
+        match self.properties.headers().as_ref()?.inner().get(trace::HEADER) {
+            Some(AMQPValue::LongString(text)) => text.to_string().parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// These of its orders as a message that goes round once more and waits where `hop` says: the message itself where
+    /// it names no others, else one of its own.
+    #[must_use]
+    pub fn again(&self, orders: &[OrderId], hop: Hop, attempts: &Attempts) -> Outgoing {
+        let body = if self.is_single() { self.body.clone() } else { wire::encode_ids(orders) };
+        let mut headers = without(&kept_headers(self.properties.headers().as_ref()), tells_of_death);
+        insert_attempts(&mut headers, ATTEMPT_HEADER, attempts);
+        let (kind, shard) = self.route;
+        self.in_its_place(LANES_EXCHANGE, routing_key(hop.lane, kind, shard), body, headers).expiring(hop)
+    }
+
+    /// The whole message, byte for byte and with its headers, as one to be parked.
+    #[must_use]
+    pub fn parked(&self, reason: ParkReason, detail: &str) -> Outgoing {
+        self.parked_as(self.body.clone(), reason, detail)
+    }
+
+    /// A bad entry of the message as one to be parked: its own bytes in a message of its own.
+    #[must_use]
+    pub fn parked_entry(&self, entry: &RawValue, reason: ParkReason, detail: &str) -> Outgoing {
+        let body = if self.is_single() { self.body.clone() } else { wire::encode_entry(entry) };
+        self.parked_as(body, reason, detail)
+    }
+
+    /// One order of the message as one to be parked. It has a message of its own, so that to send it in again sends in
+    /// this order alone. A message that names one order is parked as it is.
+    #[must_use]
+    pub fn parked_order(&self, order: &OrderId, reason: ParkReason, detail: &str) -> Outgoing {
+        let body = if self.is_single() { self.body.clone() } else { wire::encode_ids(std::slice::from_ref(order)) };
+        self.parked_as(body, reason, detail)
+    }
+
+    /// Whether it has one entry only.
+    fn is_single(&self) -> bool {
+        self.content.as_ref().is_ok_and(|decoded| decoded.orders.len() + decoded.bad_entries.len() == 1)
+    }
+
+    fn parked_as(&self, body: Vec<u8>, reason: ParkReason, detail: &str) -> Outgoing {
+        let mut headers = kept_headers(self.properties.headers().as_ref());
+        insert_text(&mut headers, REASON_HEADER, reason.code());
+        let detail: String = detail.chars().take(DETAIL_CHARACTERS_MAX).collect();
+        insert_text(&mut headers, DETAIL_HEADER, &detail);
+        insert_attempts(&mut headers, ATTEMPTS_MADE_HEADER, &self.attempts());
+        self.in_its_place(PARKED_EXCHANGE, self.routing_key.clone(), body, headers)
+    }
+
+    fn in_its_place(
+        &self,
+        exchange: &'static str,
+        routing_key: String,
+        body: Vec<u8>,
+        headers: FieldTable,
+    ) -> Outgoing {
+        Outgoing { exchange, routing_key, body, properties: carried_on(&self.properties, headers), mandatory: true }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUEUE: &str = "overdue.v1.due.gateway.1";
+
+    fn arrived(routing_key: &str) -> Incoming {
+        let route = (TimeoutKind::Gateway, Shard::named("1"));
+        let properties = BasicProperties::default();
+        Incoming::arrived(routing_key.to_owned(), b"842317".to_vec(), properties, 1, QUEUE, route)
+    }
+
+    #[test]
+    fn a_message_goes_round_as_the_kind_that_it_is() {
+        let hop = Hop { lane: "5s".parse().unwrap(), expiration_ms: None };
+        for (arrived_with, goes_on_with) in
+            [("30m.gateway.1", "5s.gateway.1"), ("30m.payment", "5s.payment"), (QUEUE, "5s.gateway.1")]
+        {
+            let message = arrived(arrived_with);
+            let orders = &message.content.as_ref().unwrap().orders;
+            assert_eq!(message.again(orders, hop, &Attempts::default()).routing_key(), goes_on_with);
+        }
+    }
+
+    #[test]
+    fn a_message_of_an_unknown_kind_is_not_read() {
+        for key in ["30m.receipt", "5s.PAYMENT", "842317"] {
+            let Err(fault) = &arrived(key).content else { panic!("{key} was read") };
+            assert_eq!(fault.reason(), ParkReason::UnknownKind, "{key}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Routing keys and the names of queues, which are made of the same words: lane, kind of timeout, shard.
+
+use std::fmt::Display;
+
+use order::{Lane, Shard, TimeoutKind, UnknownKind};
+
+/// In the place of a lane's name: no lane, at once.
+pub const NOW: &str = "now";
+
+/// The queue in which messages of this shard wait that go by this lane.
+#[must_use]
+pub fn lane_queue(lane: Lane, shard: Shard) -> String {
+    format!("overdue.v1.delay.{lane}{shard}")
+}
+
+/// The queue of this shard's messages of this kind that are due. Workers consume it.
+#[must_use]
+pub fn due_queue(kind: TimeoutKind, shard: Shard) -> String {
+    format!("overdue.v1.due.{kind}{shard}")
+}
+
+/// The key that leads by way of `lane` (or [`NOW`], or any lane for `*`) to the due queue of this kind and shard.
+pub(crate) fn routing_key(lane: impl Display, kind: impl Display, shard: Shard) -> String {
+    format!("{lane}.{kind}{shard}")
+}
+
+/// The kind of timeout and the shard that a routing key names.
+///
+/// # Errors
+/// [`UnknownKind`] where the second word is no kind of this version, or is missing.
+pub(crate) fn kind_and_shard(routing_key: &str) -> Result<(TimeoutKind, Shard), UnknownKind> {
+    let mut words = routing_key.split('.').skip(1);
+    let kind = words.next().unwrap_or_default().parse()?;
+    Ok((kind, words.next().map_or(Shard::FIRST, Shard::named)))
+}
+
+#[cfg(test)]
+mod tests {
+    use order::Shards;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_read_as_they_are_written() {
+        let lane: Lane = "30m".parse().unwrap();
+        for shard in Shards::new(3).unwrap().iter() {
+            for kind in TimeoutKind::ALL {
+                assert_eq!(kind_and_shard(&routing_key(lane, kind, shard)), Ok((kind, shard)));
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_kind_is_taken_for_no_other() {
+        for (key, word) in [("5s.PAYMENT", "PAYMENT"), ("30m.receipt.1", "receipt"), ("842317", ""), ("", "")] {
+            assert_eq!(kind_and_shard(key), Err(UnknownKind(word.to_owned())));
+        }
+    }
+}

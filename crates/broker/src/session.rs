@@ -1,0 +1,135 @@
+use std::time::Duration;
+
+use futures_util::{FutureExt, StreamExt};
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, Consumer};
+use order::{Shard, TimeoutKind};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::connection::close;
+use crate::routing::due_queue;
+use crate::{Broker, BrokerError, Incoming};
+
+/// One life of a consumer: a connection, a channel and a subscription of its own. When any of them ends, the
+/// whole session ends and its owner opens another. What was not acked comes back from the broker then.
+pub struct Session {
+    broker: Broker,
+    connection: Connection,
+    channel: Channel,
+    consumer: Consumer,
+    queue: String,
+    route: (TimeoutKind, Shard),
+    /// The consumer's stream tells its end only once, perhaps while messages are in hand.
+    ended: bool,
+}
+
+/// Messages that arrived together. They can be acked only on the channel that brought them: a batch of an
+/// ended session cannot ack anything of the next.
+pub struct Batch {
+    messages: Vec<Incoming>,
+    channel: Channel,
+    broker: Broker,
+}
+
+/// How long handing an ack to the connection may take.
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Session {
+    /// Connects and subscribes to the due queue of this kind and shard. `prefetch` is the only bound on what the broker
+    /// sends ahead.
+    ///
+    /// # Errors
+    /// [`BrokerError`]; the queue is not declared, only consumed.
+    pub async fn open(broker: &Broker, kind: TimeoutKind, shard: Shard, prefetch: u16) -> Result<Self, BrokerError> {
+        let connection = broker.connect("consumer").await?;
+        let channel = broker.channel(&connection).await?;
+        let error = |error: lapin::Error| broker.error(&error);
+        channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(error)?;
+        let queue = due_queue(kind, shard);
+        let consumer = channel
+            .basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+            .await
+            .map_err(error)?;
+        let (broker, route) = (broker.clone(), (kind, shard));
+        Ok(Self { broker, connection, channel, consumer, queue, route, ended: false })
+    }
+
+    /// Waits for a message and takes with it the others that have arrived already, or arrive within `linger`, until the
+    /// messages name `orders_max` orders or more. `None` when the session has ended: the queue was deleted, or the
+    /// connection is gone.
+    ///
+    /// May be dropped while it waits. What it has taken by then comes again when the session has ended.
+    pub async fn receive(&mut self, orders_max: usize, linger: Duration) -> Option<Batch> {
+        let first = self.next().await?;
+        let mut messages = vec![self.read(first)];
+        let mut orders = messages[0].weight();
+        let last_call = Instant::now() + linger;
+        while orders < orders_max {
+            let delivery = match self.next().now_or_never() {
+                Some(delivery) => delivery,
+                None if linger.is_zero() => break,
+                None => timeout_at(last_call, self.next()).await.ok().flatten(),
+            };
+            let Some(delivery) = delivery else { break };
+            let message = self.read(delivery);
+            orders += message.weight();
+            messages.push(message);
+        }
+        Some(Batch { messages, channel: self.channel.clone(), broker: self.broker.clone() })
+    }
+
+    /// Tells the broker to send nothing more, and hangs up. What was sent ahead and not taken goes back to
+    /// the queue.
+    pub async fn close(self) {
+        let politely = async {
+            let _ = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default()).await;
+            let _ = self.channel.close(200, "OK".into()).await;
+        };
+        // The connection may be dead without a sign of it.
+        let _ = timeout(Duration::from_secs(2), politely).await;
+        close(&self.connection).await;
+    }
+
+    async fn next(&mut self) -> Option<Delivery> {
+        if self.ended {
+            return None;
+        }
+        // An error is always followed by the end of the stream: both mean that the session is over.
+        let delivery = self.consumer.next().await.and_then(Result::ok);
+        self.ended = delivery.is_none();
+        delivery
+    }
+
+    fn read(&self, delivery: Delivery) -> Incoming {
+        Incoming::read(delivery, &self.queue, self.route)
+    }
+}
+
+impl Batch {
+    /// The messages, in the order of their arrival; at least one.
+    #[must_use]
+    pub fn messages(&self) -> &[Incoming] {
+        &self.messages
+    }
+
+    /// Acks all of them at once. Only for when their effects are committed and their follow-ups are confirmed.
+    ///
+    /// # Errors
+    /// [`BrokerError`] if the session has ended meanwhile: then they will come again.
+    pub async fn ack(self) -> Result<(), BrokerError> {
+        let Some(last) = self.messages.last() else { return Ok(()) };
+        // A session takes messages in the order of their tags and has one batch at a time, so everything up
+        // to this tag is in this batch or was acked before.
+        let ack = self.channel.basic_ack(last.delivery_tag, BasicAckOptions { multiple: true });
+        // On a channel that the broker closes at this moment, lapin may never answer.
+        match timeout(ACK_TIMEOUT, ack).await {
+            Ok(acked) => acked.map_err(|error| self.broker.error(&error)),
+            Err(_) => Err(BrokerError::Timeout {
+                address: self.broker.address().to_owned(),
+                timeout_ms: ACK_TIMEOUT.as_millis(),
+            }),
+        }
+    }
+}

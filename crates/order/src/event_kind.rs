@@ -1,0 +1,53 @@
+use std::fmt;
+use std::str::FromStr;
+
+/// A fact about an order that is announced to listeners. Its name is the event's type and its routing key.
+///
+/// The CHECK on `outbox.event`, the SQL function `overdue_event` and `docs/asyncapi.json` list the same kinds; tests
+/// compare them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EventKind {
+    /// An order was closed: its payment did not come in time.
+    OrderClosed,
+    /// An order was paid.
+    OrderPaid,
+    /// A payment came for an order that was closed or cancelled before; it goes back.
+    PaymentLate,
+    /// Such a payment has arrived at the customer again.
+    PaymentRefunded,
+}
+
+/// A kind of event that this version does not know.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("events of the kind {0:?} are not known to this version")]
+pub struct UnknownEvent(pub String);
+
+impl EventKind {
+    /// Every kind of event.
+    pub const ALL: [Self; 4] = [Self::OrderClosed, Self::OrderPaid, Self::PaymentLate, Self::PaymentRefunded];
+
+    /// The event's type.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OrderClosed => "order.closed",
+            Self::OrderPaid => "order.paid",
+            Self::PaymentLate => "payment.late",
+            Self::PaymentRefunded => "payment.refunded",
+        }
+    }
+}
+
+impl FromStr for EventKind {
+    type Err = UnknownEvent;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| UnknownEvent(text.to_owned()))
+    }
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
