@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use book::{Actor, Closing, ItemReply};
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
@@ -14,7 +15,6 @@ use order::{Deadline, OrderId};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
-use worker::{Actor, Closing};
 
 use crate::amqp::channel;
 use crate::stage::{Orders, Stage};
@@ -32,12 +32,13 @@ pub(crate) async fn settle(stage: &Stage, orders: Orders<'_>) -> Result<f64> {
     let connection = async || {
         while let Some(batch) = next_batch(&next, &orders) {
             let deadline = Deadline::at(orders.deadline);
-            let closings: Vec<Closing> = batch
-                .map(|number| {
-                    Ok(Closing { id: OrderId::new(&orders.id(number))?, deadline, asked: None, look_again_after: None })
-                })
-                .collect::<Result<_, order::BadOrderId>>()?;
-            let closed = book.settle(&closings, &actor, None).await?.done.len();
+            let closing = |number| {
+                let id = OrderId::new(&orders.id(number))?;
+                Ok(Closing { id, deadline, revision: None, payment: None, recheck: None })
+            };
+            let closings: Vec<Closing> = batch.map(closing).collect::<Result<_, order::BadOrderId>>()?;
+            let replies = book.settle(&closings, &actor, None).await?.items;
+            let closed = replies.values().filter(|item| matches!(item, ItemReply::Done(_))).count();
             ensure!(closed == closings.len(), "only {closed} of {} were closed", closings.len());
         }
         Ok(())
@@ -54,7 +55,7 @@ pub(crate) async fn load(stage: &Stage, orders: Orders<'_>) -> Result<f64> {
     let connection = async || {
         while let Some(batch) = next_batch(&next, &orders) {
             let ids = batch.map(|number| OrderId::new(&orders.id(number))).collect::<Result<Vec<_>, _>>()?;
-            ensure!(book.load(&ids).await?.orders.len() == ids.len(), "orders are missing");
+            ensure!(book.load(&ids, None).await?.items.len() == ids.len(), "orders are missing");
         }
         Ok(())
     };

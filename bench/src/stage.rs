@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use order::OrderId;
 use sqlx::AssertSqlSafe;
-use tests::{Process, World, eventually_within};
+use tests::{Process, World, until_none_is_left};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -236,14 +236,15 @@ impl Stage {
         Ok(self.cpu(watched)?.since(watched.before))
     }
 
-    /// Waits until the processes have settled so many orders among them, besides those of the warm-up, and returns when that was.
+    /// Waits until the processes have settled so many orders among them, in addition to those of the warm-up, and returns when that was.
     pub(crate) async fn settled(&self, watched: &Watched, orders: u64) -> Result<OffsetDateTime> {
         let mut last = OffsetDateTime::UNIX_EPOCH;
-        eventually_within(Duration::from_secs(300), &format!("{orders} orders are settled"), async || {
+        let wanted = orders + watched.settled_before;
+        until_none_is_left(&format!("{orders} orders are settled"), async || {
             let told: Vec<(u64, OffsetDateTime)> =
                 watched.processes.iter().filter_map(|p| last_told(&p.log_text())).collect();
             last = told.iter().map(|(_, at)| *at).max().unwrap_or(last);
-            told.iter().map(|(settled, _)| settled).sum::<u64>() >= orders + watched.settled_before
+            wanted.saturating_sub(told.iter().map(|(settled, _)| settled).sum())
         })
         .await;
         Ok(last)
@@ -251,7 +252,7 @@ impl Stage {
 
     /// Waits until a query gives this number.
     pub(crate) async fn until(&self, what: &str, query: &str, number: i64) {
-        eventually_within(Duration::from_secs(300), what, async || self.world.number(query).await == number).await;
+        until_none_is_left(what, async || self.world.number(query).await.abs_diff(number)).await;
     }
 
     /// From deadline to close, of the orders with this prefix.

@@ -8,8 +8,8 @@ use broker::{Outgoing, Publisher};
 use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use order::{Lanes, OrderId};
-use publisher::{NewOrder, OrderError};
 use serde_json::Value;
+use shop::{NewOrder, OrderError};
 use tests::World;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -168,12 +168,12 @@ async fn trade(world: Arc<World>, stop: CancellationToken, known: Arc<Mutex<Hash
         let timeout = Duration::from_secs(2 + number % 2);
         let new = NewOrder { payment_timeout: timeout, ..world.new_order(&[("tea", 1)], timeout) };
         let id = new.id.clone();
-        let created = bounded(publisher::create(&world.pool, &new)).await;
+        let created = bounded(world.create(&new)).await;
         note(&id, if created == Some(true) { Did::Nothing } else { Did::Unclear });
         if created == Some(true) {
             match number % 6 {
-                0 | 1 => note_outcome(bounded(publisher::pay(&world.pool, &id, None)).await, &id, Did::Paid, &note),
-                2 => note_outcome(bounded(publisher::cancel(&world.pool, &id)).await, &id, Did::Cancelled, &note),
+                0 | 1 => note_outcome(bounded(world.pay(&id, None)).await, &id, Did::Paid, &note),
+                2 => note_outcome(bounded(world.cancel(&id)).await, &id, Did::Cancelled, &note),
                 // Somebody else publishes it as well, twice.
                 3 if number % 4 == 3 => {
                     let hop = lanes.choose(timeout);

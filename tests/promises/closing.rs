@@ -42,8 +42,8 @@ async fn paid_and_cancelled_orders_are_left_alone() {
     world.stock("tea", 10).await;
     let (relay, worker) = (world.relay(), world.worker());
     let (paid, cancelled) = (world.order("tea", SOON).await, world.order("tea", SOON).await);
-    publisher::pay(&world.pool, &paid.id, Some("wx-1")).await.unwrap();
-    publisher::cancel(&world.pool, &cancelled.id).await.unwrap();
+    world.pay(&paid.id, Some("wx-1")).await.unwrap();
+    world.cancel(&cancelled.id).await.unwrap();
 
     eventually("the worker has looked at both", async || worker.counted().unchanged == 2).await;
     assert_eq!((world.status(&paid.id).await, world.status(&cancelled.id).await), ("paid".into(), "cancelled".into()));
@@ -183,7 +183,7 @@ async fn a_hot_sku_with_many_pipelines_makes_no_deadlock() {
     // Customers go on ordering the same SKUs, and cancel again.
     let shopping = join_all((0..100).map(async |number| {
         let order = world.order_of(&baskets[number % 3], LATER).await;
-        publisher::cancel(&world.pool, &order.id).await.unwrap();
+        world.cancel(&order.id).await.unwrap();
     }));
     shopping.await;
     eventually("all messages are handled", async || {

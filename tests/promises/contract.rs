@@ -178,7 +178,6 @@ async fn a_request_signed_by_hand_is_accepted() {
 
 /// `openssl dgst -hmac`, in base64.
 fn openssl_hmac(message: &str) -> String {
-    use base64::Engine as _;
     use std::io::Write as _;
     let mut child = std::process::Command::new("openssl")
         .args(["dgst", "-sha256", "-hmac", SERVICE_KEY.1, "-binary"])
@@ -187,5 +186,5 @@ fn openssl_hmac(message: &str) -> String {
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all(message.as_bytes()).unwrap();
-    base64::engine::general_purpose::STANDARD.encode(child.wait_with_output().unwrap().stdout)
+    data_encoding::BASE64.encode(&child.wait_with_output().unwrap().stdout)
 }

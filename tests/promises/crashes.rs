@@ -104,7 +104,7 @@ async fn a_message_is_not_acked_before_its_follow_up_is_confirmed() {
     // The early message must go back to this lane, which is not to be reached.
     let lane = "overdue.v1.delay.30m";
     let nothing = lapin::types::FieldTable::default;
-    foreign.channel.queue_unbind(lane.into(), "overdue.lanes".into(), "30m.*".into(), nothing()).await.unwrap();
+    foreign.channel.queue_unbind(lane.into(), "overdue.lanes".into(), "30m.payment".into(), nothing()).await.unwrap();
     let worker = world.worker();
     foreign.due_now(order.id.as_str().as_bytes()).await;
     eventually("the follow-up has come back", async || worker.counted().held >= 1).await;

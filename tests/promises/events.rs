@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use book::{Actor, Closing};
 use lapin::options::{ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use order::OrderId;
 use serde_json::{Value, json};
 use tests::{Foreign, World, eventually, gateways, impatient, simulator};
-use worker::{Actor, PipelineSettings, UnknownOrders};
+use worker::{PipelineSettings, UnknownOrders};
 
 /// A queue that gets every event.
 const LISTENER: &str = "listener";
@@ -88,7 +89,7 @@ async fn every_fact_is_announced_as_the_document_says() {
     world.execute("update inventory set reserved = reserved - 1, available = available + 1").await;
     assert!(simulator.ledger().pay(late.id.as_str()));
 
-    publisher::pay(&world.pool, &paid.id, Some("by-hand")).await.unwrap();
+    world.pay(&paid.id, Some("by-hand")).await.unwrap();
     let worker = world.worker_asking(gateways, PipelineSettings::default());
     for order in [&closed, &paid_there, &late] {
         foreign.due_now(order.id.as_str().as_bytes()).await;
@@ -134,8 +135,8 @@ async fn an_event_that_is_sent_again_has_the_same_id() {
     let foreign = world.foreign().await;
     listen(&foreign).await;
     let order = world.overdue_order("tea").await;
-    let closing =
-        worker::Closing { id: order.id.clone(), deadline: order.deadline, asked: None, look_again_after: None };
+    let (id, deadline) = (order.id.clone(), order.deadline);
+    let closing = Closing { id, deadline, revision: None, payment: None, recheck: None };
     world.book().settle(&[closing], &Actor::on_timeout("test"), None).await.unwrap();
     let gate = world.gate("delete on outbox").await;
     let short_lease = ["run", "--only", "relay", "--claim-lease", "500ms", "--confirm-timeout", "400ms"];

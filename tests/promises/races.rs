@@ -1,8 +1,9 @@
 //! Two who reach for the same order: each interleaving is forced by holding locks in the database.
 
+use book::{Actor, Closing, ItemReply};
 use sqlx::{AssertSqlSafe, Connection};
 use tests::{World, eventually};
-use worker::{Actor, Closing, PipelineSettings};
+use worker::PipelineSettings;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_between_load_and_close_wins() {
@@ -137,19 +138,19 @@ async fn rows_are_locked_in_the_order_of_their_keys() {
             .map(|order| Closing {
                 id: order.id.clone(),
                 deadline: order.deadline,
-                asked: None,
-                look_again_after: None,
+                revision: None,
+                payment: None,
+                recheck: None,
             })
             .collect();
         let book = world.book();
-        let settling =
-            tokio::spawn(
-                async move { book.settle(&closings, &Actor::on_timeout("test"), None).await.unwrap().done.len() },
-            );
+        let by = Actor::on_timeout("test");
+        let settling = tokio::spawn(async move { book.settle(&closings, &by, None).await.unwrap().items });
         eventually("settling waits for the first", async || world.waiting_for_locks().await == 1).await;
         sqlx::query(AssertSqlSafe(lock.as_str())).bind(&last).execute(&world.pool).await.expect("the last is free");
         transaction.commit().await.unwrap();
-        assert_eq!(settling.await.unwrap(), 2);
+        let settled = settling.await.unwrap();
+        assert!(settled.len() == 2 && settled.values().all(|item| matches!(item, ItemReply::Done(_))), "{settled:?}");
     }
     world.audit().await;
     world.close().await;

@@ -3,15 +3,16 @@
 
 use std::time::Duration;
 
+use book::{Actor, Closing, Credited};
 use futures_util::future::join_all;
 use gateway_sim::Call::{Query, Refund};
 use gateway_sim::{Mishap, Simulator, State};
 use http::HeaderMap;
 use order::{Money, OrderId, PaymentFacts, Prepay};
-use publisher::Order;
+use shop::Order;
 use sqlx::Connection;
 use tests::{World, eventually, gateways, impatient, simulator};
-use worker::{Actor, Credited, Gateways, Notified, PipelineSettings, take_notification};
+use worker::{GatewaySettings, Gateways, NotificationError, NotificationOutcome, PipelineSettings};
 
 /// An order that the shop closed although its trade was open, and whose customer has paid since.
 async fn late_payment(world: &World, simulator: &Simulator, plan: &[(gateway_sim::Call, Mishap)]) -> Order {
@@ -34,13 +35,9 @@ fn asked(order: &Order) -> PaymentFacts {
     }
 }
 
-fn closing(order: &Order) -> worker::Closing {
-    worker::Closing {
-        id: order.id.clone(),
-        deadline: order.deadline,
-        asked: Some(asked(order)),
-        look_again_after: None,
-    }
+fn closing(order: &Order) -> Closing {
+    let (id, deadline) = (order.id.clone(), order.deadline);
+    Closing { id, deadline, revision: None, payment: Some(asked(order)), recheck: None }
 }
 
 async fn scene() -> (World, Simulator, Gateways) {
@@ -50,8 +47,8 @@ async fn scene() -> (World, Simulator, Gateways) {
     (world, simulator, gateways)
 }
 
-async fn notify(world: &World, gateways: &Gateways, (headers, body): (HeaderMap, Vec<u8>)) -> Notified {
-    take_notification(gateways, &world.book(), "wechat", &headers, &body).await.unwrap()
+async fn notify(world: &World, gateways: &Gateways, (headers, body): (HeaderMap, Vec<u8>)) -> NotificationOutcome {
+    world.notifications(gateways).take("wechat", &headers, &body).await.unwrap()
 }
 
 async fn refund_state(world: &World, id: &OrderId) -> String {
@@ -71,11 +68,11 @@ async fn a_notified_payment_makes_a_pending_order_paid_and_a_closed_one_refunded
     let late = late_payment(&world, &simulator, &[]).await;
     for (order, credited) in [(&pending, Credited::Paid), (&late, Credited::Late)] {
         let first = notify(&world, &gateways, simulator.notification(order.id.as_str())).await;
-        assert_eq!(first, Notified::Credited(order.id.clone(), credited));
+        assert_eq!(first, NotificationOutcome::Credited(order.id.clone(), credited));
         // Sent again, as it was and signed anew.
         for _ in 0..3 {
             let again = notify(&world, &gateways, simulator.notification(order.id.as_str())).await;
-            assert_eq!(again, Notified::Credited(order.id.clone(), Credited::Already));
+            assert_eq!(again, NotificationOutcome::Credited(order.id.clone(), Credited::Already));
         }
     }
     assert_eq!(world.status(&pending.id).await, "paid");
@@ -135,16 +132,15 @@ async fn whoever_comes_first_between_close_and_notification_decides() {
         sqlx::query(take).bind(order.id.as_str()).execute(&mut *lock).await.unwrap();
         let book = world.book();
         let notifying = || {
-            let ((headers, body), gateways, book) =
-                (simulator.notification(order.id.as_str()), gateways.clone(), world.book());
-            tokio::spawn(async move { take_notification(&gateways, &book, "wechat", &headers, &body).await.unwrap() })
+            let (headers, body) = simulator.notification(order.id.as_str());
+            let notifications = world.notifications(&gateways);
+            tokio::spawn(async move { notifications.take("wechat", &headers, &body).await.unwrap() })
         };
         let closing_of = closing(&order);
         let close = || {
             let (book, closing) = (book.clone(), closing_of.clone());
-            tokio::spawn(
-                async move { book.settle(&[closing], &Actor::on_timeout("test"), None).await.unwrap().done.len() },
-            )
+            let by = Actor::on_timeout("test");
+            tokio::spawn(async move { book.settle(&[closing], &by, None).await.unwrap().items.len() })
         };
         let waiting = async |count| {
             eventually("the lock is waited for", async || world.waiting_for_locks().await == count).await;
@@ -166,7 +162,7 @@ async fn whoever_comes_first_between_close_and_notification_decides() {
         };
         lock.commit().await.unwrap();
         let (credited, closed) = if notification_first { (Credited::Paid, 0) } else { (Credited::Late, 1) };
-        assert_eq!(notifying.await.unwrap(), Notified::Credited(order.id.clone(), credited));
+        assert_eq!(notifying.await.unwrap(), NotificationOutcome::Credited(order.id.clone(), credited));
         assert_eq!(closing.await.unwrap(), closed);
         let shelf = if notification_first { (999, 0) } else { (1_000, 0) };
         assert_eq!(world.shelf("tea").await, shelf);
@@ -198,25 +194,28 @@ async fn forged_stale_and_foreign_notifications_change_nothing() {
         ("an unknown key", with("wechatpay-serial", "FFFF"), body.clone()),
         ("tampered with", headers.clone(), tampered),
     ] {
-        let refused = take_notification(&gateways, &world.book(), "wechat", &headers, &body).await;
-        assert!(matches!(refused, Err(worker::NotificationError::Refused(_))), "{what}: {refused:?}");
+        let refused = world.notifications(&gateways).take("wechat", &headers, &body).await;
+        assert!(matches!(refused, Err(NotificationError::Refused(_))), "{what}: {refused:?}");
         assert_eq!(world.status(&order.id).await, "pending", "{what}");
     }
-    assert!(take_notification(&gateways, &world.book(), "alipay", &headers, &body).await.is_err());
+    assert!(world.notifications(&gateways).take("alipay", &headers, &body).await.is_err());
     // The genuine one, and one about an order that nobody has.
     assert_eq!(
-        take_notification(&gateways, &world.book(), "wechat", &headers, &body).await.unwrap(),
-        Notified::Credited(order.id.clone(), Credited::Paid)
+        world.notifications(&gateways).take("wechat", &headers, &body).await.unwrap(),
+        NotificationOutcome::Credited(order.id.clone(), Credited::Paid)
     );
     simulator.ledger().open("of-another-shop", 5, "CNY");
     simulator.ledger().pay("of-another-shop");
-    assert_eq!(notify(&world, &gateways, simulator.notification("of-another-shop")).await, Notified::UnknownOrder);
+    assert_eq!(
+        notify(&world, &gateways, simulator.notification("of-another-shop")).await,
+        NotificationOutcome::UnknownOrder
+    );
     // A wrong amount is a matter for a person, and marks nothing as paid.
     let order = world.order_without_trade("wechat").await;
     simulator.ledger().open(order.id.as_str(), 1, "CNY");
     simulator.ledger().pay(order.id.as_str());
     let wrong = notify(&world, &gateways, simulator.notification(order.id.as_str())).await;
-    assert!(matches!(wrong, Notified::Mismatch(..)), "{wrong:?}");
+    assert!(matches!(wrong, NotificationOutcome::Mismatch(..)), "{wrong:?}");
     notify(&world, &gateways, simulator.notification(order.id.as_str())).await;
     let unplaced = "select count(*) from refunds where state = 'needs_person' and amount_minor in (1, 5)";
     assert_eq!(world.number(unplaced).await, 2, "a person finds both, once");
@@ -231,9 +230,9 @@ async fn a_service_that_speaks_the_signed_contract_notifies_too() {
     simulator.ledger().pay(order.id.as_str());
     let (headers, body) = simulator.service_notification(order.id.as_str());
     let forged = String::from_utf8(body.clone()).unwrap().replace("1999", "1998").into_bytes();
-    assert!(take_notification(&gateways, &world.book(), "http", &headers, &forged).await.is_err());
-    let told = take_notification(&gateways, &world.book(), "http", &headers, &body).await.unwrap();
-    assert_eq!(told, Notified::Credited(order.id, Credited::Paid));
+    assert!(world.notifications(&gateways).take("http", &headers, &forged).await.is_err());
+    let told = world.notifications(&gateways).take("http", &headers, &body).await.unwrap();
+    assert_eq!(told, NotificationOutcome::Credited(order.id, Credited::Paid));
     world.close().await;
 }
 
@@ -297,7 +296,8 @@ async fn two_workers_do_not_ask_for_the_same_refund_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refund_is_followed_up_until_it_arrives_or_needs_a_person() {
-    let (world, simulator, gateways) = scene().await;
+    let (world, simulator, _) = scene().await;
+    let gateways = gateways(&simulator, GatewaySettings { attempts_max: 8, ..impatient() });
     let abnormal = late_payment(&world, &simulator, &[(Refund(1), Mishap::Abnormal)]).await;
     let poor: Vec<_> = (1..=3).map(|call| (Refund(call), Mishap::NotEnough)).collect();
     let not_enough = late_payment(&world, &simulator, &poor).await;
@@ -339,7 +339,7 @@ async fn a_refund_is_followed_up_until_it_arrives_or_needs_a_person() {
     assert_eq!(world.overdue(&resolve).await.status.code(), Some(1), "once");
     // A person has completed it at the gateway, which says so.
     let refund_no = format!("overdue-{}", abnormal.id);
-    assert_eq!(notify(&world, &gateways, simulator.refund_notification(&refund_no)).await, Notified::Refund);
+    assert_eq!(notify(&world, &gateways, simulator.refund_notification(&refund_no)).await, NotificationOutcome::Refund);
     assert_eq!(simulator.ledger().trade(abnormal.id.as_str()).unwrap().state, State::Refunded);
     worker.stop().await;
     world.close().await;

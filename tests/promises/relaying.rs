@@ -7,7 +7,7 @@ use lapin::BasicProperties;
 use lapin::options::{BasicGetOptions, BasicPublishOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use order::OrderId;
-use publisher::RelaySettings;
+use relay::RelaySettings;
 use tests::{World, eventually};
 
 const LATER: Duration = Duration::from_secs(1800);
@@ -52,7 +52,7 @@ async fn a_returned_message_does_not_count_as_published() {
     let (lane, parked) = ("overdue.v1.delay.30m", "overdue.v1.parked");
     foreign
         .channel
-        .queue_unbind(lane.into(), "overdue.lanes".into(), "30m.*".into(), FieldTable::default())
+        .queue_unbind(lane.into(), "overdue.lanes".into(), "30m.payment".into(), FieldTable::default())
         .await
         .unwrap();
     let relay = world.relay();
@@ -96,10 +96,10 @@ async fn arming_is_part_of_the_callers_transaction() {
     let world = World::new().await;
     let deadline = "2030-01-01T00:00:00Z".parse().unwrap();
     let mut given_up = world.pool.begin().await.unwrap();
-    publisher::arm(&mut given_up, &OrderId::new("given-up").unwrap(), deadline).await.unwrap();
+    outbox::arm(&mut given_up, &OrderId::new("given-up").unwrap(), deadline).await.unwrap();
     given_up.rollback().await.unwrap();
     let mut kept = world.pool.begin().await.unwrap();
-    publisher::arm(&mut kept, &OrderId::new("kept").unwrap(), deadline).await.unwrap();
+    outbox::arm(&mut kept, &OrderId::new("kept").unwrap(), deadline).await.unwrap();
     assert_eq!(world.number("select count(*) from outbox").await, 0, "nothing is visible before the commit");
     kept.commit().await.unwrap();
     let armed: Vec<String> = sqlx::query_scalar("select order_id from outbox").fetch_all(&world.pool).await.unwrap();

@@ -247,7 +247,7 @@ async fn all_works_under_the_roles_of_the_database() {
     world.foreign().await.due_now(paid.id.as_str().as_bytes()).await;
     world.becomes(&paid.id, "paid").await;
     let late = world.order_at_gateway(&simulator, &[]).await;
-    publisher::cancel(&world.pool, &late.id).await.unwrap();
+    world.cancel(&late.id).await.unwrap();
     assert!(simulator.ledger().pay(late.id.as_str()));
     world.foreign().await.due_now(late.id.as_str().as_bytes()).await;
     eventually("the money is back", async || {

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use database::Purpose;
+use sqlx::AssertSqlSafe;
 use tests::{World, eventually};
-use worker::Purpose;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nonsense_is_refused() {
@@ -45,39 +44,44 @@ async fn nonsense_is_refused() {
     world.close().await;
 }
 
-/// Everything that EXPLAIN says of a statement of the worker, run as the worker runs it.
+const STOCK: &str = include_str!("../../crates/book/src/postgres/stock.sql");
+
+/// Everything that EXPLAIN says of a statement of the worker, on a connection of the worker.
 async fn plan(world: &World, statement: &str, arguments: &str) -> String {
-    let mut connection = PgConnection::connect(&world.database_url).await.unwrap();
-    for option in Purpose::Settle.session_options().split("-c ").filter(|option| !option.trim().is_empty()) {
-        let (name, value) = option.trim().split_once('=').unwrap();
-        connection.execute(AssertSqlSafe(format!("set {name} = {value}"))).await.unwrap();
-    }
-    connection.execute(AssertSqlSafe(format!("prepare statement as {statement}"))).await.unwrap();
-    let explain = format!("explain (format json) execute statement({arguments})");
-    let plan: Value = sqlx::query_scalar(AssertSqlSafe(explain)).fetch_one(&mut connection).await.unwrap();
-    plan.to_string()
+    let client = world.client(1, Purpose::Settle);
+    let rows = client.within(
+        |_| false,
+        async |client| {
+            client.batch_execute(&format!("prepare statement as {statement}")).await?;
+            client.query(&format!("explain execute statement({arguments})"), &[]).await
+        },
+    );
+    rows.await.unwrap().iter().map(|row| row.get::<_, String>(0) + "\n").collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flash_sale_is_found_by_its_keys_whatever_the_statistics_say() {
     let world = World::new().await;
-    let load = ("load", include_str!("../../crates/worker/src/load.sql"), "array['bulk-1'], null");
-    let lock = ("lock", include_str!("../../crates/worker/src/lock.sql"), "array['bulk-1']");
+    let load = ("load", include_str!("../../crates/book/src/postgres/load.sql"), "array['bulk-1'], null");
+    let lock = ("lock", include_str!("../../crates/book/src/postgres/lock.sql"), "array['bulk-1']");
+    let complete = |statement: &str| statement.replace("-- stock.sql", STOCK);
+    let settle = complete(include_str!("../../crates/book/src/postgres/settle.sql"));
+    let pay = complete(include_str!("../../crates/book/src/postgres/pay.sql"));
     let settle = (
         "settle",
-        include_str!("../../crates/worker/src/settle.sql"),
+        settle.as_str(),
         "array['bulk-1'], array[now()], array['k'], 'test', array[null::text], array[null::text], 'reason', null, null, array[null::float8], null",
     );
     let pay = (
         "pay",
-        include_str!("../../crates/worker/src/pay.sql"),
+        pay.as_str(),
         "array['bulk-1'], array['t'], array[now()], array['k'], array['wechat'], array['bulk-1'], array[1], array['CNY'], array['r'], 'test', null",
     );
     let check = async |when: &str| {
         for (name, statement, arguments) in [load, lock, settle, pay] {
             let plan = plan(&world, statement, arguments).await;
             assert!(plan.contains("orders_pkey"), "{name}, {when}: {plan}");
-            for bad in ["orders_pending_by_deadline", "Seq Scan", "Hash Join", "Merge Join"] {
+            for bad in ["orders_pending_by_deadline", "Seq Scan", "Hash Join", "Merge Join", "overdue_event"] {
                 assert!(!plan.contains(bad), "{name}, {when}: {bad} in {plan}");
             }
         }
@@ -108,7 +112,7 @@ async fn closes_as_ever(world: &World) {
         orders.push(world.overdue_order("tea").await);
     }
     let paid = world.order("tea", Duration::from_secs(3600)).await;
-    publisher::pay(&world.pool, &paid.id, None).await.unwrap();
+    world.pay(&paid.id, None).await.unwrap();
     let worker = world.worker();
     let foreign = world.foreign().await;
     for order in orders.iter().chain([&paid]) {
@@ -175,6 +179,7 @@ async fn an_upgrade_finds_its_way_where_orders_is_a_view() {
         include_str!("../../migrations/0005_operators.sql"),
         include_str!("../../migrations/0006_traces.sql"),
         include_str!("../../migrations/0007_fillfactor.sql"),
+        include_str!("../../migrations/0008_kinds_and_events.sql"),
     ] {
         world.execute(migration).await;
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use publisher::OrderError;
+use shop::OrderError;
 use tests::{World, eventually};
 
 const LATER: Duration = Duration::from_secs(3600);
@@ -14,13 +14,11 @@ async fn too_little_stock_is_a_clear_error_and_changes_nothing() {
     world.stock("tea", 10).await;
     world.stock("cup", 1).await;
     let wanted = world.new_order(&[("tea", 2), ("cup", 1), ("cup", 1)], LATER);
-    let error = publisher::create(&world.pool, &wanted).await.unwrap_err();
+    let error = world.create(&wanted).await.unwrap_err();
     assert!(matches!(&error, OrderError::NotEnoughStock { sku, wanted: 2, available: 1 } if sku == "cup"), "{error}");
     assert_eq!(error.to_string(), "not enough stock of cup: 2 wanted, 1 available");
     let unknown = world.new_order(&[("tea", 1), ("moon", 1)], LATER);
-    assert!(
-        matches!(publisher::create(&world.pool, &unknown).await, Err(OrderError::UnknownSku(sku)) if sku == "moon")
-    );
+    assert!(matches!(world.create(&unknown).await, Err(OrderError::UnknownSku(sku)) if sku == "moon"));
     for table in ["orders", "order_items", "order_log", "outbox"] {
         assert_eq!(world.number(&format!("select count(*) from {table}")).await, 0, "{table}");
     }
@@ -33,12 +31,12 @@ async fn an_id_is_used_once_and_a_settled_order_stays_settled() {
     let world = World::new().await;
     world.stock("tea", 10).await;
     let new = world.new_order(&[("tea", 1)], LATER);
-    publisher::create(&world.pool, &new).await.unwrap();
-    assert!(matches!(publisher::create(&world.pool, &new).await, Err(OrderError::Exists(_))));
+    world.create(&new).await.unwrap();
+    assert!(matches!(world.create(&new).await, Err(OrderError::Exists(_))));
     assert_eq!(world.shelf("tea").await, (9, 1));
-    publisher::pay(&world.pool, &new.id, None).await.unwrap();
-    assert!(matches!(publisher::pay(&world.pool, &new.id, None).await, Err(OrderError::NotPending { .. })));
-    assert!(matches!(publisher::cancel(&world.pool, &new.id).await, Err(OrderError::NotPending { .. })));
+    world.pay(&new.id, None).await.unwrap();
+    assert!(matches!(world.pay(&new.id, None).await, Err(OrderError::NotPending { .. })));
+    assert!(matches!(world.cancel(&new.id).await, Err(OrderError::NotPending { .. })));
     assert_eq!(world.shelf("tea").await, (9, 0));
     world.close().await;
 }
@@ -48,7 +46,7 @@ async fn after_the_deadline_no_payment_is_taken() {
     let world = World::new().await;
     world.stock("tea", 10).await;
     let order = world.overdue_order("tea").await;
-    assert!(matches!(publisher::pay(&world.pool, &order.id, None).await, Err(OrderError::Overdue { .. })));
+    assert!(matches!(world.pay(&order.id, None).await, Err(OrderError::Overdue { .. })));
     assert_eq!((world.status(&order.id).await.as_str(), world.shelf("tea").await), ("pending", (9, 1)));
     world.close().await;
 }
@@ -58,7 +56,7 @@ async fn the_last_piece_is_sold_once() {
     let world = World::new().await;
     world.stock("last", 1).await;
     let new: Vec<_> = (0..8).map(|_| world.new_order(&[("last", 1)], LATER)).collect();
-    let created = join_all(new.iter().map(|new| publisher::create(&world.pool, new))).await;
+    let created = join_all(new.iter().map(|new| world.create(new))).await;
     assert_eq!(created.iter().filter(|created| created.is_ok()).count(), 1);
     assert_eq!(world.shelf("last").await, (0, 1));
     world.close().await;
@@ -89,8 +87,8 @@ async fn stock_is_exact_under_a_random_mix() {
         // Some act well in time, some about when the deadline passes, some after it.
         tokio::time::sleep(Duration::from_millis(dice.roll(3500))).await;
         match dice.roll(5) {
-            0 => drop(publisher::pay(&world.pool, &order.id, None).await),
-            1 => drop(publisher::cancel(&world.pool, &order.id).await),
+            0 => drop(world.pay(&order.id, None).await),
+            1 => drop(world.cancel(&order.id).await),
             2 => {
                 let extend = "update orders set payment_deadline = payment_deadline + interval '1 second' where id = $1 and status = 'pending'";
                 sqlx::query(extend).bind(order.id.as_str()).execute(&world.pool).await.unwrap();

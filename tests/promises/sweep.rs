@@ -2,31 +2,36 @@
 
 use std::time::Duration;
 
+use database::Purpose;
 use gateway_sim::Mishap;
-use publisher::NewOrder;
-use tests::{Process, World, eventually, gateways, impatient, simulator};
+use shop::NewOrder;
+use tests::{Counted, Process, World, eventually, gateways, impatient, simulator};
 use tokio_util::sync::CancellationToken;
-use worker::{AskSettings, CounterValues, Gateways, Sweep, SweepSettings};
+use worker::{GatewaySettings, Gateways, PipelineSettings, Sweep, SweepSettings, WorkerMetrics};
 
 const AT_ONCE: SweepSettings =
     SweepSettings { every: Duration::from_millis(50), grace: Duration::ZERO, page_orders: 100 };
 
 /// A sweep inside the test.
 struct Sweeping {
-    counters: std::sync::Arc<worker::WorkerCounters>,
+    metrics: WorkerMetrics,
     shutdown: CancellationToken,
     task: tokio::task::JoinHandle<()>,
+}
+
+fn sweep(world: &World, gateways: &Gateways, settings: SweepSettings, shutdown: CancellationToken) -> Sweep {
+    Sweep::new(world.book(), world.client(2, Purpose::Settle), gateways, settings, shutdown)
 }
 
 impl Sweeping {
     fn start(world: &World, gateways: Gateways, settings: SweepSettings) -> Self {
         let shutdown = CancellationToken::new();
-        let sweep = Sweep::new(world.book(), gateways, settings, shutdown.clone());
-        Self { counters: sweep.counters(), shutdown, task: tokio::spawn(sweep.run()) }
+        let sweep = sweep(world, &gateways, settings, shutdown.clone());
+        Self { metrics: gateways.metrics(), shutdown, task: tokio::spawn(sweep.run()) }
     }
 
-    fn counted(&self) -> CounterValues {
-        self.counters.read()
+    fn counted(&self) -> Counted {
+        Counted::by(&self.metrics)
     }
 
     async fn stop(self) {
@@ -131,7 +136,7 @@ async fn a_trade_that_was_missing_when_the_sweep_closed_its_order_is_looked_for_
     // The prepay was on its way, and the customer has paid.
     simulator.ledger().open(order.id.as_str(), 1999, "CNY");
     assert!(simulator.ledger().pay(order.id.as_str()));
-    let (relay, worker) = (world.relay(), world.worker_asking(gateways, worker::PipelineSettings::default()));
+    let (relay, worker) = (world.relay(), world.worker_asking(gateways, PipelineSettings::default()));
     eventually("the money goes back", async || {
         world.number("select count(*) from refunds where state = 'succeeded'").await == 1
     })
@@ -175,9 +180,9 @@ async fn a_lost_lead_is_taken_up_again() {
     let sweep = Sweeping::start(&world, Gateways::none(), AT_ONCE);
     rounds(&sweep, 1).await;
     world.disconnect_everybody().await;
-    let order: publisher::Order = {
+    let order: shop::Order = {
         let new: NewOrder = world.new_order(&[("tea", 1)], Duration::from_millis(1));
-        publisher::create(&world.pool, &new).await.unwrap()
+        world.create(&new).await.unwrap()
     };
     world.becomes(&order.id, "closed").await;
     sweep.stop().await;
@@ -193,7 +198,7 @@ async fn the_second_look_is_armed_with_the_close_itself() {
     let gate = world.gate("update on payments").await;
     let doomed = tokio::spawn({
         let shutdown = CancellationToken::new();
-        Sweep::new(world.book(), gateways(&simulator, impatient()), AT_ONCE, shutdown).run()
+        sweep(&world, &gateways(&simulator, impatient()), AT_ONCE, shutdown).run()
     });
     world.becomes(&order.id, "closed").await;
     doomed.abort();
@@ -264,7 +269,7 @@ async fn a_slow_gateway_delays_the_sweep_of_nobody_else() {
     world.stock("tea", 500).await;
     let slow = world.order_at_gateway(&simulator, &[]).await;
     simulator.delay(Duration::from_secs(20));
-    let settings = AskSettings { call_timeout: Duration::from_secs(30), ..impatient() };
+    let settings = GatewaySettings { call_timeout: Duration::from_secs(30), ..impatient() };
     let sweep = Sweeping::start(&world, gateways(&simulator, settings), AT_ONCE);
     eventually("the gateway is being asked", async || simulator.statistics().calls == 1).await;
     let plain = world.overdue_order("tea").await;

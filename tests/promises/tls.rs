@@ -1,5 +1,8 @@
 //! TLS to both servers, with the throw-away authority that `make up` makes.
 
+use std::time::Duration;
+
+use database::{Client, DatabaseUrl, PoolSettings, Purpose, SqlxPool};
 use tests::{World, env};
 use url::Url;
 
@@ -102,30 +105,15 @@ async fn the_worker_verifies_as_much_as_sslmode_says() {
     for (base, mode, root, expected) in cases {
         let root = root.map(|root| format!("&sslrootcert={root}")).unwrap_or_default();
         let url = format!("{base}?sslmode={mode}{root}");
-        let timeout = std::time::Duration::from_secs(5);
-        let settings = worker::DatabaseSettings {
-            url: url.as_str().into(),
-            connections_max: 1,
-            connect_timeout: timeout,
-            statement_timeout: timeout,
-            purpose: worker::Purpose::Settle,
-        };
-        let of_worker = worker::probe(&worker::connect(&settings).unwrap()).await;
-        assert_eq!(of_worker.is_ok(), expected, "worker, {mode}{root}: {of_worker:?}");
-        let settings = publisher::DatabaseSettings {
-            url: url.as_str().into(),
-            connections_max: 1,
-            connect_timeout: timeout,
-            statement_timeout: timeout,
-            session: &[],
-        };
-        let of_publisher = publisher::connect(&settings).await;
-        assert_eq!(of_publisher.is_ok(), expected, "publisher, {mode}{root}: {of_publisher:?}");
-        for error in [of_worker.err().map(|error| error.to_string()), of_publisher.err().map(|error| error.to_string())]
-            .into_iter()
-            .flatten()
-        {
-            assert!(error.contains("certificate"), "{error}");
+        let url = DatabaseUrl::parse(&url.as_str().into()).unwrap();
+        let statement_timeout = Duration::from_secs(5);
+        let settings = PoolSettings { connections_max: 1, statement_timeout, purpose: Purpose::Shop };
+        let by_tokio = Client::new(&url, &settings).unwrap().probe().await;
+        let by_sqlx = SqlxPool::new(&url, &settings).unwrap().get().await.map(drop);
+        for (driver, outcome) in [("tokio-postgres", by_tokio), ("sqlx", by_sqlx)] {
+            assert_eq!(outcome.is_ok(), expected, "{driver}, {mode}{root}: {outcome:?}");
+            let error = outcome.err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(expected || error.contains("certificate"), "{driver}, {mode}{root}: {error}");
         }
     }
     std::fs::remove_file(wrong).unwrap();

@@ -5,8 +5,7 @@ use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use async_trait::async_trait;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use data_encoding::BASE64;
 use gateway_sim::{Mishap, PUBLIC_KEY_ID, Signer};
 use http::{Request, Response};
 use order::{CloseOutcome, OrderId, TradeState};
@@ -65,7 +64,7 @@ fn openssl_verifies(public_key: &Path, message: &[u8], signature: &str) -> bool 
     std::fs::create_dir_all(&directory).unwrap();
     let (message_file, signature_file) = (directory.join("message"), directory.join("signature"));
     std::fs::write(&message_file, message).unwrap();
-    std::fs::write(&signature_file, STANDARD.decode(signature).unwrap()).unwrap();
+    std::fs::write(&signature_file, BASE64.decode(signature.as_bytes()).unwrap()).unwrap();
     let verified = Command::new("openssl")
         .args(["dgst", "-sha256", "-verify"])
         .arg(public_key)
@@ -85,7 +84,7 @@ fn openssl_signs(private_key: &Path, message: &[u8]) -> String {
         Command::new("openssl").args(["dgst", "-sha256", "-sign"]).arg(private_key).arg(&file).output().unwrap();
     std::fs::remove_file(&file).unwrap();
     assert!(signed.status.success(), "{}", String::from_utf8_lossy(&signed.stderr));
-    STANDARD.encode(signed.stdout)
+    BASE64.encode(&signed.stdout)
 }
 
 fn field<'a>(authorization: &'a str, name: &str) -> &'a str {

@@ -8,10 +8,10 @@ use order::{CloseRules, OrderId};
 use payment::{
     Environment, PaymentGateway, SignedHttp, SignedHttpSettings, VerificationKey, WeChatPay, WeChatSettings,
 };
-use publisher::{NewOrder, Order};
 use retry::Policy;
+use shop::{NewOrder, Order};
 use tokio::sync::OnceCell;
-use worker::{AskSettings, Gateways};
+use worker::{GatewaySettings, Gateways};
 
 use crate::World;
 
@@ -36,8 +36,9 @@ pub async fn simulator() -> Simulator {
 
 /// Waits that suit a test.
 #[must_use]
-pub fn impatient() -> AskSettings {
-    AskSettings {
+pub fn impatient() -> GatewaySettings {
+    GatewaySettings {
+        default: None,
         calls_in_flight_max: 64,
         calls_per_second_max: None,
         call_timeout: Duration::from_secs(2),
@@ -112,7 +113,7 @@ fn signed_http(simulator: &Simulator, call_timeout: Duration) -> SignedHttp {
 
 /// Both gateways of the simulator, as the worker asks them.
 #[must_use]
-pub fn gateways(simulator: &Simulator, settings: AskSettings) -> Gateways {
+pub fn gateways(simulator: &Simulator, settings: GatewaySettings) -> Gateways {
     let mut gateways: HashMap<String, Arc<dyn PaymentGateway>> = HashMap::new();
     gateways.insert("wechat".to_owned(), Arc::new(patient_wechat(simulator, settings.call_timeout)));
     gateways.insert("http".to_owned(), Arc::new(signed_http(simulator, settings.call_timeout)));
@@ -132,7 +133,7 @@ impl World {
         for (call, mishap) in plan {
             simulator.ledger().plan(order.id.as_str(), *call, mishap.clone());
         }
-        publisher::prepay_created(&self.pool, &order.id).await.expect("the payment is on record");
+        shop::prepay_created(&mut *self.connection().await, &order.id).await.expect("the payment is on record");
         order
     }
 
@@ -141,7 +142,6 @@ impl World {
         let new = self.new_order(&[("tea", 1)], Duration::from_secs(3600));
         let id = OrderId::new(&format!("trade-{}", new.id)).expect("an order ID");
         let new = NewOrder { id, gateway: Some(gateway.to_owned()), ..new };
-        let order = publisher::create(&self.pool, &new).await.expect("the order can be created");
-        self.past_its_deadline(order).await
+        self.create_overdue(&new).await
     }
 }

@@ -4,6 +4,7 @@
 //! The servers are those that `make up` starts, or your own; their URLs come from the environment. Without
 //! servers the tests fail, they do not skip.
 
+mod counted;
 mod eventually;
 mod foreign;
 mod gateway;
@@ -12,7 +13,8 @@ mod proxy;
 mod servers;
 mod world;
 
-pub use eventually::{eventually, eventually_within};
+pub use counted::Counted;
+pub use eventually::{eventually, until_none_is_left};
 pub use foreign::{Foreign, ParkedMessage};
 pub use gateway::{gateways, impatient, keys, simulator, wechat, wechat_environment, wechat_settings};
 pub use process::Process;

@@ -65,6 +65,7 @@ pub async fn management(method: Method, path: &[&str], body: Option<Value>) -> V
 /// What a program's `main` does first: the TLS provider, and logs (shown for tests that fail).
 pub(crate) fn install() {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let filter = tracing_subscriber::EnvFilter::new("info,worker=debug,publisher=debug,lapin=off,sqlx=warn");
+    let filter =
+        tracing_subscriber::EnvFilter::new("info,overdue_worker=debug,overdue_relay=debug,lapin=off,sqlx=warn");
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
 }

@@ -4,29 +4,33 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use book::{Audit, OrderBook, PostgresBook, Refunds, Trades};
 use broker::{Broker, BrokerSettings, Topology};
+use database::{Client, DatabaseUrl, PoolSettings, Purpose, SqlxPool};
 use order::{Deadline, Lane, Lanes, OrderId, Shards};
-use publisher::{Item, NewOrder, Order, Relay, RelayCounters, RelaySettings};
+use relay::{Relay, RelayMetrics, RelaySettings};
 use reqwest::Method;
 use serde_json::json;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use shop::{Item, NewOrder, Order, OrderError};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, Postgres};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
-use worker::{CounterValues, Gateways, OrderBook, PipelineSettings, Purpose, Worker, WorkerCounters};
+use worker::{Gateways, Notifications, PipelineSettings, Refunder, Worker, WorkerMetrics};
 
 use crate::process::binary;
 use crate::servers::install;
-use crate::{Foreign, Process, env, eventually, management};
+use crate::{Counted, Foreign, Process, env, eventually, management};
 
 /// A virtual host with the topology in it and a database with the schema in it, for one test alone.
 pub struct World {
     /// Also the name of the database.
     pub vhost: String,
-    /// For looking at the database, and for the publisher.
+    /// For looking at the database, and for changing it as a shop does.
     pub pool: PgPool,
     /// `postgres://…` of this world's database.
     pub database_url: String,
@@ -47,8 +51,8 @@ pub struct World {
 pub struct Roles {
     shutdown: CancellationToken,
     task: JoinHandle<()>,
-    worker: Option<Arc<WorkerCounters>>,
-    relay: Option<Arc<RelayCounters>>,
+    worker: Option<WorkerMetrics>,
+    relay: Option<RelayMetrics>,
 }
 
 /// Holds a statement up inside the database, as long as it lives.
@@ -147,19 +151,41 @@ impl World {
     /// Starts a relay inside the test.
     #[must_use]
     pub fn relay_with(&self, settings: RelaySettings) -> Roles {
-        let settings = RelaySettings { answer_timeout: self.answer_timeout, ..settings };
-        let relay = Relay::new(self.relay_pool(), self.broker(), self.lanes.clone(), settings, Duration::from_secs(5));
-        let (shutdown, counters) = (CancellationToken::new(), relay.counters());
+        let settings = RelaySettings {
+            answer_timeout: self.answer_timeout,
+            confirm_timeout: settings.confirm_timeout.min(Duration::from_secs(5)),
+            ..settings
+        };
+        let pool = SqlxPool::new(&self.url(), &self.bounds(Relay::CONNECTIONS, Purpose::Relay)).expect("a pool");
+        let relay = Relay::new(pool, self.broker(), self.lanes.clone(), settings);
+        let (shutdown, metrics) = (CancellationToken::new(), relay.metrics());
         let task = tokio::spawn(relay.run(shutdown.clone()));
-        Roles { shutdown, task, worker: None, relay: Some(counters) }
+        Roles { shutdown, task, worker: None, relay: Some(metrics) }
     }
 
-    /// The relay's own connections, to where `database_url` leads.
-    fn relay_pool(&self) -> PgPool {
-        let options = PgConnectOptions::from_str(&self.database_url).expect("a URL").application_name("overdue");
-        let options = options.options(publisher::RELAY_SESSION.iter().copied());
-        let pool = PgPoolOptions::new().max_connections(publisher::RELAY_CONNECTIONS);
-        pool.acquire_timeout(Duration::from_secs(5)).connect_lazy_with(options)
+    /// The URL of this world's database, as the program reads it.
+    #[must_use]
+    pub fn url(&self) -> DatabaseUrl {
+        DatabaseUrl::parse(&self.database_url.as_str().into()).expect("a database's URL")
+    }
+
+    fn bounds(&self, connections_max: usize, purpose: Purpose) -> PoolSettings {
+        PoolSettings { connections_max, statement_timeout: self.statement_timeout, purpose }
+    }
+
+    /// Connections of the worker's driver to this world's database.
+    #[must_use]
+    pub fn client(&self, connections_max: usize, purpose: Purpose) -> Client {
+        let client = Client::new(&self.url(), &self.bounds(connections_max, purpose)).expect("a pool");
+        client.answering_within(self.answer_timeout)
+    }
+
+    /// A connection for functions of the order service.
+    ///
+    /// # Panics
+    /// If there is none to be had.
+    pub async fn connection(&self) -> PoolConnection<Postgres> {
+        self.pool.acquire().await.expect("a connection")
     }
 
     /// Starts a worker with two pipelines inside the test.
@@ -177,18 +203,31 @@ impl World {
     /// Starts a worker inside the test that asks these gateways.
     #[must_use]
     pub fn worker_asking(&self, gateways: Gateways, settings: PipelineSettings) -> Roles {
-        let worker = Worker::new(self.broker(), self.book(), self.lanes.clone(), gateways, settings);
-        let (shutdown, counters) = (CancellationToken::new(), worker.counters());
+        let client = self.client(8, Purpose::Settle);
+        let book: Arc<dyn OrderBook> = Arc::new(PostgresBook::new(client.clone()));
+        let refunder = Refunder::new(Refunds::new(client), gateways.clone());
+        let worker = Worker::new(self.broker(), book, self.lanes.clone(), gateways, settings);
+        let (shutdown, metrics) = (CancellationToken::new(), worker.metrics());
         let stop = shutdown.clone();
-        let task = tokio::spawn(async move { worker.run(stop).await.expect("no pipeline panics") });
-        Roles { shutdown, task, worker: Some(counters), relay: None }
+        let task = tokio::spawn(async move {
+            let (worked, ()) = tokio::join!(worker.run(stop.clone()), refunder.run(stop));
+            worked.expect("no pipeline panics");
+        });
+        Roles { shutdown, task, worker: Some(metrics), relay: None }
     }
 
     /// The order book, as the worker sees it.
     #[must_use]
-    pub fn book(&self) -> OrderBook {
-        let pool = worker_pool(&self.database_url, 8, Purpose::Settle, self.statement_timeout);
-        OrderBook::new(pool, self.answer_timeout, None)
+    pub fn book(&self) -> Arc<dyn OrderBook> {
+        Arc::new(PostgresBook::new(self.client(8, Purpose::Settle)))
+    }
+
+    /// Takes notifications of these gateways.
+    #[must_use]
+    pub fn notifications(&self, gateways: &Gateways) -> Notifications {
+        let client = self.client(8, Purpose::Settle);
+        let book: Arc<dyn OrderBook> = Arc::new(PostgresBook::new(client.clone()));
+        Notifications::new(gateways.clone(), book, Trades::new(client.clone()), Refunds::new(client))
     }
 
     /// The program, set up for this world.
@@ -227,7 +266,7 @@ impl World {
 
     /// Puts stock on the shelf.
     pub async fn stock(&self, sku: &str, quantity: i64) {
-        publisher::add_stock(&self.pool, sku, quantity).await.expect("stock can be added");
+        shop::add_stock(&mut *self.connection().await, sku, quantity).await.expect("stock can be added");
     }
 
     /// Creates an order for one piece of `sku`.
@@ -237,7 +276,31 @@ impl World {
 
     /// Creates an order.
     pub async fn order_of(&self, items: &[(&str, i64)], payment_timeout: Duration) -> Order {
-        publisher::create(&self.pool, &self.new_order(items, payment_timeout)).await.expect("the order can be created")
+        self.create(&self.new_order(items, payment_timeout)).await.expect("the order can be created")
+    }
+
+    /// Creates this order.
+    ///
+    /// # Errors
+    /// Why the order service refuses it.
+    pub async fn create(&self, new: &NewOrder) -> Result<Order, OrderError> {
+        shop::create(&mut *self.pool.acquire().await?, new).await
+    }
+
+    /// Marks an order as paid.
+    ///
+    /// # Errors
+    /// Why the order service refuses it.
+    pub async fn pay(&self, id: &OrderId, transaction_id: Option<&str>) -> Result<(), OrderError> {
+        shop::pay(&mut *self.pool.acquire().await?, id, transaction_id).await
+    }
+
+    /// Cancels an order.
+    ///
+    /// # Errors
+    /// Why the order service refuses it.
+    pub async fn cancel(&self, id: &OrderId) -> Result<(), OrderError> {
+        shop::cancel(&mut *self.pool.acquire().await?, id).await
     }
 
     /// An order with a fresh ID.
@@ -255,14 +318,27 @@ impl World {
 
     /// Creates an order that is due already, without a message on its way.
     pub async fn overdue_order(&self, sku: &str) -> Order {
-        let order = self.order(sku, Duration::from_secs(3600)).await;
-        self.past_its_deadline(order).await
+        self.create_overdue(&self.new_order(&[(sku, 1)], Duration::from_secs(3600))).await
     }
 
-    /// Makes an order due, without a message on its way.
-    pub(crate) async fn past_its_deadline(&self, order: Order) -> Order {
-        self.execute("delete from outbox where event is null").await;
-        let deadline = self.set_deadline(&order.id, -1.0).await;
+    /// Creates this order, due already and without a message on its way. All of that is one transaction: whoever sees the
+    /// order sees it overdue.
+    ///
+    /// # Panics
+    /// If it cannot be created.
+    pub async fn create_overdue(&self, new: &NewOrder) -> Order {
+        let mut transaction = self.pool.begin().await.expect("a transaction");
+        let order = shop::create_in(&mut transaction, new).await.expect("the order can be created");
+        sqlx::query("delete from outbox where event is null and order_id = $1")
+            .bind(order.id.as_str())
+            .execute(&mut *transaction)
+            .await
+            .expect("its message is taken back");
+        let moved = "update orders set payment_deadline = clock_timestamp() - interval '1 second' where id = $1
+                     returning payment_deadline";
+        let moved = sqlx::query_scalar(moved).bind(order.id.as_str()).fetch_one(&mut *transaction);
+        let deadline = Deadline::at(moved.await.expect("the order"));
+        transaction.commit().await.expect("it is committed");
         Order { deadline, ..order }
     }
 
@@ -340,9 +416,9 @@ impl World {
     }
 
     /// What the audit says.
-    pub async fn look_at_the_books(&self) -> worker::Audit {
-        let pool = worker_pool(&self.database_url, 1, Purpose::Report, self.statement_timeout);
-        worker::audit(&pool, Duration::from_secs(3600)).await.expect("the audit runs")
+    pub async fn look_at_the_books(&self) -> Audit {
+        let client = self.client(1, Purpose::Report);
+        book::audit(&client, Duration::from_secs(3600)).await.expect("the audit runs")
     }
 
     /// Fails unless the database has never seen a deadlock.
@@ -364,8 +440,8 @@ impl Roles {
     /// # Panics
     /// If there is no worker among the roles.
     #[must_use]
-    pub fn counted(&self) -> CounterValues {
-        self.worker.as_ref().expect("a worker").read()
+    pub fn counted(&self) -> Counted {
+        Counted::by(self.worker.as_ref().expect("a worker"))
     }
 
     /// Orders that the relay has sent, and failures that it had.
@@ -375,7 +451,7 @@ impl Roles {
     #[must_use]
     pub fn relayed(&self) -> (u64, u64) {
         let relay = self.relay.as_ref().expect("a relay");
-        (relay.orders.load(Ordering::Relaxed), relay.failures.load(Ordering::Relaxed))
+        (relay.orders.get(), relay.failures.get())
     }
 
     /// Drops them in the middle of whatever they do. Their subscriptions may linger: to see what a message does after a
@@ -395,22 +471,6 @@ impl Roles {
     }
 }
 
-fn worker_pool(
-    database_url: &str,
-    connections_max: usize,
-    purpose: Purpose,
-    statement_timeout: Duration,
-) -> worker::Pool {
-    let settings = worker::DatabaseSettings {
-        url: database_url.into(),
-        connections_max,
-        connect_timeout: Duration::from_secs(5),
-        statement_timeout,
-        purpose,
-    };
-    worker::connect(&settings).expect("a database's URL")
-}
-
 /// Once for the process: a database to copy from, and the worlds of earlier runs away.
 async fn prepare_servers() {
     static PREPARED: OnceCell<()> = OnceCell::const_new();
@@ -419,10 +479,10 @@ async fn prepare_servers() {
             let mut admin = admin_connection().await;
             delete_old_worlds(&mut admin).await;
             execute(&mut admin, &format!("create database {}", template())).await;
-            let pool =
-                PgPool::connect(&with_path(&env("OVERDUE_DATABASE_URL"), &template())).await.expect("the template");
-            publisher::migrate(&pool).await.expect("the migrations apply");
-            pool.close().await;
+            let template = with_path(&env("OVERDUE_DATABASE_URL"), &template());
+            let mut connection = PgConnection::connect(&template).await.expect("the template");
+            database::migrate(&mut connection).await.expect("the migrations apply");
+            connection.close().await.expect("the template is free to be copied");
         })
         .await;
 }

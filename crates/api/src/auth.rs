@@ -1,15 +1,13 @@
-use std::sync::Arc;
-
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use http::HeaderValue;
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
-use http::{HeaderValue, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::{Problem, Shop};
+use crate::problem::{Problem, ProblemKind};
 
 /// The bearer token that opens the order service. Only its hash is kept.
 #[derive(Clone)]
@@ -38,13 +36,14 @@ impl Token {
     }
 }
 
-pub(crate) async fn require_token(State(shop): State<Arc<Shop>>, request: Request, next: Next) -> Response {
-    let Some(token) = &shop.token else { return next.run(request).await };
+/// Lets a request through only with the token; every request where there is none.
+pub(crate) async fn require_token(State(token): State<Option<Token>>, request: Request, next: Next) -> Response {
+    let Some(token) = &token else { return next.run(request).await };
     let presented = request.headers().get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
     if presented.is_some_and(|presented| token.is(presented)) {
         return next.run(request).await;
     }
-    let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "a valid bearer token is needed");
+    let problem = Problem::new(ProblemKind::Unauthorized, "a valid bearer token is needed");
     let mut response = problem.into_response();
     response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response

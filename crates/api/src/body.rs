@@ -1,19 +1,223 @@
-use http::StatusCode;
-use serde::de::DeserializeOwned;
+//! The JSON of requests and answers. Field names, here and there, are those of `docs/api.openapi.json`.
 
-use crate::Problem;
+use std::time::Duration;
 
-/// The parser's sentence names the field and the place, and repeats nothing of the body but names.
-pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|error| {
-        Problem::new(
-            StatusCode::BAD_REQUEST,
-            "malformed-body",
-            format!("the body is not the JSON that is expected: {error}"),
-        )
-    })
+use order::{Deadline, OrderId};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+/// An order that is to be created.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateOrder {
+    /// 1 to 64 characters of `A-Z a-z 0-9 . _ : -`.
+    pub(crate) id: String,
+    /// What is ordered; at least one line.
+    pub(crate) items: Vec<Item>,
+    /// What is to be paid, in the currency's smallest unit.
+    pub(crate) amount_minor: i64,
+    /// Three capital letters (ISO 4217).
+    pub(crate) currency: String,
+    /// The gateway where it is to be paid, such as `wechat`; none: the shop itself marks it as paid.
+    pub(crate) gateway: Option<String>,
+    /// How long the customer has to pay, in seconds; half an hour by default.
+    pub(crate) payment_timeout_s: Option<u64>,
 }
 
-pub(crate) fn parse_or_default<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Problem> {
-    if body.trim_ascii().is_empty() { Ok(T::default()) } else { parse(body) }
+/// That an order was paid.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pay {
+    /// The payment's ID at the gateway.
+    pub(crate) transaction_id: Option<String>,
+}
+
+/// That an order is to be closed now, by whom and why.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Close {
+    /// The role in which the person acts: `merchant`, `customer`, `support` and so on.
+    pub(crate) operator_type: String,
+    /// The person.
+    pub(crate) operator: String,
+    /// Why; kept in the order's log.
+    pub(crate) reason: String,
+}
+
+/// That an order may be paid for longer.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Extend {
+    /// The new deadline, in RFC 3339 form.
+    #[schema(format = DateTime)]
+    pub(crate) payment_deadline: String,
+    /// Why; kept in the order's log.
+    pub(crate) reason: Option<String>,
+    /// The role of the person who has it done.
+    pub(crate) operator_type: Option<String>,
+    /// That person.
+    pub(crate) operator: Option<String>,
+}
+
+/// A quantity of one SKU.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Item {
+    /// The stock-keeping unit.
+    pub sku: String,
+    /// How many; at least 1.
+    pub quantity: i64,
+}
+
+/// An order with its items and its log.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct OrderView {
+    /// Its ID.
+    pub id: String,
+    /// `pending`, `paid`, `cancelled` or `closed`.
+    pub status: String,
+    /// In the smallest unit of the currency.
+    pub amount_minor: i64,
+    /// ISO 4217.
+    pub currency: String,
+    /// When it falls due.
+    pub payment_deadline: String,
+    /// Whether it is pending still although its deadline has passed: it is about to be closed, or to be found paid.
+    pub overdue: bool,
+    /// When it was created.
+    pub created_at: String,
+    /// When it was paid.
+    pub paid_at: Option<String>,
+    /// When it was closed.
+    pub closed_at: Option<String>,
+    /// The payment's ID at the gateway.
+    pub transaction_id: Option<String>,
+    /// Its payment at a gateway, where it has one.
+    pub payment: Option<PaymentView>,
+    /// What is ordered.
+    pub items: Vec<Item>,
+    /// What happened to it, oldest first.
+    pub log: Vec<LogEntry>,
+}
+
+/// An order's payment at a gateway.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct PaymentView {
+    /// The gateway.
+    pub gateway: String,
+    /// The number of the trade there.
+    pub trade_no: String,
+    /// How far the shop got with telling the gateway: `none`, `attempted` or `created`.
+    pub prepay: String,
+    /// `open`, `paid` or `closed`.
+    pub state: String,
+    /// The state of its refund, if its money came too late: `requested`, `processing`, `succeeded` or `needs_person`.
+    pub refund: Option<String>,
+}
+
+/// One row of an order's log.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct LogEntry {
+    /// When, by the database's clock.
+    pub at: String,
+    /// The status before; null at its creation.
+    pub from: Option<String>,
+    /// The status after.
+    pub to: String,
+    /// Why.
+    pub reason: String,
+    /// Which part of the program, or which service, did it.
+    pub actor: String,
+    /// The role in which a person had it done: `merchant`, `customer`, `support` and so on.
+    pub operator_type: Option<String>,
+    /// That person.
+    pub operator: Option<String>,
+}
+
+/// What happened to an order.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Timeline {
+    pub(crate) order_id: String,
+    /// Oldest first.
+    pub(crate) entries: Vec<TimelineEntry>,
+}
+
+/// Something that happened to an order.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct TimelineEntry {
+    /// When, by the database's clock.
+    pub at: String,
+    /// What: `created`, `deadline moved`, `paid`, `cancelled`, `closed`, `refund recorded`, `refund succeeded`,
+    /// `trade not found`.
+    pub what: String,
+    /// Why, or more of it.
+    pub detail: String,
+    /// Who did it: a part of the program, a service, or a gateway.
+    pub actor: String,
+    /// The person who had it done, if one had: `merchant alice`.
+    pub operator: Option<String>,
+}
+
+/// How long a customer has to pay by default.
+const PAYMENT_TIMEOUT: Duration = Duration::from_mins(30);
+
+impl CreateOrder {
+    /// The order, as the order service takes it.
+    pub(crate) fn into_new(self, id: OrderId) -> shop::NewOrder {
+        let item = |Item { sku, quantity }| shop::Item { sku, quantity };
+        shop::NewOrder {
+            id,
+            amount_minor: self.amount_minor,
+            currency: self.currency,
+            items: self.items.into_iter().map(item).collect(),
+            gateway: self.gateway,
+            payment_timeout: self.payment_timeout_s.map_or(PAYMENT_TIMEOUT, Duration::from_secs),
+        }
+    }
+}
+
+impl From<shop::OrderView> for OrderView {
+    fn from(view: shop::OrderView) -> Self {
+        Self {
+            id: view.id.to_string(),
+            status: view.status,
+            amount_minor: view.amount_minor,
+            currency: view.currency,
+            payment_deadline: text(view.payment_deadline),
+            overdue: view.overdue,
+            created_at: text(view.created_at),
+            paid_at: view.paid_at.map(text),
+            closed_at: view.closed_at.map(text),
+            transaction_id: view.transaction_id,
+            payment: view.payment.map(PaymentView::from),
+            items: view.items.into_iter().map(|shop::Item { sku, quantity }| Item { sku, quantity }).collect(),
+            log: view.log.into_iter().map(LogEntry::from).collect(),
+        }
+    }
+}
+
+impl From<shop::PaymentView> for PaymentView {
+    fn from(view: shop::PaymentView) -> Self {
+        let shop::PaymentView { gateway, trade_no, prepay, state, refund } = view;
+        Self { gateway, trade_no, prepay, state, refund }
+    }
+}
+
+impl From<shop::LogRow> for LogEntry {
+    fn from(row: shop::LogRow) -> Self {
+        let shop::LogRow { at, from_status, to_status, reason, actor, operator_type, operator } = row;
+        Self { at: text(at), from: from_status, to: to_status, reason, actor, operator_type, operator }
+    }
+}
+
+impl From<shop::TimelineEntry> for TimelineEntry {
+    fn from(entry: shop::TimelineEntry) -> Self {
+        let shop::TimelineEntry { at, what, detail, actor, operator } = entry;
+        Self { at: text(at), what, detail, actor, operator }
+    }
+}
+
+/// RFC 3339, in UTC.
+fn text(at: OffsetDateTime) -> String {
+    Deadline::at(at).to_string()
 }

@@ -1,19 +1,20 @@
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use broker::Broker;
-use http::StatusCode;
-use publisher::PgPool;
+use database::Client;
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
-use crate::{Problem, Vitals};
+use crate::problem::{Problem, ProblemKind};
 
 /// Whether the servers that a process needs answer.
 pub struct Readiness {
-    database: PgPool,
+    database: Client,
     broker: Option<Broker>,
-    /// What was found, and when: a probe now and then must not become a load.
+    /// The last finding, and when: a probe now and then must not become a load.
     last: Mutex<Option<(Instant, Result<(), String>)>>,
 }
 
@@ -26,7 +27,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 impl Readiness {
     /// Of a process that needs this database, and this broker if any.
     #[must_use]
-    pub fn of(database: PgPool, broker: Option<Broker>) -> Self {
+    pub fn of(database: Client, broker: Option<Broker>) -> Self {
         Self { database, broker, last: Mutex::new(None) }
     }
 
@@ -44,11 +45,11 @@ impl Readiness {
 
     async fn ask(&self) -> Result<(), String> {
         let silent = |server: &str| format!("the {server} does not answer");
-        let database = tokio::time::timeout(ANSWER_TIMEOUT, publisher::ping(&self.database));
-        database.await.map_err(|_| silent("database"))?.map_err(|error| format!("database: {error}"))?;
+        let database = timeout(ANSWER_TIMEOUT, self.database.probe()).await;
+        database.map_err(|_| silent("database"))?.map_err(|error| format!("database: {error}"))?;
         if let Some(broker) = &self.broker {
-            let broker = tokio::time::timeout(ANSWER_TIMEOUT, broker.probe());
-            broker.await.map_err(|_| silent("broker"))?.map_err(|error| format!("broker: {error}"))?;
+            let broker = timeout(ANSWER_TIMEOUT, broker.probe()).await;
+            broker.map_err(|_| silent("broker"))?.map_err(|error| format!("broker: {error}"))?;
         }
         Ok(())
     }
@@ -63,9 +64,9 @@ pub(crate) async fn healthz() -> &'static str {
 /// The process lives, and the servers that it needs answer.
 #[utoipa::path(get, path = "/readyz", tag = "health",
     responses((status = 200, body = String), (status = 503, body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn readyz(State(vitals): State<Vitals>) -> Response {
-    match vitals.readiness.look().await {
+pub(crate) async fn readyz(State(readiness): State<Arc<Readiness>>) -> Response {
+    match readiness.look().await {
         Ok(()) => "ready\n".into_response(),
-        Err(reason) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", reason).into_response(),
+        Err(reason) => Problem::new(ProblemKind::NotReady, reason).into_response(),
     }
 }

@@ -4,14 +4,15 @@
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
+use data_encoding::HEXLOWER;
+use database::SqlxPool;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use publisher::{Claim, PgPool, Request, abandon_request, claim_request, finish_request};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use shop::{Claim, Request, abandon_request, claim_request, finish_request};
 
-use crate::Problem;
-use crate::problem::PROBLEM_JSON;
+use crate::problem::{PROBLEM_JSON, Problem, ProblemKind};
 
 /// An answer that can be kept: a status and a JSON body.
 pub(crate) struct Answer {
@@ -28,21 +29,22 @@ impl Answer {
 impl IntoResponse for Answer {
     fn into_response(self) -> Response {
         let kind = if self.status.as_u16() < 400 { "application/json" } else { PROBLEM_JSON };
-        // A line of its own, for whoever reads it in a terminal.
+        // With a line end, for a person who reads it in a terminal.
         (self.status, [(CONTENT_TYPE, kind)], self.body + "\n").into_response()
     }
 }
 
-/// Whoever has taken a request up and not finished it within this time is presumed dead. Longer than a request may take.
+/// A caller that has taken a request up and not finished it within this time is presumed dead. Longer than a request may
+/// take.
 const LEASE: Duration = Duration::from_secs(60);
 
 /// The longest key.
 const KEY_BYTES_MAX: usize = 255;
 
-/// Does the work once for a key. Without a key it is done each time. The work is told of the request, so that it can say in
-/// its own transaction that what was asked for is done.
+/// Does the work once for a key, and without a key each time. The work gets the request, so that it can mark it as changed
+/// in its own transaction.
 pub(crate) async fn once<F: Future<Output = Result<Answer, Problem>>>(
-    pool: &PgPool,
+    pool: &SqlxPool,
     headers: &HeaderMap,
     target: &str,
     body: &[u8],
@@ -50,7 +52,8 @@ pub(crate) async fn once<F: Future<Output = Result<Answer, Problem>>>(
 ) -> Result<Response, Problem> {
     let Some(key) = key(headers)? else { return Ok(work(None).await?.into_response()) };
     let fingerprint = fingerprint(target, body);
-    let request = match claim_request(pool, &key, &fingerprint, LEASE).await? {
+    let claim = claim_request(&mut *pool.get().await?, &key, &fingerprint, LEASE).await?;
+    let request = match claim {
         Claim::Yours(request) => request,
         Claim::Done { status, body } => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -60,44 +63,43 @@ pub(crate) async fn once<F: Future<Output = Result<Answer, Problem>>>(
         }
         Claim::InFlight => {
             let detail = "a request with this Idempotency-Key is being worked at; ask again later";
-            return Err(Problem::new(StatusCode::CONFLICT, "request-in-flight", detail));
+            return Err(Problem::new(ProblemKind::RequestInFlight, detail));
         }
         Claim::OtherRequest => {
             let detail = "this Idempotency-Key was used for another request; use a new one";
-            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", detail));
+            return Err(Problem::new(ProblemKind::IdempotencyKeyReused, detail));
         }
     };
     let answer = match work(Some(request.clone())).await {
-        // Nothing has come of it: the next one may try.
+        // Nothing was done: the next one may try.
         Err(problem) if problem.is_passing() => {
-            abandon_request(pool, &request).await?;
+            abandon_request(&mut *pool.get().await?, &request).await?;
             return Err(problem);
         }
         Err(problem) => Answer { status: problem.status(), body: problem.body() },
         Ok(answer) => answer,
     };
-    finish_request(pool, &request, answer.status.as_u16(), &answer.body).await?;
+    finish_request(&mut *pool.get().await?, &request, answer.status.as_u16(), &answer.body).await?;
     Ok(answer.into_response())
 }
 
-/// Fails without a key: for what must not be done twice by accident.
+/// Fails without a key: for requests that must not be done twice by accident.
 pub(crate) fn require_key(headers: &HeaderMap) -> Result<(), Problem> {
     match key(headers)? {
         Some(_) => Ok(()),
         None => Err(Problem::new(
-            StatusCode::BAD_REQUEST,
-            "idempotency-key-missing",
+            ProblemKind::IdempotencyKeyMissing,
             "this needs the header Idempotency-Key: a value of your own choice, new for each new request, such as a UUID",
         )),
     }
 }
 
-/// The draft's form is a text in quotes; many leave the quotes out.
+/// The draft's form is a text in quotes. Many clients leave the quotes out.
 fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let bad = || {
         let detail = format!("the Idempotency-Key must be 1 to {KEY_BYTES_MAX} visible ASCII characters");
-        Problem::new(StatusCode::BAD_REQUEST, "bad-idempotency-key", detail)
+        Problem::new(ProblemKind::BadIdempotencyKey, detail)
     };
     let text = value.to_str().map_err(|_| bad())?.trim();
     let key = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
@@ -112,7 +114,7 @@ fn fingerprint(target: &str, body: &[u8]) -> String {
     hash.update(target.as_bytes());
     hash.update([0]);
     hash.update(body);
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(&hash.finalize())
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
-use crate::{Problem, health, metrics, notify, orders};
+use crate::problem::Problem;
+use crate::{changes, health, metrics, notify, orders};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -11,7 +12,7 @@ use crate::{Problem, health, metrics, notify, orders};
         description = "Orders that are not paid in time are closed. Everything under /orders needs the bearer token that the server was started with, if it was started with one."
     ),
     paths(
-        orders::create, orders::show, orders::timeline, orders::pay, orders::cancel, orders::close, orders::extend,
+        changes::create, orders::show, orders::timeline, changes::pay, changes::cancel, changes::close, changes::extend,
         notify::notify, health::healthz, health::readyz, metrics::metrics,
     ),
     components(schemas(Problem)),

@@ -1,8 +1,9 @@
 use axum::response::{IntoResponse, Response};
+use database::DatabaseError;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use publisher::{DatabaseError, OrderError};
 use serde::Serialize;
+use shop::{OrderError, SqlError};
 use utoipa::ToSchema;
 
 /// An error, as problem details (RFC 9457), with the media type `application/problem+json`.
@@ -19,8 +20,116 @@ pub struct Problem {
     detail: String,
 }
 
+/// The kinds of problems. Their names are stable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProblemKind {
+    /// No bearer token, or a wrong one.
+    Unauthorized,
+    /// The body has more bytes than a body may have, or did not arrive whole.
+    BodyTooLarge,
+    /// The body did not arrive in time.
+    BodyTooSlow,
+    /// The body is not the JSON that is expected.
+    MalformedBody,
+    /// A fault of this program.
+    Internal,
+    /// The request took too long. Whether it was done is not known.
+    Timeout,
+    /// There is nothing at this path.
+    NoSuchResource,
+    /// Not with this method.
+    MethodNotAllowed,
+    /// A request with this idempotency key is being worked at.
+    RequestInFlight,
+    /// This idempotency key was used for another request.
+    IdempotencyKeyReused,
+    /// This request needs an idempotency key.
+    IdempotencyKeyMissing,
+    /// The idempotency key has characters that a key cannot have, or too many.
+    BadIdempotencyKey,
+    /// A notification told of a payment that the order does not take.
+    NotCredited,
+    /// A notification cannot be taken now.
+    NotTaken,
+    /// A server that the process needs does not answer.
+    NotReady,
+    /// The new deadline is no later than the one that the order has.
+    NotLater,
+    /// Less stock is available than ordered.
+    NotEnoughStock,
+    /// A notification whose signature or content cannot be trusted.
+    NotificationRefused,
+    /// The metrics cannot be written.
+    NoMetrics,
+    /// The database cannot be used now.
+    DatabaseAway,
+    /// The database refuses a value.
+    Refused,
+    /// A field of the request has a value that it cannot have.
+    InvalidRequest,
+    /// An order as it cannot be.
+    InvalidOrder,
+    /// An order ID has characters that an ID cannot have, or too many.
+    IllegalOrderId,
+    /// There is no such order.
+    UnknownOrder,
+    /// There is no such SKU.
+    UnknownSku,
+    /// No gateway of this name is configured.
+    UnknownGateway,
+    /// There is an order with this ID already.
+    OrderExists,
+    /// The order is paid, cancelled or closed already.
+    OrderNotPending,
+    /// The order is past its deadline and about to be closed.
+    OrderOverdue,
+}
+
+/// The media type of problem details.
+pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
+
+impl ProblemKind {
+    /// The status and the name, the last part of the URN.
+    #[must_use]
+    pub fn status_and_name(self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large"),
+            Self::BodyTooSlow => (StatusCode::REQUEST_TIMEOUT, "body-too-slow"),
+            Self::MalformedBody => (StatusCode::BAD_REQUEST, "malformed-body"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            Self::Timeout => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
+            Self::NoSuchResource => (StatusCode::NOT_FOUND, "no-such-resource"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed"),
+            Self::RequestInFlight => (StatusCode::CONFLICT, "request-in-flight"),
+            Self::IdempotencyKeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused"),
+            Self::IdempotencyKeyMissing => (StatusCode::BAD_REQUEST, "idempotency-key-missing"),
+            Self::BadIdempotencyKey => (StatusCode::BAD_REQUEST, "bad-idempotency-key"),
+            Self::NotCredited => (StatusCode::SERVICE_UNAVAILABLE, "not-credited"),
+            Self::NotTaken => (StatusCode::SERVICE_UNAVAILABLE, "not-taken"),
+            Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "not-ready"),
+            Self::NotLater => (StatusCode::CONFLICT, "not-later"),
+            Self::NotEnoughStock => (StatusCode::CONFLICT, "not-enough-stock"),
+            Self::NotificationRefused => (StatusCode::UNAUTHORIZED, "notification-refused"),
+            Self::NoMetrics => (StatusCode::INTERNAL_SERVER_ERROR, "no-metrics"),
+            Self::DatabaseAway => (StatusCode::SERVICE_UNAVAILABLE, "database-away"),
+            Self::Refused => (StatusCode::UNPROCESSABLE_ENTITY, "refused"),
+            Self::InvalidRequest => (StatusCode::UNPROCESSABLE_ENTITY, "invalid-request"),
+            Self::InvalidOrder => (StatusCode::UNPROCESSABLE_ENTITY, "invalid-order"),
+            Self::IllegalOrderId => (StatusCode::UNPROCESSABLE_ENTITY, "illegal-order-id"),
+            Self::UnknownOrder => (StatusCode::NOT_FOUND, "unknown-order"),
+            Self::UnknownSku => (StatusCode::UNPROCESSABLE_ENTITY, "unknown-sku"),
+            Self::UnknownGateway => (StatusCode::UNPROCESSABLE_ENTITY, "unknown-gateway"),
+            Self::OrderExists => (StatusCode::CONFLICT, "order-exists"),
+            Self::OrderNotPending => (StatusCode::CONFLICT, "order-not-pending"),
+            Self::OrderOverdue => (StatusCode::CONFLICT, "order-overdue"),
+        }
+    }
+}
+
 impl Problem {
-    pub(crate) fn new(status: StatusCode, name: &str, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
+        let (status, name) = kind.status_and_name();
         Self {
             kind: format!("urn:overdue:problem:{name}"),
             title: name.replace('-', " "),
@@ -29,22 +138,28 @@ impl Problem {
         }
     }
 
+    /// Nothing under this path: the name in it belongs to nothing.
+    pub(crate) fn nothing_there(self) -> Self {
+        Self { status: StatusCode::NOT_FOUND.as_u16(), ..self }
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    /// Whether the same request may come to something later.
+    /// Whether the same request may succeed later.
     pub(crate) fn is_passing(&self) -> bool {
         self.status >= 500
+    }
+
+    pub(crate) fn is(&self, kind: ProblemKind) -> bool {
+        self.kind.ends_with(&format!(":{}", kind.status_and_name().1))
     }
 
     pub(crate) fn body(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 }
-
-/// The media type of problem details.
-pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
@@ -54,46 +169,54 @@ impl IntoResponse for Problem {
 
 impl From<OrderError> for Problem {
     fn from(error: OrderError) -> Self {
-        let (status, name) = match &error {
-            OrderError::Database(error) => return Self::from_database(error),
-            OrderError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown-order"),
-            OrderError::Exists(_) => (StatusCode::CONFLICT, "order-exists"),
-            OrderError::NotEnoughStock { .. } => (StatusCode::CONFLICT, "not-enough-stock"),
-            OrderError::NotPending { .. } => (StatusCode::CONFLICT, "order-not-pending"),
-            OrderError::Overdue { .. } => (StatusCode::CONFLICT, "order-overdue"),
-            OrderError::NotLater { .. } => (StatusCode::CONFLICT, "not-later"),
-            OrderError::UnknownSku(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unknown-sku"),
+        let error = match error {
+            OrderError::Database(error) => return error.into(),
+            error => error,
+        };
+        let kind = match &error {
+            OrderError::Database(_) => ProblemKind::DatabaseAway,
+            OrderError::Unknown(_) => ProblemKind::UnknownOrder,
+            OrderError::Exists(_) => ProblemKind::OrderExists,
+            OrderError::NotEnoughStock { .. } => ProblemKind::NotEnoughStock,
+            OrderError::NotPending { .. } => ProblemKind::OrderNotPending,
+            OrderError::Overdue { .. } => ProblemKind::OrderOverdue,
+            OrderError::NotLater { .. } => ProblemKind::NotLater,
+            OrderError::UnknownSku(_) => ProblemKind::UnknownSku,
             OrderError::NoItems | OrderError::BadQuantity(_) | OrderError::BadAmount | OrderError::BadTimeout => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "invalid-order")
+                ProblemKind::InvalidOrder
             }
         };
-        Self::new(status, name, error.to_string())
+        Self::new(kind, error.to_string())
     }
 }
 
 impl From<DatabaseError> for Problem {
     fn from(error: DatabaseError) -> Self {
-        Self::from_database(&error)
+        database_away(&error)
     }
 }
 
-impl Problem {
-    /// What the database says is for the log, not for whoever asked.
-    fn from_database(error: &DatabaseError) -> Self {
-        let refused = error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
-        if refused.is_some_and(|code| code.starts_with("22") || code.starts_with("23")) {
+impl From<SqlError> for Problem {
+    /// The words of the database are for the log, not for the client.
+    fn from(error: SqlError) -> Self {
+        let code = error.as_database_error().and_then(|error| error.code());
+        if code.is_some_and(|code| code.starts_with("22") || code.starts_with("23")) {
             tracing::warn!(%error, "the database refused what a request asked for");
-            return Self::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", "the database refuses a value; see the log");
+            return Self::new(ProblemKind::Refused, "the database refuses a value; see the log");
         }
-        tracing::error!(%error, "a request could not be answered");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "database-away", "the database cannot be used now; try again")
+        database_away(&error)
     }
+}
+
+fn database_away(error: &dyn std::fmt::Display) -> Problem {
+    tracing::error!(%error, "a request could not be answered");
+    Problem::new(ProblemKind::DatabaseAway, "the database cannot be used now; try again")
 }
 
 pub(crate) async fn not_found() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "no-such-resource", "there is nothing at this path; see /openapi.json")
+    Problem::new(ProblemKind::NoSuchResource, "there is nothing at this path; see /openapi.json")
 }
 
 pub(crate) async fn method_not_allowed() -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "not with this method; see /openapi.json")
+    Problem::new(ProblemKind::MethodNotAllowed, "not with this method; see /openapi.json")
 }

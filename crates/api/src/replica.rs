@@ -1,15 +1,14 @@
-use std::future::Future;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use database::SqlxPool;
 use http::HeaderMap;
 use http::header::CACHE_CONTROL;
-use publisher::{OrderError, PgPool};
+use shop::{OrderError, PgConnection};
 
-/// A read replica of the database: who only looks at orders need not ask the primary. It may lag behind, so nothing is
-/// decided by what it says.
+/// A read replica of the database, for read-only requests. It may lag behind, so nothing is decided by what it says.
 pub struct Replica {
-    pub(crate) pool: PgPool,
+    pool: SqlxPool,
     /// Until when it is left alone.
     rests_until: Mutex<Option<Instant>>,
 }
@@ -23,21 +22,31 @@ const REST: Duration = Duration::from_secs(5);
 impl Replica {
     /// The replica that these connections lead to.
     #[must_use]
-    pub fn of(pool: PgPool) -> Self {
+    pub fn of(pool: SqlxPool) -> Self {
         Self { pool, rests_until: Mutex::new(None) }
     }
 
-    /// What the replica answers; `None`: the primary must be asked, because the replica does not answer, or because what is
-    /// looked for may not have arrived there yet.
-    pub(crate) async fn ask<T>(&self, read: impl Future<Output = Result<T, OrderError>>) -> Option<T> {
+    /// The replica's answer. `None`: the primary must be asked, because the replica does not answer, or because the order
+    /// may not have arrived there yet.
+    pub(crate) async fn ask<T>(&self, read: impl AsyncFnOnce(&mut PgConnection) -> Result<T, OrderError>) -> Option<T> {
         if self.rests_until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|end| Instant::now() < end) {
             return None;
         }
-        match tokio::time::timeout(ANSWER_TIMEOUT, read).await {
+        let end = tokio::time::Instant::now() + ANSWER_TIMEOUT;
+        let mut connection = match tokio::time::timeout_at(end, self.pool.get()).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return self.rest(&error.to_string()),
+            Err(_) => return self.rest("it does not answer"),
+        };
+        match tokio::time::timeout_at(end, read(&mut connection)).await {
             Ok(Ok(found)) => Some(found),
             Ok(Err(OrderError::Unknown(_))) => None,
             Ok(Err(error)) => self.rest(&error.to_string()),
-            Err(_) => self.rest("it does not answer"),
+            Err(_) => {
+                // An answer that comes later must not be taken for that to the next question.
+                connection.discard();
+                self.rest("it does not answer")
+            }
         }
     }
 
@@ -48,7 +57,7 @@ impl Replica {
     }
 }
 
-/// Whether the client wants what is true now, and nothing older
+/// Whether the client wants the state of this moment, and nothing older
 /// (<https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1.4>).
 pub(crate) fn wants_fresh(headers: &HeaderMap) -> bool {
     let values = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());

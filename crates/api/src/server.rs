@@ -1,15 +1,9 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::extract::Request;
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
-use http::StatusCode;
-use http::header::CONNECTION;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -17,25 +11,15 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use trace::TraceParent;
-use tracing::Instrument;
-
-use crate::{BODY_BYTES_MAX, Problem};
 
 /// A port that is listened at.
 pub struct Listener(TcpListener);
 
-/// How many connections there may be; others wait to be accepted.
+/// The most connections at a time; others wait to be accepted.
 const CONNECTIONS_MAX: usize = 1024;
 
 /// How long a client may take to send the head of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a client may take to send the body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a request may take, body and answer included.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long requests that are under way may take once the server is told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -98,50 +82,4 @@ async fn accept(
     let (stream, _) = listener.accept().await?;
     stream.set_nodelay(true)?;
     Ok((stream, permit))
-}
-
-/// The request with all of its body, which must not take long: a client that sends a byte now and then would keep others out.
-async fn whole(request: Request) -> Result<Request, Problem> {
-    let (head, body) = request.into_parts();
-    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES_MAX)).await {
-        Ok(Ok(bytes)) => Ok(Request::from_parts(head, Body::from(bytes))),
-        Ok(Err(_)) => {
-            let detail = format!("the body did not arrive whole, or has more than {BODY_BYTES_MAX} bytes");
-            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail))
-        }
-        Err(_) => {
-            let detail = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body-too-slow", detail))
-        }
-    }
-}
-
-/// Bounds the time of a request, and logs it.
-pub(crate) async fn in_time(request: Request, next: Next) -> Response {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let begun = Instant::now();
-    let parents: Vec<TraceParent> =
-        request.headers().get(trace::HEADER).and_then(|value| value.to_str().ok()?.parse().ok()).into_iter().collect();
-    let span = tracing::info_span!(target: trace::TARGET, "request", %method, path);
-    trace::follow(&span, &parents);
-    let request = match whole(request).await {
-        Ok(request) => request,
-        Err(problem) => return ([(CONNECTION, "close")], problem).into_response(),
-    };
-    // A task of its own: what has begun comes to its end, though the client hangs up or time is out. Given up in the
-    // middle, it could leave a transaction open in the pool.
-    let response = match tokio::time::timeout(REQUEST_TIMEOUT, tokio::spawn(next.run(request).instrument(span))).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => {
-            tracing::error!(%error, %method, path, "a request broke");
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "a fault of this program; see the log")
-                .into_response()
-        }
-        Err(_) => {
-            let detail = format!("not done within {} s; whether it was is not known: look", REQUEST_TIMEOUT.as_secs());
-            Problem::new(StatusCode::GATEWAY_TIMEOUT, "timeout", detail).into_response()
-        }
-    };
-    tracing::debug!(%method, path, status = response.status().as_u16(), took_ms = begun.elapsed().as_millis(), "answered");
-    response
 }

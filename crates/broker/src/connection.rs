@@ -84,6 +84,13 @@ impl Broker {
         &self.address
     }
 
+    /// Whether it is on this machine.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        let host = &self.uri.authority.host;
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+
     /// Opens a connection. It does not recover by itself: its owner opens another when it breaks, and
     /// with it new channels, so that no delivery tag of an old channel can meet a new one.
     pub(crate) async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {

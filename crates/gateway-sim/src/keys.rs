@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use data_encoding::BASE64;
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey};
 
@@ -152,11 +151,11 @@ pub(crate) fn sign(key: &RsaKeyPair, message: &[u8]) -> String {
     let mut signature = vec![0; key.public().modulus_len()];
     // Fails only for keys that `from_pkcs8` does not let through.
     let _ = key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature);
-    STANDARD.encode(signature)
+    BASE64.encode(&signature)
 }
 
 pub(crate) fn is_signed_by(public_key: &[u8], message: &[u8], signature: &str) -> bool {
-    STANDARD.decode(signature).is_ok_and(|signature| {
+    BASE64.decode(signature.as_bytes()).is_ok_and(|signature| {
         UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, public_key).verify(message, &signature).is_ok()
     })
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use gateway_sim::{API_V3_KEY, APPID, Keys, MCHID, MERCHANT_SERIAL, SERVICE_KEY, Signer, Simulator};
+use overdue_gateway_sim::{API_V3_KEY, APPID, Keys, MCHID, MERCHANT_SERIAL, SERVICE_KEY, Signer, Simulator};
 
 /// A payment gateway that exists on this machine only. Prints the settings with which `overdue` uses it, and
 /// serves on 127.0.0.1 until it is ended.

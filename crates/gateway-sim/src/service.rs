@@ -1,7 +1,6 @@
 //! The signed HTTP contract of `docs/payment-service.openapi.json`: an existing payment service looks like this.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use data_encoding::BASE64;
 use http::{HeaderMap, Method};
 use ring::hmac;
 use serde_json::{Value, json};
@@ -106,7 +105,7 @@ fn signed(request: &SimRequest, status: u16, body: &Value) -> Reply {
 fn signature_headers(first: &str, body: &[u8]) -> [(&'static str, String); 3] {
     let timestamp = OffsetDateTime::now_utc().unix_timestamp().to_string();
     let nonce = uuid::Uuid::now_v7().simple().to_string();
-    let signature = STANDARD.encode(hmac::sign(&key(), &message(first, &timestamp, &nonce, body)));
+    let signature = BASE64.encode(hmac::sign(&key(), &message(first, &timestamp, &nonce, body)).as_ref());
     [("overdue-timestamp", timestamp), ("overdue-nonce", nonce), ("overdue-signature", signature)]
 }
 
@@ -114,7 +113,7 @@ fn is_signed(request: &SimRequest) -> bool {
     let header = |name: &str| request.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let first = format!("{} {}", request.method, request.uri.path());
     let message = message(&first, header("overdue-timestamp"), header("overdue-nonce"), &request.body);
-    let signature = STANDARD.decode(header("overdue-signature")).unwrap_or_default();
+    let signature = BASE64.decode(header("overdue-signature").as_bytes()).unwrap_or_default();
     header("overdue-key-id") == SERVICE_KEY.0 && hmac::verify(&key(), &message, &signature).is_ok()
 }
 

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use data_encoding::BASE64;
 use http::{HeaderMap, Method};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use serde_json::{Value, json};
@@ -242,7 +241,7 @@ fn encrypted(plain: &[u8], associated_data: &str) -> Value {
     }
     json!({
         "algorithm": "AEAD_AES_256_GCM", "nonce": nonce, "associated_data": associated_data,
-        "ciphertext": STANDARD.encode(data),
+        "ciphertext": BASE64.encode(&data),
     })
 }
 

@@ -4,9 +4,12 @@ use time::OffsetDateTime;
 
 use crate::Deadline;
 
-/// Groups what may share a message: due within `window` of each other, at most `group_max` to a group.
-/// Whatever is past due already is due now. Groups and their members come in the order of their deadlines, so
-/// that the last of a group is the one due latest.
+/// How far apart the deadlines of orders may be that share a message, unless a deployment says so.
+pub const COALESCE_WINDOW: Duration = Duration::from_millis(10);
+
+/// Groups items that may share a message: due within `window` of each other, at most `group_max` to a group. An item that
+/// is past due is due now. Groups and their members come in the order of their deadlines, so the last of a group is the
+/// one due latest.
 #[must_use]
 pub fn coalesce<T>(
     mut items: Vec<T>,

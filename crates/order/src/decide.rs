@@ -27,14 +27,7 @@ pub enum Decision {
     /// It was paid at the gateway: mark it as paid; if it is closed or cancelled already, the money goes back.
     Pay(Receipt),
     /// The gateway could not tell, or not yet: ask again, not before this time where there is one.
-    Retry {
-        /// Not before; `None`: by the usual back-off.
-        at: Option<OffsetDateTime>,
-        /// Whether it counts as an attempt. Their number is limited.
-        counts: bool,
-        /// Why.
-        why: RetryReason,
-    },
+    Retry(Retry),
     /// A person must look.
     Park {
         /// Why.
@@ -44,6 +37,17 @@ pub enum Decision {
     },
     /// The database does not know it: a person must look.
     Unknown,
+}
+
+/// How an order is to be asked about again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    /// Not before; `None`: by the usual back-off.
+    pub at: Option<OffsetDateTime>,
+    /// Whether this counts as an attempt. Their number is limited.
+    pub counts: bool,
+    /// Why.
+    pub why: RetryReason,
 }
 
 /// Decides from the order as it stands (`None`: the database has no such order), from what its gateway has
@@ -68,13 +72,13 @@ pub fn decide(order: Option<&OrderFacts>, answer: Option<&Verdict>, now: OffsetD
         None | Some(Verdict::Unpaid | Verdict::Absent) if pending => Decision::Close(order.deadline),
         None | Some(Verdict::Unpaid | Verdict::Absent) => Decision::Nothing(order.status),
         Some(Verdict::NotFoundYet(at)) => {
-            Decision::Retry { at: Some(*at), counts: true, why: RetryReason::NotFoundYet }
+            Decision::Retry(Retry { at: Some(*at), counts: true, why: RetryReason::NotFoundYet })
         }
         Some(Verdict::Later { at, why, counts }) => {
-            Decision::Retry { at: Some(*at), counts: *counts, why: why.clone() }
+            Decision::Retry(Retry { at: Some(*at), counts: *counts, why: why.clone() })
         }
         Some(Verdict::Unclear(why)) => {
-            Decision::Retry { at: None, counts: true, why: RetryReason::Unclear(why.clone()) }
+            Decision::Retry(Retry { at: None, counts: true, why: RetryReason::Unclear(why.clone()) })
         }
         Some(Verdict::Person { reason, detail }) => Decision::Park { reason: *reason, detail: detail.clone() },
     }

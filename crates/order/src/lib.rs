@@ -22,9 +22,9 @@ mod timeout_kind;
 
 pub use attempts::Attempts;
 pub use closing::{CloseRules, GatewayAnswer, Step, Verdict, next_step};
-pub use coalesce::coalesce;
+pub use coalesce::{COALESCE_WINDOW, coalesce};
 pub use deadline::{BadDeadline, Deadline};
-pub use decide::{Decision, OrderFacts, decide};
+pub use decide::{Decision, OrderFacts, Retry, decide};
 pub use event_kind::{EventKind, UnknownEvent};
 pub use id::{BadOrderId, OrderId};
 pub use lane::{BadLane, Lane};

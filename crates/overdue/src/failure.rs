@@ -1,9 +1,12 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use book::BookError;
 use broker::{BrokerError, ManagementError, NotPublished};
-use publisher::{ConnectError, OrderError, SchemaError};
-use worker::{BookError, DatabaseError};
+use database::{DatabaseError, SchemaError};
+use shop::{OrderError, SqlError};
+
+use crate::output::complain;
 
 /// Why a command failed, and the exit code that says so. `overdue --help` lists the codes.
 #[derive(Debug)]
@@ -12,7 +15,7 @@ pub(crate) struct Failure {
     error: anyhow::Error,
 }
 
-/// The exit codes besides 0.
+/// The exit codes, but for 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A check found something off, or an order was refused.
@@ -58,7 +61,7 @@ impl Failure {
 
     /// Prints the sentence and gives the code.
     pub(crate) fn report(&self) -> ExitCode {
-        complain!("error: {self}");
+        complain(format_args!("error: {self}"));
         ExitCode::from(self.kind as u8)
     }
 }
@@ -124,15 +127,8 @@ impl From<OrderError> for Failure {
     }
 }
 
-impl From<ConnectError> for Failure {
-    fn from(error: ConnectError) -> Self {
-        let kind = if matches!(error, ConnectError::BadUrl(_)) { Kind::Settings } else { Kind::Unreachable };
-        Self::new(kind, error)
-    }
-}
-
-impl From<publisher::DatabaseError> for Failure {
-    fn from(error: publisher::DatabaseError) -> Self {
+impl From<SqlError> for Failure {
+    fn from(error: SqlError) -> Self {
         let Some(refusal) = error.as_database_error() else {
             return Self::new(Kind::Unreachable, anyhow::anyhow!("database: {error}"));
         };
@@ -150,7 +146,11 @@ impl From<publisher::DatabaseError> for Failure {
 
 impl From<DatabaseError> for Failure {
     fn from(error: DatabaseError) -> Self {
-        Self::new(Kind::Settings, error)
+        let kind = match error {
+            DatabaseError::BadUrl(_) | DatabaseError::BadCertificates { .. } => Kind::Settings,
+            DatabaseError::Unreachable { .. } => Kind::Unreachable,
+        };
+        Self::new(kind, error)
     }
 }
 

@@ -1,69 +1,45 @@
 //! From settings to payment gateways.
 
 use std::collections::HashMap;
-use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use order::CloseRules;
-use payment::{Environment, NoGateway, PaymentGateway, SignedHttp, SignedHttpSettings, VerificationKey, WeChatPay};
-use retry::Policy;
+use payment::{Environment, PaymentGateway, SignedHttp, SignedHttpSettings, VerificationKey, WeChatPay};
 use url::{Host, Url};
-use worker::{AskSettings, Gateways};
+use worker::Gateways;
 
 use crate::failure::Failure;
-use crate::settings::{AskingSettings, GatewayName, GatewaySettings, HttpGatewaySettings, WeChatSettings};
+use crate::settings::{GatewayName, GatewaySettings, HttpGatewaySettings, WeChatSettings};
 
 /// The gateways whose settings are given.
 pub(crate) fn gateways(settings: &GatewaySettings) -> Result<Gateways, Failure> {
-    let environment = Environment::system(settings.asking.gateway_call_timeout).map_err(Failure::settings)?;
+    let environment = Environment::system(settings.call_timeout()).map_err(Failure::settings)?;
     let mut gateways: HashMap<String, Arc<dyn PaymentGateway>> = HashMap::new();
-    gateways.insert(GatewayName::None.as_str().to_owned(), Arc::new(NoGateway));
     if let Some(wechat) = wechat(&settings.wechat, &environment)? {
         gateways.insert(GatewayName::Wechat.as_str().to_owned(), Arc::new(wechat));
     }
     if let Some(http) = signed_http(&settings.http, &environment)? {
         gateways.insert(GatewayName::Http.as_str().to_owned(), Arc::new(http));
     }
-    let default = settings.default.as_str();
-    if !gateways.contains_key(default) {
+    let default = settings.default;
+    if default != GatewayName::None && !gateways.contains_key(default.as_str()) {
         return Err(Failure::settings(format!(
-            "--gateway is {default}, but the settings of that gateway are not given; see `overdue run --help`"
+            "--gateway (OVERDUE_GATEWAY) is {}, but the settings of that gateway are not given; see `overdue run --help`",
+            default.as_str()
         )));
     }
-    let AskingSettings { gateway_back_off_initial: initial, gateway_back_off_max: max, .. } = &settings.asking;
-    if initial > max {
-        return Err(Failure::settings("--gateway-back-off-initial must not exceed --gateway-back-off-max".to_owned()));
-    }
-    Ok(Gateways::new(gateways, asking(&settings.asking)))
-}
-
-fn asking(settings: &AskingSettings) -> AskSettings {
-    AskSettings {
-        calls_in_flight_max: settings.gateway_calls_in_flight_max.into(),
-        calls_per_second_max: NonZeroU32::new(settings.gateway_calls_per_second_max),
-        call_timeout: settings.gateway_call_timeout,
-        rules: CloseRules {
-            min_close_age: Duration::ZERO,
-            user_paying_wait: settings.gateway_user_paying_wait,
-            not_found_gap: settings.gateway_not_found_gap,
-        },
-        back_off: Policy { initial: settings.gateway_back_off_initial, max: settings.gateway_back_off_max },
-        attempts_max: settings.gateway_attempts_max,
-        hold: settings.gateway_hold,
-        look_again_after: settings.gateway_look_again_after,
-        ..AskSettings::default()
-    }
+    Ok(Gateways::new(gateways, settings.calls()?))
 }
 
 /// `None`: nothing is said of WeChat Pay.
 fn wechat(settings: &WeChatSettings, environment: &Environment) -> Result<Option<WeChatPay>, Failure> {
+    let api_v3_key = settings.api_v3_key()?;
     let Some(mchid) = &settings.wechat_mchid else {
         let half = settings.wechat_appid.is_some()
             || settings.wechat_serial_no.is_some()
             || settings.wechat_private_key_file.is_some()
-            || settings.wechat_api_v3_key.is_some()
+            || api_v3_key.is_some()
             || settings.wechat_public_key_file.is_some()
             || !settings.wechat_certificate_files.is_empty();
         if half {
@@ -77,11 +53,11 @@ fn wechat(settings: &WeChatSettings, environment: &Environment) -> Result<Option
         ("OVERDUE_WECHAT_SERIAL_NO", settings.wechat_serial_no.as_ref()),
     ] {
         if value.is_some_and(|value| value.trim().is_empty()) {
-            return Err(Failure::settings(format!("{name} is empty")));
+            return Err(Failure::settings(format!("{name} is blank")));
         }
     }
     let missing =
-        |name: &str| Failure::settings(format!("WeChat Pay needs {name} as well, besides OVERDUE_WECHAT_MCHID"));
+        |name: &str| Failure::settings(format!("WeChat Pay needs {name} in addition to OVERDUE_WECHAT_MCHID"));
     let read = |file: &Path| {
         std::fs::read(file).map_err(|error| Failure::settings(format!("cannot read {}: {error}", file.display())))
     };
@@ -104,29 +80,36 @@ fn wechat(settings: &WeChatSettings, environment: &Environment) -> Result<Option
             appid: settings.wechat_appid.clone().ok_or_else(|| missing("OVERDUE_WECHAT_APPID"))?,
             serial_no: settings.wechat_serial_no.clone().ok_or_else(|| missing("OVERDUE_WECHAT_SERIAL_NO"))?,
             private_key_pem: private_key_pem.into(),
-            api_v3_key: settings.wechat_api_v3_key.clone().ok_or_else(|| missing("OVERDUE_WECHAT_API_V3_KEY"))?,
+            api_v3_key: api_v3_key.ok_or_else(|| missing("OVERDUE_WECHAT_API_V3_KEY"))?,
             keys,
-            min_close_age: settings.wechat_min_close_age,
+            min_close_age: settings.wechat_min_close_age.0,
         },
         environment.clone(),
     );
     client.map(Some).map_err(|error| bad(private_key_file, error))
 }
 
+/// `None`: nothing is said of a payment service.
 fn signed_http(settings: &HttpGatewaySettings, environment: &Environment) -> Result<Option<SignedHttp>, Failure> {
-    let (Some(url), Some(secret)) = (&settings.http_gateway_url, &settings.http_gateway_secret) else {
-        return Ok(None);
+    let (url, secret) = match (&settings.http_gateway_url, settings.secret()?) {
+        (None, None) => return Ok(None),
+        (Some(url), Some(secret)) => (url, secret),
+        _ => {
+            let advice = "a payment service needs both OVERDUE_HTTP_GATEWAY_URL and OVERDUE_HTTP_GATEWAY_SECRET";
+            return Err(Failure::settings(advice.to_owned()));
+        }
     };
     let settings = SignedHttpSettings {
         base_url: safe(url, "OVERDUE_HTTP_GATEWAY_URL")?,
         key_id: settings.http_gateway_key_id.clone(),
-        secret: secret.clone(),
-        min_close_age: settings.http_gateway_min_close_age,
+        secret,
+        // A service that needs one says `too early` by itself.
+        min_close_age: Duration::ZERO,
     };
     SignedHttp::new(&settings, environment.clone()).map(Some).map_err(Failure::settings)
 }
 
-/// What is said to a gateway goes over TLS, unless it does not leave this machine.
+/// Calls to a gateway go over TLS, unless they do not leave this machine.
 fn safe(url: &Url, name: &str) -> Result<Url, Failure> {
     let here = match url.host() {
         Some(Host::Domain(host)) => host == "localhost",

@@ -78,7 +78,7 @@ fn provider(endpoint: &url::Url) -> Result<opentelemetry_sdk::trace::SdkTracerPr
 }
 
 impl Telemetry {
-    /// Sends what has not been sent.
+    /// Sends the traces that have not been sent.
     pub(crate) fn finish(self) {
         #[cfg(feature = "otel")]
         if let Some(traces) = self.traces {

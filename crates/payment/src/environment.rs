@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use data_encoding::HEXLOWER;
 use http::{Request, Response};
 use reqwest::Client;
 use reqwest::redirect::Policy;
@@ -85,7 +86,7 @@ impl Nonce for RandomNonce {
         // The operating system's generator does not fail once it has worked; a request with a bad nonce would be
         // refused, and nothing worse.
         let _ = self.0.fill(&mut bytes);
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        HEXLOWER.encode(&bytes)
     }
 }
 
@@ -136,12 +137,5 @@ impl Transport for HttpTransport {
 
 /// The cause, without the URL: it contains order numbers, and the sentence goes to the log.
 fn fault(error: reqwest::Error) -> TransportFault {
-    let error = error.without_url();
-    let mut sentence = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        sentence = format!("{sentence}: {cause}");
-        source = cause.source();
-    }
-    TransportFault(sentence)
+    TransportFault(trace::causes(&error.without_url()))
 }

@@ -1,16 +1,18 @@
+use std::time::Duration;
+
 use async_trait::async_trait;
+use data_encoding::HEXLOWER;
 use http::HeaderMap;
 use order::{CloseOutcome, Money, OrderId, Trade};
 use serde::Deserialize;
-use std::time::Duration;
 use time::OffsetDateTime;
 
 /// A payment gateway. Each call may be made again without harm: queries change nothing, a close may be repeated,
 /// and a refund is known by its number.
 #[async_trait]
 pub trait PaymentGateway: Send + Sync {
-    /// What it can do.
-    fn capabilities(&self) -> Capabilities;
+    /// How old a trade must be before it may be closed.
+    fn min_close_age(&self) -> Duration;
 
     /// Whether a trade could have this number at all; if not, a sentence that says why.
     fn check_trade_no(&self, _trade_no: &str) -> Result<(), String> {
@@ -35,15 +37,6 @@ pub trait PaymentGateway: Send + Sync {
     /// # Errors
     /// [`GatewayFault::Protocol`] if it is forged, stale or garbled: answer with a client error, change nothing.
     async fn parse_notification(&self, headers: &HeaderMap, body: &[u8]) -> Result<Notification, GatewayFault>;
-}
-
-/// What a gateway can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capabilities {
-    /// Whether there are trades at all that can be asked for. Without, an order's own status is the truth.
-    pub keeps_trades: bool,
-    /// How old a trade must be before it may be closed.
-    pub min_close_age: Duration,
 }
 
 /// Money that is to go back.
@@ -176,8 +169,7 @@ pub fn refund_no(order: &OrderId) -> String {
     }
     // No order ID contains the asterisk, so these differ from those above.
     let digest = ring::digest::digest(&ring::digest::SHA256, order.as_str().as_bytes());
-    let hex: String = digest.as_ref().iter().take(20).map(|byte| format!("{byte:02x}")).collect();
-    format!("{PREFIX}*{hex}")
+    format!("{PREFIX}*{}", HEXLOWER.encode(&digest.as_ref()[..20]))
 }
 
 #[cfg(test)]

@@ -4,15 +4,11 @@
 
 mod environment;
 mod gateway;
-mod none;
 mod replay;
 mod signed_http;
 mod wechat;
 
 pub use environment::{Clock, Environment, HttpTransport, Nonce, RandomNonce, SystemClock, Transport, TransportFault};
-pub use gateway::{
-    Capabilities, GatewayFault, Notification, PaymentGateway, Refund, RefundRequest, RefundState, refund_no,
-};
-pub use none::NoGateway;
+pub use gateway::{GatewayFault, Notification, PaymentGateway, Refund, RefundRequest, RefundState, refund_no};
 pub use signed_http::{SignedHttp, SignedHttpSettings, hmac_signature};
 pub use wechat::{BadKey, VerificationKey, WeChatPay, WeChatSettings};

@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use data_encoding::BASE64;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, Method, Request, StatusCode};
 use order::{CloseOutcome, Money, Trade, TradeState};
@@ -19,9 +18,7 @@ use url::Url;
 
 use crate::gateway::{parse_json as parse, shortened};
 use crate::replay::{ReplayGuard, is_fresh};
-use crate::{
-    Capabilities, Environment, GatewayFault, Notification, PaymentGateway, Refund, RefundRequest, RefundState,
-};
+use crate::{Environment, GatewayFault, Notification, PaymentGateway, Refund, RefundRequest, RefundState};
 
 /// Where the payment service is, and the secret that we share with it.
 #[derive(Clone)]
@@ -51,7 +48,7 @@ pub struct SignedHttp {
 #[must_use]
 pub fn hmac_signature(secret: &[u8], first: &str, timestamp: &str, nonce: &str, body: &[u8]) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
-    STANDARD.encode(hmac::sign(&key, &message(first, timestamp, nonce, body)))
+    BASE64.encode(hmac::sign(&key, &message(first, timestamp, nonce, body)).as_ref())
 }
 
 fn message(first: &str, timestamp: &str, nonce: &str, body: &[u8]) -> Vec<u8> {
@@ -97,7 +94,7 @@ impl SignedHttp {
         // What is signed is the path that the service sees.
         let seen: Url = url.parse().map_err(|error: url::ParseError| misconfigured(error.to_string()))?;
         let first = format!("{method} {}", seen.path());
-        let signature = STANDARD.encode(hmac::sign(&self.key, &message(&first, &timestamp, &nonce, &body)));
+        let signature = BASE64.encode(hmac::sign(&self.key, &message(&first, &timestamp, &nonce, &body)).as_ref());
         let mut request = Request::builder()
             .method(method)
             .uri(url)
@@ -133,8 +130,9 @@ impl SignedHttp {
             value.ok_or_else(|| protocol(&format!("it is not signed: {name} is missing")))
         };
         let (timestamp, nonce) = (header("overdue-timestamp")?, header("overdue-nonce")?);
-        let signature =
-            STANDARD.decode(header("overdue-signature")?).map_err(|_| protocol("its signature is not base64"))?;
+        let signature = BASE64
+            .decode(header("overdue-signature")?.as_bytes())
+            .map_err(|_| protocol("its signature is not base64"))?;
         let now = self.environment.clock.now();
         if !is_fresh(timestamp, now) {
             return Err(protocol("it is stale, or a clock is wrong"));
@@ -224,8 +222,8 @@ fn refund(body: RefundBody) -> Refund {
 
 #[async_trait]
 impl PaymentGateway for SignedHttp {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { keeps_trades: true, min_close_age: self.min_close_age }
+    fn min_close_age(&self) -> Duration {
+        self.min_close_age
     }
 
     async fn query(&self, trade_no: &str) -> Result<Trade, GatewayFault> {

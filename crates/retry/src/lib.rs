@@ -1,5 +1,5 @@
-//! How long to wait before the next try. The only place that names the crate `backoff`: it is unmaintained,
-//! and whatever follows it needs to be put in here alone.
+//! How long to wait before the next try. No other crate names `backoff`: it is unmaintained, and its successor has to be
+//! put in here alone.
 
 use std::time::Duration;
 
@@ -20,12 +20,17 @@ impl Policy {
     /// For a server that is away: from a quarter of a second to ten seconds.
     pub const RECONNECT: Self = Self { initial: Duration::from_millis(250), max: Duration::from_secs(10) };
 
-    /// The delay before attempt number `attempt` (from 1), for whoever keeps no sequence but only the number.
+    /// The delay before attempt number `attempt` (from 1), before it is varied.
+    #[must_use]
+    pub fn nominal(self, attempt: u32) -> Duration {
+        let doublings = attempt.saturating_sub(1).min(31);
+        self.initial.saturating_mul(1 << doublings).min(self.max)
+    }
+
+    /// The delay before attempt number `attempt` (from 1).
     #[must_use]
     pub fn delay(self, attempt: u32) -> Duration {
-        let doublings = attempt.saturating_sub(1).min(31);
-        let initial = self.initial.saturating_mul(1 << doublings).min(self.max);
-        Self { initial, ..self }.delays().next_delay()
+        varied(self.nominal(attempt))
     }
 
     /// A fresh, endless sequence of delays.
@@ -42,6 +47,12 @@ impl Policy {
             ..ExponentialBackoff::default()
         })
     }
+}
+
+/// A delay, varied at random by half of itself.
+#[must_use]
+pub fn varied(delay: Duration) -> Duration {
+    Policy { initial: delay, max: delay }.delays().next_delay()
 }
 
 /// An endless sequence of growing delays.
@@ -78,7 +89,9 @@ mod tests {
         }
         delays.reset();
         assert!(within(delays.next_delay(), 100));
+        assert_eq!(varied(Duration::ZERO), Duration::ZERO);
         for (attempt, centre_ms) in [(0, 100), (1, 100), (2, 200), (4, 800), (5, 1_000), (u32::MAX, 1_000)] {
+            assert_eq!(policy.nominal(attempt), Duration::from_millis(centre_ms), "attempt {attempt}");
             assert!(within(policy.delay(attempt), centre_ms), "attempt {attempt}");
         }
     }

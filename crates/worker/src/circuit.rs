@@ -1,26 +1,25 @@
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use payment::GatewayFault;
+use prometheus_client::metrics::gauge::Gauge;
 use retry::{Delays, Policy};
 
-use crate::WorkerCounters;
-
-/// Keeps a gateway that cannot help now from being asked for every order. There is one for each kind of call: a
-/// gateway may answer queries and refuse to close.
+/// A circuit breaker: keeps a gateway that cannot help now from being asked for every order. There is one for each kind of
+/// call, since a gateway may answer queries and refuse to close.
 ///
-/// It opens at once when the gateway does not accept who we are, since that is true of every order; when it does not
-/// accept what we ask about two orders in a row (about one, the order itself may be at fault); and when many calls in
-/// a row, whoever made them, got no answer that could be used. While it is open one call
-/// at a time finds out whether the trouble is over, and no order spends an attempt.
+/// It opens at once when the gateway does not accept who we are, since that is true of every order. It opens when the
+/// gateway does not accept what we ask about two orders in a row; with one, the order itself may be at fault. And it opens
+/// when many calls in a row, about several orders, got no usable answer. While it is open one call at a time finds out
+/// whether the trouble is over, and no order spends an attempt.
 #[derive(Debug)]
 pub(crate) struct Circuit {
     gateway: String,
     /// The kind of call.
     kind: &'static str,
-    counters: Arc<WorkerCounters>,
+    /// How many circuits are open.
+    open: Gauge,
     state: Mutex<State>,
 }
 
@@ -42,8 +41,8 @@ enum State {
     },
 }
 
-/// What was asked about, since the last good answer, when the gateway did not accept the asking: it may be the
-/// setting, or these orders.
+/// The trades that the gateway did not accept a call about since its last good answer. Our settings may be at fault, or
+/// these trades.
 type Suspects = HashSet<String>;
 
 /// More suspects than these are not remembered.
@@ -52,8 +51,8 @@ const SUSPECTS_MAX: usize = 1_000;
 /// How much longer a suspect waits than others for its turn to find out whether the trouble is over.
 const SUSPECTS_WAIT: Duration = Duration::from_secs(5);
 
-/// Leave to make a call. One that finds out whether the trouble is over gives its place to another when it is
-/// dropped, for whoever makes the call may be told to stop in the middle of it.
+/// Leave to make a call. A probe gives its place to another when it is dropped: its caller may be told to stop in the
+/// middle of the call.
 #[derive(Debug)]
 pub(crate) struct Pass<'a> {
     probe_of: Option<&'a Circuit>,
@@ -76,8 +75,8 @@ const FAILURES_MAX: u32 = 20;
 const PROBES: Policy = Policy { initial: Duration::from_millis(500), max: Duration::from_secs(10) };
 
 impl Circuit {
-    pub(crate) fn new(gateway: &str, kind: &'static str, counters: Arc<WorkerCounters>) -> Self {
-        Self { gateway: gateway.to_owned(), kind, counters, state: Mutex::new(closed()) }
+    pub(crate) fn new(gateway: &str, kind: &'static str, open: Gauge) -> Self {
+        Self { gateway: gateway.to_owned(), kind, open, state: Mutex::new(closed()) }
     }
 
     /// Leave to make a call about this trade or refund; without, the reason.
@@ -85,7 +84,7 @@ impl Circuit {
         match &mut *self.state() {
             State::Closed { .. } => Ok(Pass { probe_of: None }),
             State::Open { fault, next_probe, probing, suspects, .. } => {
-                // What has failed already tells little. Others go first, if there are any.
+                // A trade that has failed already tells little. Others go first, if there are any.
                 let wait = if suspects.contains(about) { SUSPECTS_WAIT } else { Duration::ZERO };
                 if *probing || Instant::now() < *next_probe + wait {
                     return Err(fault.clone());
@@ -96,8 +95,7 @@ impl Circuit {
         }
     }
 
-    /// Learns how a call went (`None`: well). Says whether its failure is the order's own: it is not, if all orders
-    /// share it.
+    /// Learns how a call went (`None`: well). Returns whether its failure is the order's own and not shared by all.
     pub(crate) fn learn(&self, pass: &Pass<'_>, about: &str, fault: Option<&GatewayFault>) -> bool {
         let mut state = self.state();
         let identity = matches!(fault, Some(GatewayFault::Unauthenticated(_)));
@@ -122,7 +120,7 @@ impl Circuit {
                         "the payment gateway is not asked any more, and no order with a payment there changes, until it answers"
                     );
                     *state = open(fault, std::mem::take(suspects));
-                    self.counters.gateway_circuits_open.fetch_add(1, Ordering::Relaxed);
+                    self.open.inc();
                 }
                 !identity
             }
@@ -154,18 +152,18 @@ impl Circuit {
                     return false;
                 }
                 tracing::info!(gateway = self.gateway, call = self.kind, "the payment gateway answers again");
-                self.counters.gateway_circuits_open.fetch_sub(1, Ordering::Relaxed);
+                self.open.dec();
                 *state = closed();
                 true
             }
         }
     }
 
-    /// How long nobody need ask; `None`: asking is fine.
+    /// How long it makes no sense to ask; `None`: asking is fine.
     pub(crate) fn open_for(&self) -> Option<Duration> {
         match &*self.state() {
             State::Closed { .. } => None,
-            // Somebody is finding out.
+            // A probe is under way.
             State::Open { probing: true, .. } => Some(PROBES.initial),
             State::Open { next_probe, .. } => Some(next_probe.saturating_duration_since(Instant::now())),
         }
@@ -208,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_probe_that_is_given_up_leaves_its_place_to_another() {
-        let circuit = Circuit::new("wechat", "query", Arc::default());
+        let circuit = Circuit::new("wechat", "query", Gauge::default());
         circuit.learn(&NORMAL, "1", Some(&GatewayFault::Unauthenticated("SIGN_ERROR".to_owned())));
         let_time_pass(&circuit);
         let probe = circuit.admit("9").unwrap();
@@ -219,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_wrong_setting_opens_it_at_once_and_only_one_probe_goes_out() {
-        let circuit = Circuit::new("wechat", "query", Arc::default());
+        let circuit = Circuit::new("wechat", "query", Gauge::default());
         let fault = GatewayFault::Unauthenticated("SIGN_ERROR".to_owned());
         assert!(!circuit.learn(&NORMAL, "1", Some(&fault)), "nobody spends an attempt on it");
         assert!(!circuit.learn(&NORMAL, "2", Some(&fault)), "those under way do not");
@@ -238,7 +236,7 @@ mod tests {
 
     #[test]
     fn one_order_that_the_gateway_does_not_accept_does_not_open_it_and_two_do() {
-        let circuit = Circuit::new("wechat", "query", Arc::default());
+        let circuit = Circuit::new("wechat", "query", Gauge::default());
         let fault = GatewayFault::Misconfigured("PARAM_ERROR".to_owned());
         for _ in 0..3 {
             assert!(circuit.learn(&NORMAL, "1", Some(&fault)));
@@ -256,7 +254,7 @@ mod tests {
 
     #[test]
     fn single_failures_do_not_open_it_and_many_in_a_row_do() {
-        let circuit = Circuit::new("wechat", "query", Arc::default());
+        let circuit = Circuit::new("wechat", "query", Gauge::default());
         for _ in 0..10 {
             for _ in 1..FAILURES_MAX {
                 assert!(circuit.learn(&NORMAL, "1", Some(&transient())));

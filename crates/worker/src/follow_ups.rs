@@ -1,158 +1,258 @@
-//! What a batch leads to besides what is written: messages, all confirmed before the batch is acked.
+//! What a batch leads to in the broker: messages that must be confirmed before the batch is acked.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use broker::{Batch, Incoming, Outgoing, wire};
-use order::{Attempts, Deadline, Hop, OrderId, TimeoutKind, coalesce};
-use retry::Policy;
+use broker::{Incoming, wire};
+use order::{Attempts, Deadline, OrderId, ParkReason, coalesce};
+use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use crate::database_time::DatabaseTime;
-use crate::pipeline::{ASKED_TOGETHER_MAX, Pipeline};
-use crate::settling::{Again, Interrupted, Outcome, Settled};
+use crate::outcome::{Outcome, Recheck, Settled, When};
 
-/// What must be published before a batch may be acked. Lanes are chosen when it is sent, which may be long after
+/// A message that must be published before a batch may be acked. Its lane is chosen when it is sent, which may be long after
 /// it was decided.
 pub(crate) enum FollowUp<'a> {
-    /// Orders that wait longer, due within the window of each other; latest due last.
+    /// Orders whose payment deadline lies ahead, within the window of each other; the one due latest is last.
     Wait(Vec<(OrderId, Deadline)>),
-    /// Orders whose gateways are to be asked.
+    /// Orders whose gateways are to be asked now.
     HandOver(Vec<(OrderId, Deadline)>),
-    /// Orders whose gateways are to be asked again, not before a time.
-    Again { orders: Vec<(OrderId, Deadline)>, tried: Attempts, at: OffsetDateTime },
-    /// Orders of a message that are to be looked at again, not before a time.
-    LookAgain { message: &'a Incoming, orders: Vec<OrderId>, tried: Attempts, at: OffsetDateTime },
-    /// What is set aside.
-    Park(Box<Outgoing>),
+    /// Orders whose gateways are to be asked again.
+    Recheck { orders: Vec<(OrderId, Deadline)>, attempts: Attempts, when: When },
+    /// Orders of a message that are to be looked at again.
+    LookAgain { message: &'a Incoming, orders: Vec<OrderId>, attempts: Attempts, when: When },
+    /// A message, or a part of one, for a person.
+    Park { message: &'a Incoming, part: Part<'a>, reason: ParkReason, detail: String },
 }
 
-/// Orders that are to be asked again within this time of each other may share a message.
-const AGAIN_WINDOW: Duration = Duration::from_secs(1);
-
-impl Pipeline {
-    /// What the outcomes lead to.
-    pub(crate) fn follow_ups<'a>(&self, batch: &'a Batch, settled: &Settled) -> Vec<FollowUp<'a>> {
-        let now = settled.time.now();
-        let (mut waiting, mut handed_over) = (Vec::new(), Vec::new());
-        for (id, outcome) in &settled.outcomes {
-            match outcome {
-                Outcome::Waiting(deadline) => waiting.push((id.clone(), *deadline)),
-                Outcome::HandedOver(deadline) => handed_over.push((id.clone(), *deadline)),
-                _ => {}
-            }
-        }
-        let waiting = coalesce(waiting, |(_, due)| *due, now, self.settings.window, wire::ORDERS_MAX);
-        let parked: Vec<Outgoing> =
-            batch.messages().iter().flat_map(|message| parked(message, &settled.outcomes)).collect();
-        let handed_over = handed_over.chunks(ASKED_TOGETHER_MAX).map(|chunk| FollowUp::HandOver(chunk.to_vec()));
-        (waiting.into_iter().map(FollowUp::Wait))
-            .chain(handed_over)
-            .chain(again(&settled.again, now))
-            .chain(batch.messages().iter().filter_map(|message| look_again(message, &settled.outcomes)))
-            .chain(parked.into_iter().map(Box::new).map(FollowUp::Park))
-            .collect()
-    }
-
-    /// Publishes until everything is confirmed and routed; what the broker has already is not sent again.
-    pub(crate) async fn publish(
-        &mut self,
-        mut follow_ups: Vec<FollowUp<'_>>,
-        time: DatabaseTime,
-    ) -> Result<(), Interrupted> {
-        let mut delays = Policy::RECONNECT.delays();
-        while !follow_ups.is_empty() {
-            let now = time.now();
-            let traceparent = self.settler.traceparent.as_ref();
-            let messages: Vec<Outgoing> =
-                follow_ups.iter().map(|follow_up| self.message(follow_up, now).traced(traceparent)).collect();
-            let fates = self.publisher.publish(&messages).await;
-            let failure = fates.iter().find_map(|fate| fate.as_ref().err()).map(ToString::to_string);
-            let mut fates = fates.into_iter();
-            follow_ups.retain(|_| fates.next().is_none_or(|fate| fate.is_err()));
-            if let Some(error) = failure {
-                self.settler.wait(&mut delays, "what a batch leads to cannot be published", &error).await?;
-            }
-        }
-        Ok(())
-    }
-
-    fn message(&self, follow_up: &FollowUp<'_>, now: OffsetDateTime) -> Outgoing {
-        match follow_up {
-            FollowUp::Park(message) => Outgoing::clone(message),
-            FollowUp::Wait(group) => {
-                let remaining = group.last().map_or(Duration::ZERO, |(_, latest)| latest.remaining(now));
-                Outgoing::timeout(TimeoutKind::Payment, group, self.lanes.choose(remaining), self.shard)
-            }
-            FollowUp::HandOver(orders) => Outgoing::due_now(TimeoutKind::Gateway, orders, self.shard),
-            FollowUp::Again { orders, tried, at } => {
-                Outgoing::timeout(TimeoutKind::Gateway, orders, self.hop_until(*at, now), self.shard).after(tried)
-            }
-            FollowUp::LookAgain { message, orders, tried, at } => {
-                message.again(orders, self.hop_until(*at, now), tried)
-            }
-        }
-    }
-
-    fn hop_until(&self, at: OffsetDateTime, now: OffsetDateTime) -> Hop {
-        self.lanes.at_least(Duration::try_from(at - now).unwrap_or_default())
-    }
+/// What of a message is parked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Part<'a> {
+    Whole,
+    Entry(&'a RawValue),
+    Order(&'a OrderId),
 }
 
-/// A message counts attempts for all its orders, so only orders with the same share one.
-fn again(orders: &[Again], now: OffsetDateTime) -> Vec<FollowUp<'static>> {
-    let mut by_attempts: BTreeMap<&Attempts, Vec<&Again>> = BTreeMap::new();
-    for order in orders {
-        by_attempts.entry(&order.tried).or_default().push(order);
+/// How many orders whose gateways are to be asked share a message.
+pub(crate) const GATEWAY_ORDERS_MAX: usize = 64;
+
+/// Orders that are to be asked about again within this time of each other may share a message.
+const RECHECK_WINDOW: Duration = Duration::from_secs(1);
+
+/// What follows from how the orders of these messages ended. Orders that wait for deadlines within `window` of each other
+/// share a message.
+pub(crate) fn follow_ups<'a>(
+    messages: &'a [Incoming],
+    settled: &'a Settled,
+    window: Duration,
+    now: OffsetDateTime,
+) -> Vec<FollowUp<'a>> {
+    let Settled { outcomes, rechecks, .. } = settled;
+    let (mut waiting, mut handed_over) = (Vec::new(), Vec::new());
+    for (id, outcome) in outcomes {
+        match outcome {
+            Outcome::Waiting(deadline) => waiting.push((id.clone(), *deadline)),
+            Outcome::HandedOver(deadline) => handed_over.push((id.clone(), *deadline)),
+            _ => {}
+        }
+    }
+    let waiting = coalesce(waiting, |(_, due)| *due, now, window, wire::ORDERS_MAX);
+    let handed_over = handed_over.chunks(GATEWAY_ORDERS_MAX).map(|orders| FollowUp::HandOver(orders.to_vec()));
+    let mut follow_ups: Vec<FollowUp<'a>> = waiting.into_iter().map(FollowUp::Wait).collect();
+    follow_ups.extend(handed_over);
+    follow_ups.extend(recheck(rechecks, now));
+    follow_ups.extend(messages.iter().filter_map(|message| look_again(message, outcomes)));
+    follow_ups.extend(messages.iter().flat_map(|message| park(message, outcomes)));
+    follow_ups
+}
+
+/// A message counts attempts for all its orders, so only orders with the same attempts share one.
+fn recheck(rechecks: &[Recheck], now: OffsetDateTime) -> Vec<FollowUp<'static>> {
+    let mut alike: BTreeMap<(&Attempts, Duration), Vec<&Recheck>> = BTreeMap::new();
+    for recheck in rechecks {
+        alike.entry((&recheck.attempts, recheck.when.back_off)).or_default().push(recheck);
     }
     let mut follow_ups = Vec::new();
-    for (tried, orders) in by_attempts {
-        for group in coalesce(orders, |order| Deadline::at(order.at), now, AGAIN_WINDOW, ASKED_TOGETHER_MAX) {
-            let at = group.last().map_or(now, |latest| latest.at);
-            let orders = group.into_iter().map(|order| (order.id.clone(), order.deadline)).collect();
-            follow_ups.push(FollowUp::Again { orders, tried: tried.clone(), at });
+    for ((attempts, back_off), rechecks) in alike {
+        let due = |recheck: &&Recheck| Deadline::at(recheck.when.not_before);
+        for group in coalesce(rechecks, due, now, RECHECK_WINDOW, GATEWAY_ORDERS_MAX) {
+            let not_before = group.last().map_or(now, |latest| latest.when.not_before);
+            let orders = group.into_iter().map(|recheck| (recheck.id.clone(), recheck.deadline)).collect();
+            let when = When { not_before, back_off };
+            follow_ups.push(FollowUp::Recheck { orders, attempts: attempts.clone(), when });
         }
     }
     follow_ups
 }
 
-/// The orders of this message that are to be looked at again. They go on together, since they came together.
+/// The orders of this message that are to be looked at again. They came together and go on together, when the last of them
+/// is to be looked at.
 fn look_again<'a>(message: &'a Incoming, outcomes: &HashMap<OrderId, Outcome>) -> Option<FollowUp<'a>> {
-    let content = message.content.as_ref().ok()?;
-    let mut latest: Option<(&Attempts, OffsetDateTime)> = None;
+    let mut latest: Option<(&Attempts, When)> = None;
     let mut orders = Vec::new();
-    for id in &content.orders {
-        let Some(Outcome::LookAgain { tried, at }) = outcomes.get(id) else { continue };
+    for id in &message.content.as_ref().ok()?.orders {
+        let Some(Outcome::LookAgain { attempts, when }) = outcomes.get(id) else { continue };
         if !orders.contains(id) {
             orders.push(id.clone());
         }
-        if latest.is_none_or(|(_, latest)| *at > latest) {
-            latest = Some((tried, *at));
+        if latest.is_none_or(|(_, latest)| latest.nominal() < when.nominal()) {
+            latest = Some((attempts, *when));
         }
     }
-    latest.map(|(tried, at)| FollowUp::LookAgain { message, orders, tried: tried.clone(), at })
+    latest.map(|(attempts, when)| FollowUp::LookAgain { message, orders, attempts: attempts.clone(), when })
 }
 
-/// What of this message is set aside: all of it if it cannot be understood, else each entry that names no
-/// order or an order that cannot be handled.
-fn parked(message: &Incoming, outcomes: &HashMap<OrderId, Outcome>) -> Vec<Outgoing> {
+/// What of this message is parked: all of it if it cannot be understood, else each entry that names no order or an order
+/// that cannot be handled.
+fn park<'a>(message: &'a Incoming, outcomes: &'a HashMap<OrderId, Outcome>) -> Vec<FollowUp<'a>> {
+    let park = |part, reason, detail| FollowUp::Park { message, part, reason, detail };
     let content = match &message.content {
         Ok(content) => content,
-        Err(fault) => return vec![message.parked(fault.reason(), &fault.to_string())],
+        Err(fault) => return vec![park(Part::Whole, fault.reason(), fault.to_string())],
     };
-    let bad_entries = content
-        .bad_entries
-        .iter()
-        .map(|bad| message.parked_entry(&bad.json, bad.fault.reason(), &bad.fault.to_string()));
+    let bad = content.bad_entries.iter();
+    let bad = bad.map(|entry| park(Part::Entry(&entry.json), entry.fault.reason(), entry.fault.to_string()));
     // An order that the message names twice is parked once.
-    let refused: BTreeMap<&OrderId, _> = content
+    let parked: BTreeMap<&OrderId, (ParkReason, &str)> = content
         .orders
         .iter()
         .filter_map(|id| match outcomes.get(id) {
-            Some(Outcome::Parked { reason, detail }) => Some((id, (*reason, detail))),
+            Some(Outcome::Parked { reason, detail }) => Some((id, (*reason, detail.as_str()))),
             _ => None,
         })
         .collect();
-    let refused = refused.into_iter().map(|(id, (reason, detail))| message.parked_order(id, reason, detail));
-    bad_entries.chain(refused).collect()
+    let parked = parked.into_iter().map(|(id, (reason, detail))| park(Part::Order(id), reason, detail.to_owned()));
+    bad.chain(parked).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use book::ServerTime;
+
+    use super::*;
+    use crate::fakes::{id, now};
+
+    const WINDOW: Duration = Duration::from_millis(10);
+
+    fn message(body: &str) -> Incoming {
+        Incoming::untouched_by_a_broker("30m.payment", body.as_bytes())
+    }
+
+    fn settled(outcomes: impl IntoIterator<Item = (String, Outcome)>) -> Settled {
+        let mut settled = Settled::new(0, ServerTime::from(now()));
+        settled.outcomes = outcomes.into_iter().map(|(name, outcome)| (id(&name), outcome)).collect();
+        settled
+    }
+
+    fn deadline(in_ms: u64) -> Deadline {
+        Deadline::at(now() + Duration::from_millis(in_ms))
+    }
+
+    fn attempts(made: u32) -> Attempts {
+        Attempts { made, history: Vec::new() }
+    }
+
+    #[test]
+    fn orders_that_wait_share_messages_by_deadline_and_the_latest_is_last() {
+        let waits = [("a", 1_000), ("b", 1_008), ("c", 1_020), ("d", 60_000)];
+        let outcomes = waits.map(|(name, in_ms)| (name.to_owned(), Outcome::Waiting(deadline(in_ms))));
+        let settled = settled(outcomes);
+        let follow_ups = follow_ups(&[], &settled, WINDOW, now());
+        let groups: Vec<Vec<&str>> = follow_ups
+            .iter()
+            .map(|follow_up| match follow_up {
+                FollowUp::Wait(orders) => orders.iter().map(|(id, _)| id.as_str()).collect(),
+                _ => panic!("nothing else follows"),
+            })
+            .collect();
+        assert_eq!(groups, [vec!["a", "b"], vec!["c"], vec!["d"]]);
+    }
+
+    #[test]
+    fn orders_are_handed_over_in_small_messages() {
+        let settled = settled((0..200).map(|number| (format!("o-{number}"), Outcome::HandedOver(deadline(0)))));
+        let sizes: Vec<usize> = follow_ups(&[], &settled, WINDOW, now())
+            .iter()
+            .map(|follow_up| match follow_up {
+                FollowUp::HandOver(orders) => orders.len(),
+                _ => panic!("nothing else follows"),
+            })
+            .collect();
+        assert_eq!(sizes, [64, 64, 64, 8]);
+    }
+
+    #[test]
+    fn rechecks_share_messages_with_the_same_attempts_and_back_off_only() {
+        let at = |s| now() + Duration::from_secs(s);
+        let recheck = |name: &str, made, not_before, back_off_s| Recheck {
+            id: id(name),
+            deadline: deadline(0),
+            attempts: attempts(made),
+            when: When { not_before, back_off: Duration::from_secs(back_off_s) },
+        };
+        let mut settled = settled([]);
+        settled.rechecks = vec![
+            recheck("a", 1, at(0), 2),
+            recheck("b", 1, at(1), 2),
+            recheck("c", 2, at(0), 2),
+            recheck("d", 1, at(0), 0),
+            recheck("e", 1, at(30), 2),
+        ];
+        let follow_ups = follow_ups(&[], &settled, WINDOW, now());
+        let mut groups: Vec<(Vec<&str>, u32, OffsetDateTime)> = Vec::new();
+        for follow_up in &follow_ups {
+            let FollowUp::Recheck { orders, attempts, when } = follow_up else { panic!("nothing else follows") };
+            groups.push((orders.iter().map(|(id, _)| id.as_str()).collect(), attempts.made, when.not_before));
+        }
+        groups.sort();
+        let expected =
+            [(vec!["a", "b"], 1, at(1)), (vec!["c"], 2, at(0)), (vec!["d"], 1, at(0)), (vec!["e"], 1, at(30))];
+        assert_eq!(groups, expected, "a message counts for all its orders, and waits for the latest");
+    }
+
+    #[test]
+    fn orders_of_a_message_are_looked_at_again_together() {
+        let look = |made, in_s| Outcome::LookAgain {
+            attempts: attempts(made),
+            when: When::at(now() + Duration::from_secs(in_s)),
+        };
+        let settled =
+            settled([("a".to_owned(), look(1, 5)), ("b".to_owned(), look(3, 9)), ("c".to_owned(), Outcome::Closed)]);
+        let body = r#"{"v":1,"orders":[{"id":"a"},{"id":"b"},{"id":"c"},{"id":"a"}]}"#;
+        let messages = [message(body), message("c")];
+        let follow_ups = follow_ups(&messages, &settled, WINDOW, now());
+        let [FollowUp::LookAgain { orders, attempts, when, .. }] = follow_ups.as_slice() else {
+            panic!("{} follow", follow_ups.len())
+        };
+        assert_eq!(orders, &[id("a"), id("b")], "each once, and the closed one not at all");
+        assert_eq!((attempts.made, *when), (3, When::at(now() + Duration::from_secs(9))));
+    }
+
+    #[test]
+    fn what_cannot_be_handled_is_parked_part_by_part() {
+        let parked = |reason: ParkReason| Outcome::Parked { reason, detail: "why".to_owned() };
+        let settled =
+            settled([("a".to_owned(), parked(ParkReason::RefusedByDatabase)), ("b".to_owned(), Outcome::Closed)]);
+        let mixed = r#"{"v":1,"orders":[{"id":"a"},{"id":"b"},{"id":"no id"},{"id":"a"}]}"#;
+        let messages = [message(mixed), message("{"), message("b")];
+        let follow_ups = follow_ups(&messages, &settled, WINDOW, now());
+        let parts: Vec<(String, ParkReason)> = follow_ups
+            .iter()
+            .map(|follow_up| {
+                let FollowUp::Park { part, reason, .. } = follow_up else { panic!("nothing else follows") };
+                let part = match part {
+                    Part::Whole => "whole".to_owned(),
+                    Part::Entry(json) => json.get().to_owned(),
+                    Part::Order(id) => id.to_string(),
+                };
+                (part, *reason)
+            })
+            .collect();
+        let expected = [
+            (r#"{"id":"no id"}"#.to_owned(), ParkReason::IllegalOrderId),
+            ("a".to_owned(), ParkReason::RefusedByDatabase),
+            ("whole".to_owned(), ParkReason::NotJson),
+        ];
+        assert_eq!(parts, expected);
+    }
 }

@@ -1,32 +1,42 @@
-//! The worker: takes what is due from the broker, looks the orders up, decides, asks payment gateways, closes, and
-//! only then acks.
+//! The worker: takes orders that are due from the broker, looks them up, decides, asks payment gateways, closes, and only
+//! then acks. The sweep, passive close, notifications and refunds are here, too.
 
+mod answer;
 mod asking;
-mod audit;
-mod book;
+mod attempt;
 mod circuit;
-mod counters;
-mod database;
-mod database_time;
+#[cfg(test)]
+mod fakes;
 mod follow_ups;
+mod gateway_client;
+mod gateway_settings;
+mod gateways;
+mod handler;
+mod metrics;
 mod notification;
+mod outbound;
+mod outcome;
 mod passive;
+mod patience;
 mod pipeline;
-mod refund_book;
-mod refunding;
-mod settling;
+mod plan;
+mod refunder;
+mod rounds;
+mod settler;
+mod stuck;
 mod sweep;
-mod sweep_book;
-mod writing;
+mod throttle;
+mod trust;
+mod worker;
+mod writer;
 
-pub use asking::{AskSettings, Gateways};
-pub use audit::{Audit, Check, audit};
-pub use book::{Actor, BookError, Closed, Closing, Credited, Loaded, OrderBook, Payment, Told, TradeNote, Written};
-pub use counters::{CounterValues, WorkerCounters};
-pub use database::{DatabaseError, DatabaseSettings, Pool, Purpose, connect, probe, session_is_as_set};
-pub use notification::{NotificationError, Notified, take_notification};
+pub use gateway_settings::GatewaySettings;
+pub use gateways::Gateways;
+pub use metrics::WorkerMetrics;
+pub use notification::{NotificationError, NotificationOutcome, Notifications};
+pub use outcome::OutcomeKind;
 pub use passive::PassiveClose;
-pub use pipeline::{PipelineSettings, Worker};
-pub use refund_book::{RefundRecord, refunds, resolve_refund};
-pub use settling::UnknownOrders;
+pub use plan::UnknownOrders;
+pub use refunder::Refunder;
 pub use sweep::{Sweep, SweepSettings};
+pub use worker::{PipelineSettings, Worker};

@@ -1,22 +1,33 @@
+use std::sync::Arc;
+
+use book::{Actor, BookError, Credited, ItemReply, OrderBook, Payment, RefundProgress, Refunds, Trades};
 use http::HeaderMap;
 use order::{GatewayAnswer, OrderId, Step, Trade, TradeState, Verdict, next_step};
-use payment::{GatewayFault, Notification, RefundState};
+use payment::{GatewayFault, Notification, RefundState, refund_no};
 use time::OffsetDateTime;
 
-use crate::asking::Desk;
-use crate::refund_book::RefundProgress;
-use crate::{BookError, Credited, Gateways, OrderBook, Payment};
+use crate::gateway_client::GatewayClient;
+use crate::gateways::Gateways;
 
-/// What became of a notification. All but errors are to be answered with success, or the gateway sends it again.
+/// Takes the notifications of gateways. They go to the same calls of the order book as the worker's own findings.
+#[derive(Clone)]
+pub struct Notifications {
+    gateways: Gateways,
+    book: Arc<dyn OrderBook>,
+    trades: Trades,
+    refunds: Refunds,
+}
+
+/// How a notification was taken. All of these are to be answered with success, or the gateway sends it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notified {
-    /// It told of a payment, and this became of it.
+pub enum NotificationOutcome {
+    /// It told of a payment, which was recorded like this.
     Credited(OrderId, Credited),
-    /// It told of a payment that is not what was to be paid, and why. It is among the refunds, for a person.
+    /// It told of a payment that is not what was to be paid, and why. The payment is among the refunds, for a person.
     Mismatch(OrderId, String),
-    /// It told of a payment of an order that the database does not know. It is among the refunds, for a person.
+    /// It told of a payment of an order that the book does not know. The payment is among the refunds, for a person.
     UnknownOrder,
-    /// It told of a refund, and this was written down (or was known).
+    /// It told how a refund ended, and that is on record.
     Refund,
     /// It told nothing that matters here: a state that means no money, or another kind of event.
     Nothing,
@@ -28,103 +39,121 @@ pub enum NotificationError {
     /// No gateway of this name is configured.
     #[error("no payment gateway called {0} is configured here")]
     UnknownGateway(String),
-    /// It is forged, stale or garbled: nothing was written.
+    /// It is forged, stale or garbled. Nothing was recorded.
     #[error(transparent)]
     Refused(GatewayFault),
-    /// The order that was paid cannot be read: the gateway is to send it again.
-    #[error("order {0} cannot be read: {1}")]
-    Unreadable(OrderId, String),
-    /// The database could not be used: the gateway is to send it again.
+    /// The order that was paid cannot be read, or cannot be changed: the gateway is to send it again.
+    #[error("order {0} cannot take the payment now: {1}")]
+    Later(OrderId, String),
+    /// The book could not be used: the gateway is to send it again.
     #[error(transparent)]
     Book(#[from] BookError),
 }
 
-/// Takes a notification: verifies that the gateway has sent it, decrypts it, and writes down what it says, on the
-/// same path as the worker's own findings. Duplicates and notifications in any order do no harm: the order's status
-/// decides under its lock.
-///
-/// # Errors
-/// [`NotificationError`]; nothing was written then.
-pub async fn take_notification(
-    gateways: &Gateways,
-    book: &OrderBook,
-    gateway: &str,
-    headers: &HeaderMap,
-    body: &[u8],
-) -> Result<Notified, NotificationError> {
-    let desk = gateways.desk(gateway).ok_or_else(|| NotificationError::UnknownGateway(gateway.to_owned()))?;
-    // Not through the desk's queue: nothing is asked, but for new certificates now and then.
-    let notification = desk.gateway.parse_notification(headers, body).await.map_err(NotificationError::Refused)?;
-    match notification {
-        Notification::Trade { trade_no, trade } => {
-            let notified = match book.order_of_trade(gateway, &trade_no).await? {
-                Some(id) => credit(desk, book, gateway, id, &trade_no, &trade).await?,
-                None => Notified::UnknownOrder,
-            };
-            let problem = match &notified {
-                Notified::UnknownOrder => "the database knows no such order",
-                Notified::Mismatch(_, detail) => detail,
-                _ => return Ok(notified),
-            };
-            if trade.state == TradeState::Paid {
-                tracing::error!(gateway, trade = trade_no, problem, "a payment cannot be placed; it needs a person");
-                book.record_unplaced(gateway, &trade_no, &trade, problem).await?;
+impl Notifications {
+    /// Notifications of these gateways.
+    #[must_use]
+    pub fn new(gateways: Gateways, book: Arc<dyn OrderBook>, trades: Trades, refunds: Refunds) -> Self {
+        Self { gateways, book, trades, refunds }
+    }
+
+    /// Takes a notification: verifies that the gateway has sent it, decrypts it, and records what it says. Duplicates, and
+    /// notifications in any order, do no harm: the order's status decides under its lock.
+    ///
+    /// # Errors
+    /// [`NotificationError`]; nothing was recorded then.
+    pub async fn take(
+        &self,
+        gateway: &str,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<NotificationOutcome, NotificationError> {
+        let client = self.gateways.client(gateway);
+        let client = client.ok_or_else(|| NotificationError::UnknownGateway(gateway.to_owned()))?;
+        // Past the bounds for calls: the gateway is not called, but for new certificates now and then.
+        let parsed = client.gateway.parse_notification(headers, body).await;
+        match parsed.map_err(NotificationError::Refused)? {
+            Notification::Trade { trade_no, trade } => self.take_trade(client, gateway, &trade_no, &trade).await,
+            Notification::Refund { refund_no, refund } => {
+                let progress = match refund.state {
+                    RefundState::Succeeded => RefundProgress::Succeeded(refund.succeeded_at),
+                    RefundState::Abnormal => RefundProgress::NeedsPerson("the gateway cannot complete it".to_owned()),
+                    RefundState::Closed => RefundProgress::NeedsPerson("the gateway gave it up".to_owned()),
+                    _ => return Ok(NotificationOutcome::Nothing),
+                };
+                self.refunds.record(&refund_no, &progress).await?;
+                Ok(NotificationOutcome::Refund)
             }
-            Ok(notified)
+            Notification::Other(_) => Ok(NotificationOutcome::Nothing),
         }
-        Notification::Refund { refund_no, refund } => {
-            let progress = match refund.state {
-                RefundState::Succeeded => RefundProgress::Succeeded(refund.succeeded_at),
-                RefundState::Abnormal => RefundProgress::NeedsPerson("the gateway cannot complete it".to_owned()),
-                RefundState::Closed => RefundProgress::NeedsPerson("the gateway gave it up".to_owned()),
-                _ => return Ok(Notified::Nothing),
-            };
-            book.record_refund(&refund_no, &progress).await?;
-            Ok(Notified::Refund)
+    }
+
+    async fn take_trade(
+        &self,
+        client: &GatewayClient,
+        gateway: &str,
+        trade_no: &str,
+        trade: &Trade,
+    ) -> Result<NotificationOutcome, NotificationError> {
+        let outcome = match self.trades.order_of(gateway, trade_no).await? {
+            Some(id) => self.credit(client, gateway, id, trade_no, trade).await?,
+            None => NotificationOutcome::UnknownOrder,
+        };
+        let problem = match &outcome {
+            NotificationOutcome::UnknownOrder => "the database knows no such order",
+            NotificationOutcome::Mismatch(_, detail) => detail,
+            _ => return Ok(outcome),
+        };
+        if trade.state == TradeState::Paid {
+            tracing::error!(
+                gateway,
+                trade = trade_no,
+                problem,
+                "a payment belongs to no order here; it needs a person"
+            );
+            self.trades.record_unplaced(gateway, trade_no, trade, problem).await?;
         }
-        Notification::Other(_) => Ok(Notified::Nothing),
+        Ok(outcome)
+    }
+
+    async fn credit(
+        &self,
+        client: &GatewayClient,
+        gateway: &str,
+        id: OrderId,
+        trade_no: &str,
+        trade: &Trade,
+    ) -> Result<NotificationOutcome, NotificationError> {
+        // The shop may have told the book nothing of a payment at this gateway. The money is there all the same.
+        let mut loaded = self.book.load(std::slice::from_ref(&id), Some(gateway)).await?;
+        let facts = match loaded.items.remove(&id) {
+            Some(ItemReply::Done(loaded)) => loaded.facts,
+            Some(ItemReply::Unknown) => return Ok(NotificationOutcome::UnknownOrder),
+            Some(ItemReply::Refused(detail)) => return Err(NotificationError::Later(id, detail)),
+            _ => return Err(NotificationError::Later(id, "it is in use".to_owned())),
+        };
+        let Some(mut payment) = facts.payment else {
+            return Ok(NotificationOutcome::Mismatch(id, "the order is not to be paid at a gateway".to_owned()));
+        };
+        if payment.gateway != gateway {
+            let detail = format!("the order is to be paid at {}, not at {gateway}", payment.gateway);
+            return Ok(NotificationOutcome::Mismatch(id, detail));
+        }
+        trade_no.clone_into(&mut payment.trade_no);
+        let answer = GatewayAnswer::Trade { trade, after_close: false };
+        let receipt = match next_step(&payment, &client.rules, &answer, OffsetDateTime::now_utc()) {
+            Step::Conclude(Verdict::Paid(receipt)) => receipt,
+            Step::Conclude(Verdict::Person { detail, .. }) => return Ok(NotificationOutcome::Mismatch(id, detail)),
+            _ => return Ok(NotificationOutcome::Nothing),
+        };
+        let (gateway, trade_no) = (gateway.to_owned(), trade_no.to_owned());
+        let payment = Payment { id: id.clone(), gateway, trade_no, receipt, refund_no: refund_no(&id) };
+        let mut paid = self.book.pay(&[payment], &Actor::on_timeout("notification"), None).await?;
+        match paid.items.remove(&id) {
+            Some(ItemReply::Done(credited)) => Ok(NotificationOutcome::Credited(id, credited)),
+            Some(ItemReply::Unknown) => Ok(NotificationOutcome::UnknownOrder),
+            Some(ItemReply::Refused(detail)) => Err(NotificationError::Later(id, detail)),
+            _ => Err(NotificationError::Later(id, "another transaction has it locked".to_owned())),
+        }
     }
 }
-
-async fn credit(
-    desk: &Desk,
-    book: &OrderBook,
-    gateway: &str,
-    id: OrderId,
-    trade_no: &str,
-    trade: &Trade,
-) -> Result<Notified, NotificationError> {
-    // The shop may have told nobody that the order is paid at this gateway. The money is there all the same.
-    let loaded = book.load_paid_at(std::slice::from_ref(&id), Some(gateway)).await?;
-    let facts = match loaded.orders.get(&id) {
-        None => return Ok(Notified::UnknownOrder),
-        Some(Err(detail)) => return Err(NotificationError::Unreadable(id, detail.clone())),
-        Some(Ok(facts)) => facts,
-    };
-    let Some(mut payment) = facts.payment.clone() else {
-        return Ok(Notified::Mismatch(id, "the order is not to be paid at a gateway".to_owned()));
-    };
-    if payment.gateway != gateway {
-        let detail = format!("the order is to be paid at {}, not at {gateway}", payment.gateway);
-        return Ok(Notified::Mismatch(id, detail));
-    }
-    trade_no.clone_into(&mut payment.trade_no);
-    let heard = GatewayAnswer::Trade { trade, after_close: false };
-    match next_step(&payment, desk.rules(), &heard, OffsetDateTime::now_utc()) {
-        Step::Conclude(Verdict::Paid(receipt)) => {
-            let payment =
-                Payment { id: id.clone(), gateway: gateway.to_owned(), trade_no: trade_no.to_owned(), receipt };
-            let written = book.pay(&[payment], ACTOR, None).await?;
-            if !written.locked.is_empty() {
-                return Err(BookError::Locked("somebody else has the order in hand".to_owned()).into());
-            }
-            let credited = written.done.into_iter().next();
-            Ok(credited.map_or(Notified::UnknownOrder, |(id, credited)| Notified::Credited(id, credited)))
-        }
-        Step::Conclude(Verdict::Person { detail, .. }) => Ok(Notified::Mismatch(id, detail)),
-        _ => Ok(Notified::Nothing),
-    }
-}
-
-/// Who the order log says it was.
-const ACTOR: &str = "notification";

@@ -1,40 +1,41 @@
-//! Closing an order because somebody looks at it: whoever shows, pays or ends an order that is past its deadline need
-//! not wait for its message.
+//! Closing an order because a client or a person looks at it: an order past its deadline need not wait for its message.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use book::{Actor, OrderBook};
+use moka::sync::Cache;
 use order::{Attempts, OrderId};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use crate::counters::add;
-use crate::settling::{Outcome, Settler, UnknownOrders};
-use crate::{Actor, Gateways, OrderBook, WorkerCounters};
+use crate::gateways::Gateways;
+use crate::handler::{Context, Handler};
+use crate::metrics::WorkerMetrics;
+use crate::outcome::Outcome;
+use crate::patience::Patience;
+use crate::plan::{Mode, UnknownOrders};
+use crate::settler::Settler;
 
-/// Settles orders one at a time, on the same path as messages do. Nothing depends on it: what it does not get done, the
-/// order's message or the sweep does.
+/// Settles orders one at a time, on the same path as messages do. Nothing depends on it: an order that it does not settle is
+/// settled by its message or by the sweep.
 #[derive(Clone)]
 pub struct PassiveClose {
-    settler: Settler,
+    handler: Arc<dyn Handler>,
+    by: Actor,
+    patience: Patience,
+    metrics: WorkerMetrics,
     permits: Arc<Semaphore>,
-    /// Orders that are under way, and those that were a moment ago and could not be settled: whoever looks at one of
-    /// these again and again must not have its gateway asked each time.
-    recent: Arc<Mutex<HashMap<OrderId, Look>>>,
+    /// Orders that are being settled. The receiver learns the end when its sender is dropped.
+    under_way: Arc<Mutex<HashMap<OrderId, watch::Receiver<()>>>>,
+    /// Orders that could not be settled a moment ago: an order that is looked at again and again must not have its gateway
+    /// asked each time.
+    in_vain: Cache<OrderId, ()>,
 }
 
-/// What somebody has begun.
-#[derive(Clone)]
-enum Look {
-    /// It ends when its sender is dropped.
-    UnderWay(watch::Receiver<()>),
-    /// It came to nothing; not again before then.
-    InVain(Instant),
-}
-
-/// How many orders may be under way at a time. More than that are left to their messages.
+/// How many orders may be under way at a time. More are left to their messages.
 const IN_FLIGHT_MAX: usize = 16;
 
 /// How long one may be under way.
@@ -44,85 +45,77 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const IN_VAIN_FOR: Duration = Duration::from_secs(5);
 
 /// How many such orders are remembered.
-const RECENT_MAX: usize = 10_000;
+const IN_VAIN_MAX: u64 = 10_000;
 
 impl PassiveClose {
-    /// Asks these gateways, and counts in their counters.
+    /// Settles by this book and these gateways, until `shutdown`.
     #[must_use]
-    pub fn new(book: OrderBook, gateways: Gateways, shutdown: CancellationToken) -> Self {
-        let counters = gateways.counters();
-        let settler = Settler {
-            book,
-            gateways,
-            asks: true,
-            actor: Actor::on_timeout("passive"),
-            arms: true,
-            traceparent: None,
-            unknown: UnknownOrders::default(),
-            late: Arc::default(),
-            counters,
-            shutdown,
-            patience_ends: None,
-        };
-        Self { settler, permits: Arc::new(Semaphore::new(IN_FLIGHT_MAX)), recent: Arc::default() }
+    pub fn new(book: Arc<dyn OrderBook>, gateways: &Gateways, shutdown: CancellationToken) -> Self {
+        let metrics = gateways.metrics();
+        Self {
+            handler: Arc::new(Settler::new(book, gateways, Mode::Passive, UnknownOrders::default())),
+            by: Actor::on_timeout("passive"),
+            patience: Patience::endless(shutdown, metrics.waits.clone()),
+            metrics,
+            permits: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
+            under_way: Arc::default(),
+            in_vain: Cache::builder().max_capacity(IN_VAIN_MAX).time_to_live(IN_VAIN_FOR).build(),
+        }
     }
 
-    /// Where calls, faults and closes are counted.
-    #[must_use]
-    pub fn counters(&self) -> Arc<WorkerCounters> {
-        Arc::clone(&self.settler.counters)
-    }
-
-    /// Settles the order if its deadline has passed, and waits for that, but not longer than `wait`: it goes on by
-    /// itself then. Whoever comes while somebody is at it waits for the same. `actor` is who the order log says it was;
-    /// `None`: nobody in particular. How the order stands afterwards is for the caller to look up.
-    pub async fn look_at(&self, id: &OrderId, actor: Option<Actor>, wait: Duration) {
-        if let Some(mut ended) = self.begin(id, actor) {
-            // Not an error either way: it goes on by itself, or has broken and the message will do it.
+    /// Settles the order if its deadline has passed, and waits for that, but not longer than `wait`; then it goes on by
+    /// itself. Two callers at the same time wait for the same. `by` is what the order log says, for a person who has it done.
+    /// How the order stands afterwards is for the caller to look up.
+    pub async fn look_at(&self, id: &OrderId, by: Option<Actor>, wait: Duration) {
+        if let Some(mut ended) = self.begin(id, by) {
+            // Neither is an error: it goes on by itself, or has broken and the message will do it.
             let _ = tokio::time::timeout(wait, ended.changed()).await;
         }
     }
 
-    /// Begins, unless somebody has; what tells when it has ended. `None`: it is left to the order's message.
-    fn begin(&self, id: &OrderId, actor: Option<Actor>) -> Option<watch::Receiver<()>> {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        match recent.get(id) {
-            Some(Look::UnderWay(ended)) => return Some(ended.clone()),
-            // A person who has it done now need not wait.
-            Some(Look::InVain(until)) if *until > now && actor.is_none() => return None,
-            _ => {}
+    /// Begins, unless it has begun already. The receiver learns the end. `None`: the order is left to its message.
+    fn begin(&self, id: &OrderId, by: Option<Actor>) -> Option<watch::Receiver<()>> {
+        let mut under_way = self.under_way();
+        if let Some(ended) = under_way.get(id) {
+            return Some(ended.clone());
         }
-        if recent.len() >= RECENT_MAX {
-            recent.retain(|_, look| !matches!(look, Look::InVain(until) if *until <= now));
-        }
-        if recent.len() >= RECENT_MAX {
+        // A person who has it done now need not wait.
+        if by.is_none() && self.in_vain.contains_key(id) {
             return None;
         }
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
-        let (under_way, ended) = watch::channel(());
-        recent.insert(id.clone(), Look::UnderWay(ended.clone()));
-        drop(recent);
-        let mut settler = self.settler.clone();
-        settler.patience_ends = Some(now + PATIENCE);
-        if let Some(actor) = actor {
-            settler.actor = actor;
-        }
-        settler.traceparent = trace::onward(&Span::current(), &[]);
-        let (id, recent) = (id.clone(), Arc::clone(&self.recent));
-        tokio::spawn(async move {
-            let outcome = settler.settle(&BTreeMap::from([(id.clone(), Attempts::default())])).await.ok();
-            let outcome = outcome.and_then(|settled| settled.outcomes.get(&id).cloned());
-            if matches!(outcome, Some(Outcome::Closed | Outcome::Paid)) {
-                add(&settler.counters.passively_settled, 1);
-            }
-            let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
-            match outcome {
-                Some(Outcome::Closed | Outcome::Paid | Outcome::Unchanged | Outcome::Waiting(_)) => recent.remove(&id),
-                _ => recent.insert(id, Look::InVain(Instant::now() + IN_VAIN_FOR)),
-            };
-            drop((under_way, permit));
-        });
+        let (end, ended) = watch::channel(());
+        under_way.insert(id.clone(), ended.clone());
+        drop(under_way);
+        let context = Context {
+            by: by.unwrap_or_else(|| self.by.clone()),
+            trace: trace::onward(&Span::current(), &[]),
+            patience: self.patience.lasting(PATIENCE),
+        };
+        tokio::spawn(self.clone().settle(id.clone(), context, UnderWay { end, permit }));
         Some(ended)
     }
+
+    async fn settle(self, id: OrderId, context: Context, under_way: UnderWay) {
+        let due = BTreeMap::from([(id.clone(), Attempts::default())]);
+        let settled = self.handler.handle(&due, &context).await.ok();
+        match settled.and_then(|mut settled| settled.outcomes.remove(&id)) {
+            Some(Outcome::Closed | Outcome::Paid) => drop(self.metrics.passively_settled.inc()),
+            Some(Outcome::Unchanged | Outcome::Waiting(_)) => {}
+            _ => self.in_vain.insert(id.clone(), ()),
+        }
+        self.under_way().remove(&id);
+        drop(under_way);
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, HashMap<OrderId, watch::Receiver<()>>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Held while an order is being settled.
+#[expect(dead_code, reason = "both act when they are dropped")]
+struct UnderWay {
+    end: watch::Sender<()>,
+    permit: OwnedSemaphorePermit,
 }

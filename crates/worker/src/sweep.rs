@@ -1,27 +1,23 @@
-//! The second way to the same close: now and then, orders that are past their deadline are looked for in the database.
-//! What is found there has been missed by the messages.
+//! The second way to the same close: the sweep looks for orders in the book that are past their deadline. Each of them has
+//! been missed by its message.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use order::{Attempts, OrderId};
-use retry::Policy;
-use tokio::task::JoinHandle;
+use book::{Lead, OrderBook};
+use database::Client;
 use tokio_util::sync::CancellationToken;
 
-use crate::counters::add;
-use crate::settling::{ASKING_MAX, Interrupted, Outcome, Settler, UnknownOrders};
-use crate::sweep_book::Lead;
-use crate::{Actor, BookError, Gateways, OrderBook, WorkerCounters};
+use crate::gateways::Gateways;
+use crate::metrics::WorkerMetrics;
+use crate::rounds::{Rounds, Unfinished};
 
 /// How the sweep works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SweepSettings {
     /// How long it rests between two rounds, varied at random by half of itself.
     pub every: Duration,
-    /// How long after its deadline an order is left to the messages.
+    /// How long after its deadline an order is left to its message.
     pub grace: Duration,
     /// How many orders are read at a time.
     pub page_orders: usize,
@@ -33,77 +29,44 @@ impl Default for SweepSettings {
     }
 }
 
-/// Looks for orders that no message has brought, one process at a time, without a broker.
+/// Closes overdue orders whose message never arrived, one process at a time. It needs no broker.
 pub struct Sweep {
-    book: OrderBook,
-    /// Closes what no gateway has to be asked for, and tells which orders need one.
-    settler: Settler,
-    /// For those.
-    asker: Settler,
+    /// Where the lead is held.
+    client: Client,
+    rounds: Rounds,
     settings: SweepSettings,
-    counters: Arc<WorkerCounters>,
-    /// Orders that could not be settled, and when they are looked at again: a gateway that is down would be asked for
-    /// all of them in each round.
-    stuck: HashMap<OrderId, Stuck>,
-    /// Gateways that are being asked.
-    asking: Option<JoinHandle<HashMap<OrderId, Outcome>>>,
+    metrics: WorkerMetrics,
+    shutdown: CancellationToken,
 }
-
-struct Stuck {
-    rounds: u32,
-    again_at: Instant,
-}
-
-/// Between looks at an order that could not be settled.
-const STUCK: Policy = Policy { initial: Duration::from_secs(20), max: Duration::from_mins(10) };
-
-/// Of how many such orders it is kept when they are to be looked at again.
-const STUCK_MAX: usize = 100_000;
-
-/// How long a server that is away is waited for within a round.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// How many orders' gateways are asked together.
-const ASKED_TOGETHER_MAX: usize = 256;
 
 impl Sweep {
-    /// A sweep that has not begun. Its findings count in `gateways`' counters.
+    /// A sweep of this book that has not begun. Which process sweeps is decided in the database of `client`.
     #[must_use]
-    pub fn new(book: OrderBook, gateways: Gateways, settings: SweepSettings, shutdown: CancellationToken) -> Self {
-        let counters = gateways.counters();
-        let settler = Settler {
-            book: book.clone(),
-            gateways,
-            asks: false,
-            actor: Actor::on_timeout("sweep"),
-            arms: true,
-            traceparent: None,
-            unknown: UnknownOrders::default(),
-            late: Arc::default(),
-            counters: Arc::clone(&counters),
-            shutdown,
-            patience_ends: None,
-        };
-        let asker = Settler { asks: true, ..settler.clone() };
-        Self { book, settler, asker, settings, counters, stuck: HashMap::new(), asking: None }
+    pub fn new(
+        book: Arc<dyn OrderBook>,
+        client: Client,
+        gateways: &Gateways,
+        settings: SweepSettings,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let rounds = Rounds::new(book, gateways, shutdown.clone());
+        Self { client, rounds, settings, metrics: gateways.metrics(), shutdown }
     }
 
-    /// What it has done; may be read while it runs.
-    #[must_use]
-    pub fn counters(&self) -> Arc<WorkerCounters> {
-        Arc::clone(&self.counters)
-    }
-
-    /// Works until told to stop. While another process sweeps it waits to take over.
+    /// Works until told to stop. While another process sweeps it waits to take over. A book that cannot tell which orders
+    /// are overdue has no sweep: then it only waits to be told to stop.
     pub async fn run(mut self) {
-        let shutdown = self.settler.shutdown.clone();
-        while !shutdown.is_cancelled() {
-            match self.book.lead().await {
+        while !self.shutdown.is_cancelled() {
+            match Lead::take(&self.client).await {
                 Ok(Some(lead)) => {
                     tracing::info!("sweeping: no other process does");
-                    self.counters.sweep_leader.store(1, Ordering::Relaxed);
-                    self.sweep_on(lead).await;
-                    self.counters.sweep_leader.store(0, Ordering::Relaxed);
+                    self.metrics.sweep_leader.set(1);
+                    let has_sweep = self.lead(&lead).await;
+                    self.metrics.sweep_leader.set(0);
+                    if !has_sweep {
+                        tracing::warn!("no sweep: this order book cannot tell which orders are overdue");
+                        return self.shutdown.cancelled().await;
+                    }
                 }
                 Ok(None) => {}
                 Err(error) => tracing::warn!(%error, "cannot find out whether another process sweeps"),
@@ -112,138 +75,30 @@ impl Sweep {
         }
     }
 
-    /// Round after round, until the lead is lost.
-    async fn sweep_on(&mut self, mut lead: Lead) {
-        while !self.settler.shutdown.is_cancelled() {
-            match self.round(&mut lead).await {
-                Ok(()) => add(&self.counters.sweep_rounds, 1),
-                Err(Unfinished::Interrupted) => {}
-                Err(Unfinished::Book(error)) => {
-                    tracing::warn!(%error, "the sweep has lost its connection, and with it the lead");
-                    return;
+    /// Round after round, until the lead is lost. `false`: this book has no sweep.
+    async fn lead(&mut self, lead: &Lead) -> bool {
+        let SweepSettings { grace, page_orders, .. } = self.settings;
+        while !self.shutdown.is_cancelled() {
+            match self.rounds.round(grace, page_orders, || lead.check()).await {
+                Ok(()) => {
+                    self.metrics.sweep_rounds.inc();
                 }
+                Err(Unfinished::Interrupted) => {}
+                Err(Unfinished::LeadLost(error)) => {
+                    tracing::warn!(%error, "the sweep has lost its connection, and with it the lead");
+                    return true;
+                }
+                Err(Unfinished::NoPages) => return false,
             }
             self.rest().await;
         }
-    }
-
-    /// Looks at everything that is past its deadline by more than the grace.
-    async fn round(&mut self, lead: &mut Lead) -> Result<(), Unfinished> {
-        self.take_answers().await;
-        let mut after = None;
-        let (mut seen, mut to_ask) = (HashSet::new(), Vec::new());
-        loop {
-            let (ids, next) = lead.overdue(self.settings.grace, after.as_ref(), self.settings.page_orders).await?;
-            let begun = Instant::now();
-            let due = ids.iter().filter(|id| self.stuck.get(id).is_none_or(|stuck| stuck.again_at <= begun));
-            let outcomes = settle(&mut self.settler, due.cloned().collect(), PATIENCE).await?;
-            self.take_stock(&outcomes);
-            to_ask.extend(outcomes.into_iter().filter_map(|(id, outcome)| match outcome {
-                Outcome::HandedOver(_) => Some(id),
-                _ => None,
-            }));
-            seen.extend(ids);
-            after = next;
-            if after.is_none() {
-                break;
-            }
-        }
-        self.stuck.retain(|id, _| seen.contains(id));
-        self.ask(to_ask);
-        self.counters.stuck.store(self.stuck.len() as u64, Ordering::Relaxed);
-        lead.tidy_up().await?;
-        if let Some((example, _)) = self.stuck.iter().next() {
-            let orders = self.stuck.len();
-            tracing::warn!(orders, %example, "orders are past their deadline and cannot be settled; `overdue order show` tells more of one");
-        }
-        Ok(())
-    }
-
-    /// Has gateways asked beside the rounds, unless they are being asked still: slow ones hold up nobody else.
-    fn ask(&mut self, ids: Vec<OrderId>) {
-        if ids.is_empty() || self.asking.is_some() {
-            return;
-        }
-        let mut asker = self.asker.clone();
-        self.asking = Some(tokio::spawn(async move {
-            let mut outcomes = HashMap::new();
-            for chunk in ids.chunks(ASKED_TOGETHER_MAX) {
-                match settle(&mut asker, chunk.to_vec(), ASKING_MAX + PATIENCE).await {
-                    Ok(settled) => outcomes.extend(settled),
-                    Err(_) => break,
-                }
-            }
-            outcomes
-        }));
-    }
-
-    /// What came of asking, if it has come to its end.
-    async fn take_answers(&mut self) {
-        if let Some(asking) = self.asking.take_if(|asking| asking.is_finished())
-            && let Ok(outcomes) = asking.await
-        {
-            self.take_stock(&outcomes);
-        }
-    }
-
-    /// Counts what was rescued, and remembers what could not be settled.
-    fn take_stock(&mut self, outcomes: &HashMap<OrderId, Outcome>) {
-        let mut rescued = 0;
-        for (id, outcome) in outcomes {
-            match outcome {
-                Outcome::Closed | Outcome::Paid => rescued += 1,
-                Outcome::Retried | Outcome::Held | Outcome::LookAgain { .. } | Outcome::Parked { .. } => {
-                    let rounds = self.stuck.get(id).map_or(1, |stuck| stuck.rounds.saturating_add(1));
-                    if rounds > 1 || self.stuck.len() < STUCK_MAX {
-                        let again_at = Instant::now() + STUCK.delay(rounds);
-                        self.stuck.insert(id.clone(), Stuck { rounds, again_at });
-                    }
-                    continue;
-                }
-                _ => {}
-            }
-            if !matches!(outcome, Outcome::HandedOver(_)) {
-                self.stuck.remove(id);
-            }
-        }
-        add(&self.counters.rescued, rescued);
-        if rescued > 0 {
-            tracing::warn!(orders = rescued, "the sweep has settled orders that no message brought in time");
-        }
+        true
     }
 
     async fn rest(&self) {
-        let rest = Policy { initial: self.settings.every, max: self.settings.every }.delay(1);
         tokio::select! {
-            () = tokio::time::sleep(rest) => {}
-            () = self.settler.shutdown.cancelled() => {}
+            () = tokio::time::sleep(retry::varied(self.settings.every)) => {}
+            () = self.shutdown.cancelled() => {}
         }
-    }
-}
-
-/// Why a round came to no end.
-enum Unfinished {
-    /// The program is to stop, or the database was away for too long.
-    Interrupted,
-    /// The connection that holds the lead is gone.
-    Book(BookError),
-}
-
-impl From<BookError> for Unfinished {
-    fn from(error: BookError) -> Self {
-        Self::Book(error)
-    }
-}
-
-async fn settle(
-    settler: &mut Settler,
-    ids: Vec<OrderId>,
-    patience: Duration,
-) -> Result<HashMap<OrderId, Outcome>, Unfinished> {
-    settler.patience_ends = Some(Instant::now() + patience);
-    let orders: BTreeMap<OrderId, Attempts> = ids.into_iter().map(|id| (id, Attempts::default())).collect();
-    match settler.settle(&orders).await {
-        Ok(settled) => Ok(settled.outcomes),
-        Err(Interrupted) => Err(Unfinished::Interrupted),
     }
 }

@@ -1,17 +1,35 @@
+use std::time::Duration;
+
+use book::Audit;
 use comfy_table::{Cell, Table, presets};
-use worker::{Audit, Purpose};
+use database::Purpose;
 
-use crate::commands::print;
 use crate::failure::Failure;
+use crate::output::{print, print_json};
 use crate::servers;
-use crate::settings::AuditSettings;
+use crate::settings::{DatabaseSettings, Human};
 
-pub(crate) async fn run(settings: &AuditSettings) -> Result<(), Failure> {
-    servers::migrated_database(&settings.database, 1).await?;
-    let pool = servers::worker_database(&settings.database, 1, Purpose::Report)?;
-    let audit = worker::audit(&pool, settings.grace).await?;
-    if settings.json {
-        print(serde_json::to_string_pretty(&audit).map_err(anyhow::Error::from)?);
+/// How late a close, or the sending of a timeout, may be.
+const GRACE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    database: DatabaseSettings,
+    /// How late a close, or the sending of a timeout, may be
+    #[arg(long, default_value_t = Human(GRACE), value_name = "DURATION")]
+    grace: Human,
+    /// For machines
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
+    servers::migrated_database(&args.database).await?;
+    let client = servers::client(&args.database, 1, Purpose::Report)?;
+    let audit = book::audit(&client, args.grace.0).await?;
+    if args.json {
+        print_json(&audit)?;
     } else {
         print(table(&audit));
     }

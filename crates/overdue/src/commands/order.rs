@@ -1,79 +1,139 @@
-use std::time::Duration;
+use api::{OrderView, TimelineEntry};
+use clap::Subcommand;
+use order::OrderId;
+use serde::Serialize;
+use shop::{Item, NewOrder};
 
-use publisher::{NewOrder, OrderView, TimelineEntry};
-
-use crate::commands::print;
 use crate::failure::Failure;
+use crate::output::{print, print_json};
 use crate::servers;
-use crate::settings::{DatabaseSettings, OrderArgs, OrderCommand};
+use crate::settings::{DatabaseSettings, GatewayName, Human, positive};
 
-pub(crate) async fn run(args: OrderArgs) -> Result<(), Failure> {
-    match args.command {
-        OrderCommand::Create { database, id, items, amount_minor, currency, gateway, payment_timeout } => {
-            let gateway = gateway.map(|gateway| gateway.as_str().to_owned());
-            create(&database, NewOrder { id, amount_minor, currency, items, gateway, payment_timeout }).await
-        }
-        OrderCommand::Pay { database, id, transaction_id } => {
-            let pool = servers::migrated_database(&database, 1).await?;
-            publisher::pay(&pool, &id, transaction_id.as_deref()).await?;
-            print(format_args!("order {id} is paid"));
-            Ok(())
-        }
-        OrderCommand::Cancel { database, id } => {
-            let pool = servers::migrated_database(&database, 1).await?;
-            publisher::cancel(&pool, &id).await?;
-            print(format_args!("order {id} is cancelled"));
-            Ok(())
-        }
-        OrderCommand::Show { database, id, json } => {
-            let pool = servers::migrated_database(&database, 1).await?;
-            let view = publisher::show(&pool, &id).await?;
-            let timeline = publisher::timeline(&pool, &id).await?;
-            if json {
-                let mut object = serde_json::to_value(&view).map_err(anyhow::Error::from)?;
-                object["timeline"] = serde_json::to_value(&timeline).map_err(anyhow::Error::from)?;
-                print(format_args!("{object:#}"));
-            } else {
-                print_view(&view, &timeline);
-            }
-            Ok(())
-        }
-    }
+#[derive(Debug, Subcommand)]
+pub(crate) enum Args {
+    /// Create an order, reserve its stock and arm its timeout
+    Create {
+        #[command(flatten)]
+        database: DatabaseSettings,
+        /// 1 to 64 characters of A-Z a-z 0-9 . _ : -
+        id: OrderId,
+        /// What is ordered; may be given again
+        #[arg(long = "item", value_parser = item, value_name = "SKU=QUANTITY", required = true)]
+        items: Vec<Item>,
+        /// What is to be paid, in the currency's smallest unit
+        #[arg(long, default_value_t = 0)]
+        amount_minor: i64,
+        /// Three capital letters (ISO 4217)
+        #[arg(long, default_value = "CNY")]
+        currency: String,
+        /// Where it is to be paid: the name of a payment gateway, such as `wechat`
+        #[arg(long, value_name = "NAME")]
+        gateway: Option<GatewayName>,
+        /// How long the customer has to pay
+        #[arg(long, default_value = "30m", value_parser = positive, value_name = "DURATION")]
+        payment_timeout: Human,
+    },
+    /// Mark a pending order as paid
+    Pay {
+        #[command(flatten)]
+        database: DatabaseSettings,
+        /// The order
+        id: OrderId,
+        /// The payment's ID at the gateway
+        #[arg(long)]
+        transaction_id: Option<String>,
+    },
+    /// Cancel a pending order and give its stock back
+    Cancel {
+        #[command(flatten)]
+        database: DatabaseSettings,
+        /// The order
+        id: OrderId,
+    },
+    /// Print an order, its items and its history
+    Show {
+        #[command(flatten)]
+        database: DatabaseSettings,
+        /// The order
+        id: OrderId,
+        /// For machines
+        #[arg(long)]
+        json: bool,
+    },
 }
 
-async fn create(database: &DatabaseSettings, new: NewOrder) -> Result<(), Failure> {
-    let pool = servers::migrated_database(database, 1).await?;
-    let order = publisher::create(&pool, &new).await?;
-    let timeout = humantime::format_duration(Duration::from_millis(servers::ms(new.payment_timeout) as u64));
-    print(format_args!("order {} is to be paid by {} (in {timeout})", order.id, order.deadline));
+/// The order and what happened to it, as `GET /orders/{id}` and `GET /orders/{id}/timeline` have them.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    order: OrderView,
+    timeline: Vec<TimelineEntry>,
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    match args {
+        Args::Create { database, id, items, amount_minor, currency, gateway, payment_timeout } => {
+            let gateway = gateway.map(|gateway| gateway.as_str().to_owned());
+            let new = NewOrder { id, amount_minor, currency, items, gateway, payment_timeout: payment_timeout.0 };
+            let order = shop::create(&mut *servers::migrated_database(&database).await?, &new).await?;
+            print(format_args!("order {} is to be paid by {} (in {payment_timeout})", order.id, order.deadline));
+        }
+        Args::Pay { database, id, transaction_id } => {
+            let mut connection = servers::migrated_database(&database).await?;
+            shop::pay(&mut connection, &id, transaction_id.as_deref()).await?;
+            print(format_args!("order {id} is paid"));
+        }
+        Args::Cancel { database, id } => {
+            shop::cancel(&mut *servers::migrated_database(&database).await?, &id).await?;
+            print(format_args!("order {id} is cancelled"));
+        }
+        Args::Show { database, id, json } => {
+            let mut connection = servers::migrated_database(&database).await?;
+            let order = shop::show(&mut connection, &id).await?.into();
+            let timeline = shop::timeline(&mut connection, &id).await?;
+            let shown = Shown { order, timeline: timeline.into_iter().map(TimelineEntry::from).collect() };
+            if json {
+                print_json(&shown)?;
+            } else {
+                print_shown(&shown);
+            }
+        }
+    }
     Ok(())
 }
 
-fn print_view(view: &OrderView, timeline: &[TimelineEntry]) {
-    print(format_args!("order     {}", view.id));
-    let overdue = if view.overdue {
+fn print_shown(Shown { order, timeline }: &Shown) {
+    print(format_args!("order     {}", order.id));
+    let overdue = if order.overdue {
         " (past its deadline: about to be closed, or found paid; if it stays so: overdue parked list --order)"
     } else {
         ""
     };
-    print(format_args!("status    {}{overdue}", view.status));
-    print(format_args!("amount    {} {} (smallest unit)", view.amount_minor, view.currency));
-    print(format_args!("deadline  {}", view.payment_deadline));
-    if let Some(transaction) = &view.transaction_id {
+    print(format_args!("status    {}{overdue}", order.status));
+    print(format_args!("amount    {} {} (smallest unit)", order.amount_minor, order.currency));
+    print(format_args!("deadline  {}", order.payment_deadline));
+    if let Some(transaction) = &order.transaction_id {
         print(format_args!("payment   {transaction}"));
     }
-    if let Some(payment) = &view.payment {
+    if let Some(payment) = &order.payment {
         let refund = payment.refund.as_ref().map_or(String::new(), |refund| format!(", refund {refund}"));
         print(format_args!(
             "trade     {} at {}, prepay {}, {}{refund}",
             payment.trade_no, payment.gateway, payment.prepay, payment.state
         ));
     }
-    for item in &view.items {
+    for item in &order.items {
         print(format_args!("item      {} x {}", item.quantity, item.sku));
     }
     for entry in timeline {
         let operator = entry.operator.as_ref().map_or(String::new(), |operator| format!(" for {operator}"));
         print(format_args!("log       {}  {} ({}, by {}{operator})", entry.at, entry.what, entry.detail, entry.actor));
     }
+}
+
+fn item(text: &str) -> Result<Item, String> {
+    let form = || format!("{text:?} is not of the form SKU=QUANTITY, such as tea-250g=2");
+    let (sku, quantity) = text.rsplit_once('=').ok_or_else(form)?;
+    let quantity = quantity.parse().map_err(|_| form())?;
+    if sku.is_empty() { Err(form()) } else { Ok(Item { sku: sku.to_owned(), quantity }) }
 }

@@ -1,44 +1,108 @@
 use std::io::{IsTerminal, Write, stderr, stdin};
-use std::time::Duration;
 
 use broker::{ParkedMessage, ParkedQueue, Publisher};
+use clap::Subcommand;
 use comfy_table::{Table, presets};
 use order::{OrderId, ParkReason};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::commands::print;
 use crate::failure::Failure;
+use crate::output::{complain, print, print_json};
 use crate::servers;
-use crate::settings::{ParkedArgs, ParkedCommand, ParkedSelection};
+use crate::settings::{BrokerSettings, Human};
 
-pub(crate) async fn run(args: ParkedArgs) -> Result<(), Failure> {
-    match args.command {
-        ParkedCommand::List { broker, selection, json } => {
+#[derive(Debug, Subcommand)]
+pub(crate) enum Args {
+    /// Print what is parked; changes nothing
+    List {
+        #[command(flatten)]
+        broker: BrokerSettings,
+        #[command(flatten)]
+        selection: Selection,
+        /// For machines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print all of one message: reason, what to do, attempts, headers, body
+    Show {
+        #[command(flatten)]
+        broker: BrokerSettings,
+        /// The message, as `list` calls it
+        id: String,
+        /// For machines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send messages in again, with no attempts made; each leaves the queue when the broker has confirmed the new one
+    Requeue {
+        #[command(flatten)]
+        broker: BrokerSettings,
+        #[command(flatten)]
+        selection: Selection,
+    },
+    /// Delete messages for good; asks first
+    Drop {
+        #[command(flatten)]
+        broker: BrokerSettings,
+        #[command(flatten)]
+        selection: Selection,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Which parked messages: those for which all that is given holds.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Selection {
+    /// Messages, as `list` calls them
+    #[arg(value_name = "MESSAGE")]
+    ids: Vec<String>,
+    /// Only those parked for this reason, such as unknown_order
+    #[arg(long)]
+    reason: Option<String>,
+    /// Only those that name this order
+    #[arg(long, value_name = "ID")]
+    order: Option<OrderId>,
+    /// Only those parked so long ago or longer
+    #[arg(long, value_name = "DURATION")]
+    older_than: Option<Human>,
+    /// All of them
+    #[arg(long)]
+    all: bool,
+    /// How many messages are looked at, at most
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..), value_name = "COUNT")]
+    scan_max: u32,
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    match args {
+        Args::List { broker, selection, json } => {
             let broker = servers::broker(&broker, "parked").await?;
             let mut queue = ParkedQueue::open(&broker).await?;
             let listed = list(&mut queue, &selection, json).await;
             queue.close().await;
             listed
         }
-        ParkedCommand::Show { broker, id, json } => {
+        Args::Show { broker, id, json } => {
             let broker = servers::broker(&broker, "parked").await?;
             let mut queue = ParkedQueue::open(&broker).await?;
             let shown = show(&mut queue, &id, json).await;
             queue.close().await;
             shown
         }
-        ParkedCommand::Requeue { broker: settings, selection } => {
+        Args::Requeue { broker: settings, selection } => {
             check(&selection)?;
             let broker = servers::broker(&settings, "parked").await?;
-            let publisher = Publisher::new(broker.clone(), "parked", settings.confirm_timeout);
+            let publisher = Publisher::new(broker.clone(), "parked", settings.confirm_timeout());
             let mut queue = ParkedQueue::open(&broker).await?;
             let count = requeue(&mut queue, publisher, &selection).await;
             queue.close().await;
             tell(count?, "sent in again")
         }
-        ParkedCommand::Drop { broker, selection, yes } => {
+        Args::Drop { broker, selection, yes } => {
             check(&selection)?;
             let broker = servers::broker(&broker, "parked").await?;
             let mut queue = ParkedQueue::open(&broker).await?;
@@ -55,9 +119,9 @@ pub(crate) async fn run(args: ParkedArgs) -> Result<(), Failure> {
     }
 }
 
-/// What is to be changed must be named.
-fn check(selection: &ParkedSelection) -> Result<(), Failure> {
-    let ParkedSelection { ids, reason, order, older_than, all, .. } = selection;
+/// Messages that are to be changed must be named.
+fn check(selection: &Selection) -> Result<(), Failure> {
+    let Selection { ids, reason, order, older_than, all, .. } = selection;
     if ids.is_empty() && reason.is_none() && order.is_none() && older_than.is_none() && !all {
         return Err(Failure::settings(
             "say which messages: by ID, --reason, --order, --older-than, or --all".to_owned(),
@@ -86,11 +150,11 @@ async fn each(
             return Ok(());
         }
     }
-    complain!("only the first {scan_max} messages were looked at; --scan-max looks at more");
+    complain(format_args!("only the first {scan_max} messages were looked at; --scan-max looks at more"));
     Ok(())
 }
 
-async fn list(queue: &mut ParkedQueue, selection: &ParkedSelection, json: bool) -> Result<(), Failure> {
+async fn list(queue: &mut ParkedQueue, selection: &Selection, json: bool) -> Result<(), Failure> {
     let mut listed: Vec<ParkedMessage> = Vec::new();
     each(queue, selection.scan_max, async |_, message| {
         if selects(selection, &message) {
@@ -101,7 +165,7 @@ async fn list(queue: &mut ParkedQueue, selection: &ParkedSelection, json: bool) 
     .await?;
     if json {
         let values: Vec<Value> = listed.iter().map(as_json).collect();
-        print(serde_json::to_string_pretty(&values).map_err(anyhow::Error::from)?);
+        print_json(&values)?;
     } else if listed.is_empty() {
         print("nothing is parked");
     } else {
@@ -122,13 +186,16 @@ async fn show(queue: &mut ParkedQueue, id: &str, json: bool) -> Result<(), Failu
     .await?;
     let message = found.ok_or_else(|| Failure::negative(format!("no message {id} is parked")))?;
     if json {
-        print(serde_json::to_string_pretty(&as_json(&message)).map_err(anyhow::Error::from)?);
+        print_json(&as_json(&message))?;
         return Ok(());
     }
     print(format_args!("message      {}", message.id));
     print(format_args!("reason       {}", message.reason));
     if let Some(detail) = &message.detail {
         print(format_args!("detail       {detail}"));
+    }
+    if let Some(advice) = advice(&message) {
+        print(format_args!("what to do   {advice}"));
     }
     print(format_args!("parked       {}", at(&message)));
     print(format_args!("routing key  {}", message.routing_key));
@@ -149,11 +216,7 @@ async fn show(queue: &mut ParkedQueue, id: &str, json: bool) -> Result<(), Failu
 
 /// A message is taken out of the queue only when the broker has confirmed the new one: at worst there are two. Messages of
 /// a kind that this version does not know stay where they are.
-async fn requeue(
-    queue: &mut ParkedQueue,
-    mut publisher: Publisher,
-    selection: &ParkedSelection,
-) -> Result<usize, Failure> {
+async fn requeue(queue: &mut ParkedQueue, mut publisher: Publisher, selection: &Selection) -> Result<usize, Failure> {
     let (mut count, mut unknown) = (0, None);
     let done = each(queue, selection.scan_max, async |queue, message| {
         if selects(selection, &message) {
@@ -182,11 +245,7 @@ async fn requeue(
 }
 
 /// How many were dropped; `None`: the answer was no.
-async fn drop_selected(
-    queue: &mut ParkedQueue,
-    selection: &ParkedSelection,
-    yes: bool,
-) -> Result<Option<usize>, Failure> {
+async fn drop_selected(queue: &mut ParkedQueue, selection: &Selection, yes: bool) -> Result<Option<usize>, Failure> {
     let mut selected: Vec<ParkedMessage> = Vec::new();
     each(queue, selection.scan_max, async |_, message| {
         if selects(selection, &message) {
@@ -214,17 +273,22 @@ fn agreed(count: usize) -> Result<bool, Failure> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-fn selects(selection: &ParkedSelection, message: &ParkedMessage) -> bool {
-    let ParkedSelection { ids, reason, order, older_than, .. } = selection;
-    let old = |least: &Duration| {
+fn selects(selection: &Selection, message: &ParkedMessage) -> bool {
+    let Selection { ids, reason, order, older_than, .. } = selection;
+    let old = |least: &Human| {
         message.parked_at.is_some_and(|at| {
-            OffsetDateTime::now_utc() - at >= time::Duration::try_from(*least).unwrap_or(time::Duration::MAX)
+            OffsetDateTime::now_utc() - at >= time::Duration::try_from(least.0).unwrap_or(time::Duration::MAX)
         })
     };
     (ids.is_empty() || ids.contains(&message.id))
         && reason.as_ref().is_none_or(|reason| message.reason == *reason)
         && order.as_ref().is_none_or(|order: &OrderId| message.orders.contains(order))
         && older_than.as_ref().is_none_or(old)
+}
+
+/// `None`: a reason that this version does not know.
+fn advice(message: &ParkedMessage) -> Option<&'static str> {
+    message.reason.parse::<ParkReason>().ok().map(ParkReason::advice)
 }
 
 fn at(message: &ParkedMessage) -> String {
@@ -263,6 +327,7 @@ fn as_json(message: &ParkedMessage) -> Value {
         "id": message.id,
         "reason": message.reason,
         "detail": message.detail,
+        "advice": advice(message),
         "parked_at": message.parked_at.and_then(|at| at.format(&Rfc3339).ok()),
         "routing_key": message.routing_key,
         "orders": message.orders.iter().map(OrderId::as_str).collect::<Vec<_>>(),

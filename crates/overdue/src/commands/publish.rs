@@ -7,36 +7,55 @@ use indicatif::{ProgressBar, ProgressStyle};
 use order::{Deadline, Hop, Lanes, OrderId, Shard, TimeoutKind};
 use time::OffsetDateTime;
 
-use crate::commands::print;
 use crate::failure::Failure;
+use crate::output::{complain, print};
 use crate::servers;
-use crate::settings::PublishSettings;
+use crate::settings::{BrokerSettings, Human, LaneSettings};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    broker: BrokerSettings,
+    #[command(flatten)]
+    lanes: LaneSettings,
+    /// The orders; without any, one a line from standard input
+    ids: Vec<OrderId>,
+    /// When they fall due, from now
+    #[arg(long, value_name = "DURATION", conflicts_with = "due", required_unless_present = "due")]
+    after: Option<Human>,
+    /// When they fall due, in RFC 3339 form
+    #[arg(long, value_name = "INSTANT")]
+    due: Option<Deadline>,
+    /// One bare ID a message, as most foreign publishers do, instead of up to 256 orders a message
+    #[arg(long)]
+    bare: bool,
+}
 
 /// How many orders are published, and confirmed, before more are read.
 const CHUNK_ORDERS: usize = 16 * 1024;
 
-pub(crate) async fn run(settings: PublishSettings) -> Result<(), Failure> {
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let now = OffsetDateTime::now_utc();
-    let due = match (settings.due, settings.after) {
+    let due = match (args.due, args.after) {
         (Some(due), _) => due,
         (None, after) => {
-            let after = time::Duration::try_from(after.unwrap_or_default()).ok();
+            let after = time::Duration::try_from(after.map_or(Duration::ZERO, |after| after.0)).ok();
             let instant = after.and_then(|after| now.checked_add(after));
             Deadline::at(instant.ok_or_else(|| Failure::settings("--after leads beyond the calendar".to_owned()))?)
         }
     };
-    let lanes = settings.lanes.lanes();
-    let broker = servers::broker(&settings.broker, "publish").await?;
+    let lanes = args.lanes.lanes();
+    let broker = servers::broker(&args.broker, "publish").await?;
     broker::check_presence(&Topology::new(&lanes), &broker).await?;
-    let publisher = Publisher::new(broker, "publish", settings.broker.confirm_timeout);
-    let bar = progress(settings.ids.len());
-    let mut run = Run { publisher, due, lanes, bare: settings.bare, bar, sent: 0, unsent: Vec::new(), reason: None };
+    let publisher = Publisher::new(broker, "publish", args.broker.confirm_timeout());
+    let bar = progress(args.ids.len());
+    let mut run = Run { publisher, due, lanes, bare: args.bare, bar, sent: 0, unsent: Vec::new(), reason: None };
 
     let mut refused = 0;
-    if settings.ids.is_empty() {
+    if args.ids.is_empty() {
         refused = run.publish_lines(stdin().lock()).await?;
     } else {
-        for chunk in settings.ids.chunks(CHUNK_ORDERS) {
+        for chunk in args.ids.chunks(CHUNK_ORDERS) {
             run.publish(chunk).await;
         }
     }
@@ -67,7 +86,7 @@ impl Run {
                 Ok(id) => chunk.push(id),
                 Err(error) => {
                     refused += 1;
-                    self.bar.suspend(|| complain!("line {}: {error}", number + 1));
+                    self.bar.suspend(|| complain(format_args!("line {}: {error}", number + 1)));
                 }
             }
             if chunk.len() == CHUNK_ORDERS {
@@ -111,20 +130,20 @@ impl Run {
         }
     }
 
-    /// What was not confirmed goes to standard output, so that it can be piped in once more.
+    /// IDs that were not confirmed go to standard output, so that they can be piped in once more.
     async fn finish(self, refused: usize) -> Result<(), Failure> {
         self.bar.finish_and_clear();
         self.publisher.close().await;
-        complain!("{} orders published, due {}", self.sent, self.due);
+        complain(format_args!("{} orders published, due {}", self.sent, self.due));
         for id in &self.unsent {
             print(id);
         }
         match self.reason {
             Some(reason) => {
-                complain!(
+                complain(format_args!(
                     "{} orders are not confirmed; their IDs are on standard output; publish them again (twice does no harm)",
                     self.unsent.len()
-                );
+                ));
                 Err(reason.into())
             }
             None if refused > 0 => {
@@ -135,7 +154,7 @@ impl Run {
     }
 }
 
-/// A bar where the count is known, a counter where it is not, nothing where nobody watches.
+/// A bar where the count is known, a counter where it is not, and nothing without a terminal.
 fn progress(count: usize) -> ProgressBar {
     if !stderr().is_terminal() {
         return ProgressBar::hidden();

@@ -1,28 +1,70 @@
+use book::{RefundRecord, Refunds};
+use clap::{Subcommand, ValueEnum};
 use comfy_table::{Table, presets};
+use database::Purpose;
 use time::format_description::well_known::Rfc3339;
-use worker::{Purpose, RefundRecord};
 
-use crate::commands::print;
 use crate::failure::Failure;
+use crate::output::{print, print_json};
 use crate::servers;
-use crate::settings::{DatabaseSettings, RefundStateName, RefundsArgs, RefundsCommand};
+use crate::settings::DatabaseSettings;
 
-pub(crate) async fn run(args: RefundsArgs) -> Result<(), Failure> {
-    match args.command {
-        RefundsCommand::List { database, state, limit, json } => {
-            let pool = database_pool(&database).await?;
-            let refunds = worker::refunds(&pool, state.map(name), limit.into()).await?;
+#[derive(Debug, Subcommand)]
+pub(crate) enum Args {
+    /// Print the refunds, the newest first
+    List {
+        #[command(flatten)]
+        database: DatabaseSettings,
+        /// Only those in this state
+        #[arg(long)]
+        state: Option<StateName>,
+        /// How many at most
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..), value_name = "COUNT")]
+        limit: u32,
+        /// For machines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say that a refund that needed a person is done with
+    Resolve {
+        #[command(flatten)]
+        database: DatabaseSettings,
+        /// The number of the refund
+        refund_no: String,
+        /// What was done about it; kept with the refund
+        #[arg(long, value_name = "TEXT")]
+        note: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum StateName {
+    /// On record; the gateway is still to accept it
+    Requested,
+    /// The gateway has accepted it
+    Processing,
+    /// The money is back
+    Succeeded,
+    /// It cannot go on by itself; the column `problem` says why
+    NeedsPerson,
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    match args {
+        Args::List { database, state, limit, json } => {
+            let refunds = refunds(&database, Purpose::Report).await?;
+            let refunds = refunds.list(state.map(StateName::as_str), limit.into()).await?;
             if json {
-                print(serde_json::to_string_pretty(&refunds).map_err(anyhow::Error::from)?);
+                print_json(&refunds)?;
             } else if refunds.is_empty() {
                 print("no refunds");
             } else {
                 print(table(&refunds));
             }
         }
-        RefundsCommand::Resolve { database, refund_no, note } => {
-            let pool = database_pool(&database).await?;
-            if !worker::resolve_refund(&pool, &refund_no, &note).await? {
+        Args::Resolve { database, refund_no, note } => {
+            if !refunds(&database, Purpose::Shop).await?.resolve(&refund_no, &note).await? {
                 return Err(Failure::negative(format!("there is no refund {refund_no} that needs a person")));
             }
             print(format_args!("refund {refund_no} is done with"));
@@ -31,17 +73,19 @@ pub(crate) async fn run(args: RefundsArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn database_pool(settings: &DatabaseSettings) -> Result<worker::Pool, Failure> {
-    servers::migrated_database(settings, 1).await?;
-    servers::worker_database(settings, 1, Purpose::Report)
+async fn refunds(settings: &DatabaseSettings, purpose: Purpose) -> Result<Refunds, Failure> {
+    servers::migrated_database(settings).await?;
+    Ok(Refunds::new(servers::client(settings, 1, purpose)?))
 }
 
-fn name(state: RefundStateName) -> &'static str {
-    match state {
-        RefundStateName::Requested => "requested",
-        RefundStateName::Processing => "processing",
-        RefundStateName::Succeeded => "succeeded",
-        RefundStateName::NeedsPerson => "needs_person",
+impl StateName {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::Processing => "processing",
+            Self::Succeeded => "succeeded",
+            Self::NeedsPerson => "needs_person",
+        }
     }
 }
 

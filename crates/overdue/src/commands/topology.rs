@@ -1,43 +1,80 @@
-use broker::{Management, Topology};
+use broker::Topology;
+use clap::Subcommand;
 
-use crate::commands::print;
 use crate::failure::Failure;
+use crate::output::{complain, print};
 use crate::servers;
-use crate::settings::{TopologyArgs, TopologyCommand};
+use crate::settings::{BrokerSettings, LaneSettings, ManagementSettings};
 
-pub(crate) async fn run(args: TopologyArgs) -> Result<(), Failure> {
-    match args.command {
-        TopologyCommand::Declare { broker, lanes } => {
+#[derive(Debug, Subcommand)]
+pub(crate) enum Args {
+    /// Create the exchanges, queues and bindings that are missing
+    Declare {
+        #[command(flatten)]
+        broker: BrokerSettings,
+        #[command(flatten)]
+        lanes: LaneSettings,
+    },
+    /// Compare the live broker with what it should be; change nothing; exit 1 when something is off
+    Verify {
+        #[command(flatten)]
+        broker: BrokerSettings,
+        #[command(flatten)]
+        lanes: LaneSettings,
+        #[command(flatten)]
+        management: ManagementSettings,
+    },
+    /// Print the same as a definitions file, for `rabbitmqctl import_definitions`
+    Export {
+        #[command(flatten)]
+        lanes: LaneSettings,
+        /// The virtual host that the file is for
+        #[arg(long, default_value = "/")]
+        vhost: String,
+    },
+    /// Print users with no more rights than each role needs, as a definitions file
+    Users {
+        /// The virtual host that the file is for
+        #[arg(long, default_value = "/")]
+        vhost: String,
+    },
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    match args {
+        Args::Declare { broker, lanes } => {
             let broker = servers::broker(&broker, "topology").await?;
             broker::declare(&Topology::new(&lanes.lanes()), &broker).await?;
             print(format_args!("the topology is declared in virtual host {}", broker.vhost()));
             Ok(())
         }
-        TopologyCommand::Verify { broker, lanes, management_url } => {
-            let management = management_url.as_ref().map(Management::new).transpose()?;
-            let broker = servers::broker(&broker, "topology").await?;
-            let verification = broker::verify(&Topology::new(&lanes.lanes()), &broker, management.as_ref()).await?;
-            for finding in &verification.findings {
-                print(finding);
-            }
-            for unchecked in &verification.unchecked {
-                complain!("not checked: {unchecked}");
-            }
-            match verification.findings.len() {
-                0 => {
-                    print(format_args!("the topology in virtual host {} is as it must be", broker.vhost()));
-                    Ok(())
-                }
-                count => Err(Failure::negative(format!("{count} things are off in virtual host {}", broker.vhost()))),
-            }
-        }
-        TopologyCommand::Users { vhost } => {
+        Args::Verify { broker, lanes, management } => verify(&broker, &lanes, &management).await,
+        Args::Users { vhost } => {
             print(format_args!("{:#}", broker::user_definitions(&vhost)));
             Ok(())
         }
-        TopologyCommand::Export { lanes, vhost } => {
+        Args::Export { lanes, vhost } => {
             print(format_args!("{:#}", Topology::new(&lanes.lanes()).definitions(&vhost)));
             Ok(())
         }
+    }
+}
+
+async fn verify(broker: &BrokerSettings, lanes: &LaneSettings, management: &ManagementSettings) -> Result<(), Failure> {
+    let management = management.management()?;
+    let broker = servers::broker(broker, "topology").await?;
+    let verification = broker::verify(&Topology::new(&lanes.lanes()), &broker, management.as_ref()).await?;
+    for finding in &verification.findings {
+        print(finding);
+    }
+    for unchecked in &verification.unchecked {
+        complain(format_args!("not checked: {unchecked}"));
+    }
+    match verification.findings.len() {
+        0 => {
+            print(format_args!("the topology in virtual host {} is as it must be", broker.vhost()));
+            Ok(())
+        }
+        count => Err(Failure::negative(format!("{count} things are off in virtual host {}", broker.vhost()))),
     }
 }

@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use data_encoding::{BASE64, HEXUPPER};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use serde::Deserialize;
 use time::OffsetDateTime;
@@ -40,7 +39,7 @@ impl VerificationKey {
         let bad = |what: &str| BadKey(format!("it is not a certificate in PEM form: {what}"));
         let pem = first_pem(pem, "CERTIFICATE")?;
         let certificate = pem.parse_x509().map_err(|error| bad(&error.to_string()))?;
-        let serial = certificate.raw_serial().iter().map(|byte| format!("{byte:02X}")).collect::<String>();
+        let serial = HEXUPPER.encode(certificate.raw_serial());
         // DER puts a zero before a serial number whose first bit is set.
         let serial = serial.strip_prefix("00").unwrap_or(&serial).to_owned();
         let validity = certificate.validity();
@@ -115,7 +114,7 @@ impl Encrypted {
         let bad = |what: &str| GatewayFault::Protocol(format!("what it has encrypted cannot be read: {what}"));
         let nonce = Nonce::try_assume_unique_for_key(self.nonce.as_bytes())
             .map_err(|_| bad("the nonce has not 12 characters"))?;
-        let mut data = STANDARD.decode(&self.ciphertext).map_err(|_| bad("it is not base64"))?;
+        let mut data = BASE64.decode(self.ciphertext.as_bytes()).map_err(|_| bad("it is not base64"))?;
         let key = UnboundKey::new(&AES_256_GCM, api_v3_key).map_err(|_| bad("the APIv3 key has not 32 bytes"))?;
         let plain = LessSafeKey::new(key)
             .open_in_place(nonce, Aad::from(self.associated_data.as_bytes()), &mut data)

@@ -1,6 +1,7 @@
 //! WeChat Pay, API v3, as a merchant without sub-merchants
 //! (<https://pay.weixin.qq.com/doc/v3/merchant/4013070356>).
 
+mod bodies;
 mod codes;
 mod keys;
 mod signature;
@@ -14,21 +15,18 @@ use order::{CloseOutcome, Money, Trade, TradeState};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use ring::signature::RsaKeyPair;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::sync::Mutex;
 use url::Url;
 
-use self::codes::{Refusal, refund_state, refusal, trade_state};
-use self::keys::{Certificates, Encrypted, KeyRing};
+use self::bodies::{ErrorBody, NotificationBody, RefundBody, RefundNotice, Transaction};
+use self::codes::Refusal;
+use self::keys::{Certificates, KeyRing};
 use self::signature::Signed;
-use crate::gateway::{parse_json as parse, shortened};
+use crate::gateway::parse_json as parse;
 use crate::replay::{ReplayGuard, is_fresh};
-use crate::{
-    Capabilities, Environment, GatewayFault, Notification, PaymentGateway, Refund, RefundRequest, RefundState,
-};
+use crate::{Environment, GatewayFault, Notification, PaymentGateway, Refund, RefundRequest, RefundState};
 
 pub use self::keys::{BadKey, VerificationKey};
 
@@ -78,6 +76,12 @@ const CERTIFICATES_ASKED_EVERY: Duration = Duration::from_secs(10);
 const PATH: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'*');
 
 impl WeChatPay {
+    /// Where the API is.
+    pub const BASE_URL: &str = "https://api.mch.weixin.qq.com";
+
+    /// How old a trade should be before it is closed: WeChat Pay recommends five minutes.
+    pub const MIN_CLOSE_AGE: Duration = Duration::from_mins(5);
+
     /// A client; asks nothing yet.
     ///
     /// # Errors
@@ -220,23 +224,6 @@ impl WeChatPay {
         self.keys.add(fetched);
         Ok(())
     }
-
-    fn trade(&self, transaction: Transaction) -> Result<Trade, GatewayFault> {
-        let state = trade_state(&transaction.trade_state);
-        let discrepancy = if transaction.mchid != self.mchid {
-            Some(format!("the trade is merchant {}'s, not {}'s", transaction.mchid, self.mchid))
-        } else {
-            let foreign = transaction.appid.as_ref().filter(|appid| state == TradeState::Paid && **appid != self.appid);
-            foreign.map(|appid| format!("the trade is application {appid}'s, not {}'s", self.appid))
-        };
-        Ok(Trade {
-            state,
-            transaction_id: transaction.transaction_id.filter(|id| !id.is_empty()),
-            paid_at: instant(transaction.success_time.as_deref())?,
-            amount: transaction.amount.map(|amount| Money { minor: amount.total, currency: amount.currency }),
-            discrepancy,
-        })
-    }
 }
 
 /// Whether what was seen before counts.
@@ -253,69 +240,10 @@ enum Answer {
     Refused(Refusal),
 }
 
-#[derive(Deserialize, Default)]
-struct ErrorBody {
-    code: Option<String>,
-    message: Option<String>,
-}
-
-impl ErrorBody {
-    /// What an error says; nothing, if it does not say it in the form that is agreed.
-    fn refusal(response: &Response<Vec<u8>>) -> Refusal {
-        let Self { code, message } = serde_json::from_slice(response.body()).unwrap_or_default();
-        let (code, message) = (code.as_deref().map(shortened), message.unwrap_or_default());
-        refusal(response.status().as_u16(), code.as_deref(), &shortened(&message))
-    }
-}
-
-#[derive(Deserialize)]
-struct Transaction {
-    mchid: String,
-    out_trade_no: String,
-    trade_state: String,
-    appid: Option<String>,
-    transaction_id: Option<String>,
-    success_time: Option<String>,
-    amount: Option<Amount>,
-}
-
-#[derive(Deserialize)]
-struct Amount {
-    total: i64,
-    #[serde(default = "cny")]
-    currency: String,
-}
-
-fn cny() -> String {
-    "CNY".to_owned()
-}
-
-/// The answer to a refund, and to a query of one.
-#[derive(Deserialize)]
-struct RefundBody {
-    out_refund_no: String,
-    status: String,
-    success_time: Option<String>,
-}
-
-/// What a notification about a refund decrypts to.
-#[derive(Deserialize)]
-struct RefundNotice {
-    out_refund_no: String,
-    refund_status: String,
-    success_time: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct NotificationBody {
-    event_type: String,
-    resource: Encrypted,
-}
-
 #[async_trait]
 impl PaymentGateway for WeChatPay {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { keeps_trades: true, min_close_age: self.min_close_age }
+    fn min_close_age(&self) -> Duration {
+        self.min_close_age
     }
 
     fn check_trade_no(&self, trade_no: &str) -> Result<(), String> {
@@ -334,7 +262,7 @@ impl PaymentGateway for WeChatPay {
                 if transaction.out_trade_no != trade_no {
                     return Err(GatewayFault::Protocol("it is about another trade".to_owned()));
                 }
-                self.trade(transaction)
+                transaction.into_trade(&self.mchid, &self.appid)
             }
             Answer::Refused(Refusal::NotFound) => Ok(Trade::in_state(TradeState::NotFound)),
             Answer::Refused(Refusal::UserPaying) => Ok(Trade::in_state(TradeState::UserPaying)),
@@ -359,14 +287,14 @@ impl PaymentGateway for WeChatPay {
             "amount": { "refund": minor, "total": minor, "currency": currency },
         });
         match self.post("/v3/refund/domestic/refunds", &body).await? {
-            Answer::Success(body) => refund(&body, &request.refund_no),
+            Answer::Success(body) => RefundBody::read(&body, &request.refund_no),
             Answer::Refused(refusal) => Err(refusal.into_fault()),
         }
     }
 
     async fn query_refund(&self, refund_no: &str) -> Result<Refund, GatewayFault> {
         match self.get(&format!("/v3/refund/domestic/refunds/{}", escape(refund_no))).await? {
-            Answer::Success(body) => refund(&body, refund_no),
+            Answer::Success(body) => RefundBody::read(&body, refund_no),
             Answer::Refused(Refusal::NoSuchResource) => Ok(Refund { state: RefundState::NotFound, succeeded_at: None }),
             Answer::Refused(refusal) => Err(refusal.into_fault()),
         }
@@ -380,14 +308,12 @@ impl PaymentGateway for WeChatPay {
             Some("TRANSACTION") => {
                 let transaction: Transaction = parse(&resource)?;
                 let trade_no = transaction.out_trade_no.clone();
-                Ok(Notification::Trade { trade_no, trade: self.trade(transaction)? })
+                let trade = transaction.into_trade(&self.mchid, &self.appid)?;
+                Ok(Notification::Trade { trade_no, trade })
             }
             Some("REFUND") => {
                 let notice: RefundNotice = parse(&resource)?;
-                let refund = Refund {
-                    state: refund_state(&notice.refund_status),
-                    succeeded_at: instant(notice.success_time.as_deref())?,
-                };
+                let refund = notice.refund()?;
                 Ok(Notification::Refund { refund_no: notice.out_refund_no, refund })
             }
             _ => Ok(Notification::Other(notification.event_type)),
@@ -395,22 +321,6 @@ impl PaymentGateway for WeChatPay {
     }
 }
 
-fn refund(body: &[u8], refund_no: &str) -> Result<Refund, GatewayFault> {
-    let body: RefundBody = parse(body)?;
-    if body.out_refund_no != refund_no {
-        return Err(GatewayFault::Protocol("it is about another refund".to_owned()));
-    }
-    let succeeded_at = instant(body.success_time.as_deref())?;
-    Ok(Refund { state: refund_state(&body.status), succeeded_at })
-}
-
 fn escape(part: &str) -> String {
     utf8_percent_encode(part, &PATH).to_string()
-}
-
-/// A time that may be missing, or empty where nothing has happened yet.
-fn instant(text: Option<&str>) -> Result<Option<OffsetDateTime>, GatewayFault> {
-    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
-    let instant = OffsetDateTime::parse(text, &Rfc3339);
-    instant.map(Some).map_err(|_| GatewayFault::Protocol("a time in it is not RFC 3339".to_owned()))
 }

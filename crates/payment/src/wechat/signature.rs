@@ -1,8 +1,7 @@
 //! What is signed, by whom, and how it is verified: SHA-256 with RSA, PKCS#1 v1.5
 //! (<https://pay.weixin.qq.com/wiki/doc/api_external/en/wechatpay/wechatpay3_3.shtml>).
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use data_encoding::BASE64;
 use http::HeaderMap;
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey};
@@ -22,7 +21,7 @@ pub(super) fn sign(key: &RsaKeyPair, message: &[u8]) -> Result<String, GatewayFa
     let mut signature = vec![0; key.public().modulus_len()];
     key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature)
         .map_err(|_| GatewayFault::Unauthenticated("the private key does not sign".to_owned()))?;
-    Ok(STANDARD.encode(signature))
+    Ok(BASE64.encode(&signature))
 }
 
 /// What an answer or a notification says of its own signature.
@@ -51,7 +50,7 @@ impl<'a> Signed<'a> {
             timestamp: header("wechatpay-timestamp")?,
             nonce: header("wechatpay-nonce")?,
             serial: header("wechatpay-serial")?,
-            signature: STANDARD.decode(signature).map_err(|_| protocol("its signature is not base64"))?,
+            signature: BASE64.decode(signature.as_bytes()).map_err(|_| protocol("its signature is not base64"))?,
         })
     }
 

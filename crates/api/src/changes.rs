@@ -1,0 +1,189 @@
+//! Requests that change orders: each is one transaction, and done once for an idempotency key.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use book::Actor;
+use http::{HeaderMap, StatusCode};
+use order::{BadDeadline, Deadline, OrderId};
+use shop::{Change, PgConnection, Request};
+
+use crate::body::{Close, CreateOrder, Extend, OrderView, Pay};
+use crate::idempotency::{Answer, once, require_key};
+use crate::input::{invalid, operator, order_id, parse, parse_or_default, text};
+use crate::orders::look_up;
+use crate::problem::{Problem, ProblemKind};
+use crate::service::{OrderService, SETTLE_WAIT};
+
+/// Create an order, reserve its stock and arm its timeout.
+#[utoipa::path(post, path = "/orders", request_body = CreateOrder, tag = "orders", security(("bearer" = [])),
+    params(("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 201, body = OrderView), (status = "4XX", body = Problem, content_type = "application/problem+json"),
+              (status = "5XX", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn create(
+    State(service): State<Arc<OrderService>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let wanted: CreateOrder = parse(&body)?;
+    once(&service.pool, &headers, "POST /orders", &body, async |request| {
+        let id = order_id(&wanted.id)?;
+        if let Some(gateway) = wanted.gateway.as_deref().filter(|name| !service.takes_payments_at(name)) {
+            let detail = format!("no payment gateway called {gateway} is configured here");
+            return Err(Problem::new(ProblemKind::UnknownGateway, detail));
+        }
+        let new = wanted.into_new(id.clone());
+        change(&service, request.as_ref(), async |connection| {
+            shop::create_in(connection, &new).await?;
+            Ok(())
+        })
+        .await?;
+        Ok(Answer::new(StatusCode::CREATED, &look_up(&service, &id).await?))
+    })
+    .await
+}
+
+/// Mark an order as paid. Refused once its deadline has passed; it is closed then.
+#[utoipa::path(post, path = "/orders/{id}/pay", request_body = Pay, tag = "orders", security(("bearer" = [])),
+    params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 200, body = OrderView), (status = "4XX", body = Problem, content_type = "application/problem+json"),
+              (status = "5XX", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn pay(
+    State(service): State<Arc<OrderService>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let id = order_id(&id)?;
+    let payment: Pay = parse_or_default(&body)?;
+    let target = format!("POST /orders/{id}/pay");
+    change_order(&service, &id, &headers, &target, &body, async |connection| {
+        shop::pay_in(connection, &id, payment.transaction_id.as_deref()).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// Cancel an order and give its stock back.
+#[utoipa::path(post, path = "/orders/{id}/cancel", tag = "orders", security(("bearer" = [])),
+    params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 200, body = OrderView), (status = "4XX", body = Problem, content_type = "application/problem+json"),
+              (status = "5XX", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn cancel(
+    State(service): State<Arc<OrderService>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let id = order_id(&id)?;
+    let target = format!("POST /orders/{id}/cancel");
+    change_order(&service, &id, &headers, &target, &body, async |connection| {
+        shop::cancel_in(connection, &id).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// Give the customer more time to pay.
+#[utoipa::path(post, path = "/orders/{id}/extend", request_body = Extend, tag = "orders", security(("bearer" = [])),
+    params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 200, body = OrderView), (status = "4XX", body = Problem, content_type = "application/problem+json"),
+              (status = "5XX", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn extend(
+    State(service): State<Arc<OrderService>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let id = order_id(&id)?;
+    let wanted: Extend = parse(&body)?;
+    let target = format!("POST /orders/{id}/extend");
+    change_order(&service, &id, &headers, &target, &body, async |connection| {
+        let to = wanted.payment_deadline.parse();
+        let to: Deadline = to.map_err(|error: BadDeadline| invalid(&error.to_string()))?;
+        let operator = operator(wanted.operator_type, wanted.operator)?;
+        let reason = text("reason", wanted.reason.unwrap_or_else(|| "no reason given".to_owned()))?;
+        shop::extend_in(connection, &id, to, &reason, operator.as_ref()).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// Close an order now, whether or not its deadline has passed, with the same care as at its deadline: its gateway is
+/// asked first. 202: that takes longer; it goes on by itself.
+#[utoipa::path(post, path = "/orders/{id}/close", request_body = Close, tag = "orders", security(("bearer" = [])),
+    params(("id" = String, Path), ("Idempotency-Key" = String, Header)),
+    responses((status = 200, body = OrderView), (status = 202, body = OrderView),
+              (status = "4XX", body = Problem, content_type = "application/problem+json"),
+              (status = "5XX", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn close(
+    State(service): State<Arc<OrderService>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let id = order_id(&id)?;
+    require_key(&headers)?;
+    let wanted: Close = parse(&body)?;
+    once(&service.pool, &headers, &format!("POST /orders/{id}/close"), &body, async |request| {
+        let operator = operator(Some(wanted.operator_type), Some(wanted.operator))?;
+        let reason = text("reason", wanted.reason)?;
+        let made_due = change(&service, request.as_ref(), async |connection| {
+            shop::make_due_in(connection, &id, &reason, operator.as_ref()).await?;
+            Ok(())
+        });
+        match made_due.await {
+            Ok(()) => {
+                let by = Actor { name: "api".to_owned(), reason, operator };
+                service.passive.look_at(&id, Some(by), SETTLE_WAIT).await;
+            }
+            // It may be closed already, and that is what the client asked for.
+            Err(problem) if problem.is(ProblemKind::OrderNotPending) => {}
+            Err(problem) => return Err(problem),
+        }
+        let view = look_up(&service, &id).await?;
+        match view.status.as_str() {
+            "closed" => Ok(Answer::new(StatusCode::OK, &view)),
+            "pending" => Ok(Answer::new(StatusCode::ACCEPTED, &view)),
+            status => Err(Problem::new(ProblemKind::OrderNotPending, format!("order {id} is {status} already"))),
+        }
+    })
+    .await
+}
+
+/// Changes an order, and answers with it as it stands then.
+async fn change_order(
+    service: &OrderService,
+    id: &OrderId,
+    headers: &HeaderMap,
+    target: &str,
+    body: &[u8],
+    make: impl AsyncFnOnce(&mut PgConnection) -> Result<(), Problem>,
+) -> Result<Response, Problem> {
+    once(&service.pool, headers, target, body, async |request| {
+        if let Err(problem) = change(service, request.as_ref(), make).await {
+            if problem.is(ProblemKind::OrderOverdue) {
+                // It is closed now. The client need not wait for that.
+                service.passive.look_at(id, None, Duration::ZERO).await;
+            }
+            return Err(problem);
+        }
+        Ok(Answer::new(StatusCode::OK, &look_up(service, id).await?))
+    })
+    .await
+}
+
+/// Makes a change in a transaction of its own, unless it was made for this request before.
+async fn change(
+    service: &OrderService,
+    request: Option<&Request>,
+    make: impl AsyncFnOnce(&mut PgConnection) -> Result<(), Problem>,
+) -> Result<(), Problem> {
+    let mut connection = service.pool.get().await?;
+    let Some(mut change) = Change::begin(&mut connection, request).await? else { return Ok(()) };
+    make(change.connection()).await?;
+    Ok(change.commit().await?)
+}

@@ -1,0 +1,122 @@
+use std::time::Duration;
+
+use database::Client;
+use serde::Serialize;
+use tokio_postgres::IsolationLevel;
+
+use crate::BookError;
+
+/// The state of the books at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Audit {
+    /// Whether every check passed.
+    pub clean: bool,
+    /// How many orders there are.
+    pub orders: i64,
+    /// Every check with what it found.
+    pub checks: Vec<Check>,
+}
+
+/// One rule that the books must keep.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// A short, stable name.
+    pub name: &'static str,
+    /// The rule, as a sentence.
+    pub rule: &'static str,
+    /// How many rows break it.
+    pub violations: i64,
+    /// Some of them: order IDs or SKUs, at most ten.
+    pub examples: Vec<String>,
+}
+
+/// Name, rule, and a query for the keys of the rows that break it. `$1` is the grace in seconds where it is used.
+const CHECKS: [(&str, &str, &str); 10] = [
+    (
+        "overdue_pending",
+        "no order is pending past its deadline by more than the grace",
+        "select id as key from orders
+         where status = 'pending' and payment_deadline < transaction_timestamp() - $1 * interval '1 second'",
+    ),
+    (
+        "reserved_stock",
+        "the reserved stock of each SKU equals the items of pending orders",
+        "select i.sku_id as key from inventory i
+         left join (select oi.sku_id, sum(oi.quantity) as quantity from order_items oi
+                    join orders o on o.id = oi.order_id where o.status = 'pending' group by oi.sku_id) p using (sku_id)
+         where i.reserved <> coalesce(p.quantity, 0) and $1::float8 is not null",
+    ),
+    (
+        "closed_once",
+        "every closed order has exactly one closing row in its log",
+        "select o.id as key from orders o
+         left join order_log l on l.order_id = o.id and l.to_status = 'closed'
+         where o.status = 'closed' and $1::float8 is not null
+         group by o.id having count(l.order_id) <> 1",
+    ),
+    (
+        "closed_in_fact",
+        "every order with a closing row in its log is closed",
+        "select distinct o.id as key from orders o
+         join order_log l on l.order_id = o.id and l.to_status = 'closed'
+         where o.status <> 'closed' and $1::float8 is not null",
+    ),
+    (
+        "closed_on_time",
+        "no order was closed before its deadline",
+        "select id as key from orders
+         where status = 'closed' and closed_at < payment_deadline and $1::float8 is not null",
+    ),
+    (
+        "keys_kept",
+        "every order that an idempotency key calls closed is closed",
+        "select distinct o.id as key from idempotency_keys k join orders o on o.id = k.order_id
+         where k.outcome = 'closed' and o.status <> 'closed' and $1::float8 is not null",
+    ),
+    (
+        "paid_once",
+        "every order that was paid at a gateway is paid, or its money goes back",
+        "select p.order_id as key from payments p join orders o on o.id = p.order_id
+         where p.state = 'paid' and o.status <> 'paid' and $1::float8 is not null
+         and not exists (select from refunds r where r.order_id = p.order_id)",
+    ),
+    (
+        "no_refund_of_paid",
+        "no payment of an order that is paid goes back",
+        "select r.order_id as key from refunds r join orders o on o.id = r.order_id
+         where o.status = 'paid' and o.transaction_id = r.transaction_id and $1::float8 is not null",
+    ),
+    (
+        "refunds_arrive",
+        "no refund needs a person",
+        "select refund_no as key from refunds where state = 'needs_person' and $1::float8 is not null",
+    ),
+    (
+        "outbox_sent",
+        "no timeout has waited in the outbox for longer than the grace",
+        "select order_id as key from outbox where created_at < transaction_timestamp() - $1 * interval '1 second'",
+    ),
+];
+
+/// Checks the books, all rules at the same moment. `grace` is how late a close or a send may be.
+///
+/// # Errors
+/// [`BookError`] where the database cannot be asked.
+pub async fn audit(client: &Client, grace: Duration) -> Result<Audit, BookError> {
+    // Of its own: the rules together may take longer than one call may.
+    let mut connection = client.take().await?;
+    let snapshot = connection.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
+    let transaction = snapshot.start().await?;
+    let orders = transaction.query_one("select count(*) from orders", &[]).await?.try_get(0)?;
+    let mut checks = Vec::with_capacity(CHECKS.len());
+    for (name, rule, query) in CHECKS {
+        let counted = format!(
+            "with broken as ({query})
+             select (select count(*) from broken), coalesce((select array_agg(key) from (select key from broken order by key limit 10) first_ten), '{{}}')"
+        );
+        let row = transaction.query_one(&counted, &[&grace.as_secs_f64()]).await?;
+        checks.push(Check { name, rule, violations: row.try_get(0)?, examples: row.try_get(1)? });
+    }
+    transaction.commit().await?;
+    Ok(Audit { clean: checks.iter().all(|check| check.violations == 0), orders, checks })
+}

@@ -1,0 +1,100 @@
+//! Facts about the books that doctor and metrics show.
+
+use database::Client;
+use tokio_postgres::types::ToSql;
+
+use crate::BookError;
+use crate::postgres::is_bad;
+
+/// Indexes that each statement in a hurry stands on, and what is slow without them. Where the tables are the shop's own,
+/// they need the like.
+const INDEXES: [(&str, &str); 8] = [
+    ("orders_pending_by_deadline", "the sweep, and the metrics, read all orders"),
+    ("outbox_timeouts", "the timeouts of new orders wait behind events"),
+    ("outbox_events", "events are looked for among all timeouts"),
+    ("payments_by_trade", "notifications are slow to find their order"),
+    ("payments_by_transaction", "one payment could pay two orders"),
+    ("refunds_to_follow_up", "refunds are slow to find"),
+    ("refunds_by_order", "the refunds of an order are slow to find"),
+    ("api_requests_by_age", "old answers of the API are slow to delete"),
+];
+
+/// How many orders are pending although their deadline passed a minute ago or more: messages and sweep have missed them,
+/// or cannot settle them. Orders at a gateway do not count, since they may have to wait; the sweep counts them as stuck.
+///
+/// # Errors
+/// [`BookError`] where the database cannot be asked.
+pub async fn orders_past_deadline(client: &Client) -> Result<i64, BookError> {
+    one(
+        client,
+        "select count(*) from orders o
+         where status = 'pending' and payment_deadline < statement_timestamp() - interval '1 minute'
+           and not exists (select 1 from payments p where p.order_id = o.id and p.gateway <> 'none')",
+    )
+    .await
+}
+
+/// How many orders are pending ten minutes after their deadline because their gateway has not said how they stand.
+///
+/// # Errors
+/// [`BookError`] where the database cannot be asked.
+pub async fn orders_unclear_at_gateway(client: &Client) -> Result<i64, BookError> {
+    one(
+        client,
+        "select count(*) from orders o join payments p on p.order_id = o.id and p.gateway <> 'none'
+         where o.status = 'pending' and o.payment_deadline < statement_timestamp() - interval '10 minutes'",
+    )
+    .await
+}
+
+/// How many refunds wait for a person.
+///
+/// # Errors
+/// [`BookError`] where the database cannot be asked.
+pub async fn refunds_needing_person(client: &Client) -> Result<i64, BookError> {
+    one(client, "select count(*) from refunds where state = 'needs_person'").await
+}
+
+/// Indexes that are missing or invalid, each with the consequence.
+///
+/// # Errors
+/// [`BookError`] where the database cannot be asked.
+pub async fn missing_indexes(client: &Client) -> Result<Vec<(&'static str, &'static str)>, BookError> {
+    let usable: Vec<String> = one(
+        client,
+        "select coalesce(array_agg(c.relname::text), '{}') from pg_index i join pg_class c on c.oid = i.indexrelid
+         where i.indisvalid and i.indisready and c.relnamespace = (select relnamespace from pg_class where oid = 'outbox'::regclass)",
+    )
+    .await?;
+    // Over the tables of a shop, or in partitions, they have other names.
+    let own_orders: bool =
+        one(client, "select coalesce((select relkind = 'r' from pg_class where oid = to_regclass('orders')), false)")
+            .await?;
+    let missing = |(index, _): &(&str, &str)| {
+        let elsewhere = index.starts_with("orders") && !own_orders;
+        !elsewhere && !usable.iter().any(|name| name == index)
+    };
+    Ok(INDEXES.into_iter().filter(missing).collect())
+}
+
+/// Whether inserts into the outbox wake the relays.
+///
+/// # Errors
+/// [`BookError`] where the database cannot be asked.
+pub async fn outbox_trigger_is_on(client: &Client) -> Result<bool, BookError> {
+    one(
+        client,
+        "select exists (select 1 from pg_trigger where tgname = 'outbox_wakes_relay' and tgenabled in ('O', 'A'))",
+    )
+    .await
+}
+
+/// The one value that a question has for an answer.
+async fn one<T>(client: &Client, question: &str) -> Result<T, BookError>
+where
+    T: for<'a> tokio_postgres::types::FromSql<'a>,
+{
+    let nothing: [&(dyn ToSql + Sync); 0] = [];
+    let row = client.within(is_bad, async |client| client.query_one(question, &nothing).await);
+    Ok(row.await?.try_get(0)?)
+}

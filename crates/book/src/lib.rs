@@ -1,0 +1,24 @@
+//! The order book: a trait with the calls by which orders are looked up and settled, and PostgreSQL behind it. Beside it,
+//! each in a file of its own: trades, refunds, the lead of the sweep, the audit, and facts for doctor and metrics.
+
+mod audit;
+mod health;
+mod order_book;
+mod postgres;
+mod refunds;
+mod sweep;
+mod trades;
+
+pub use audit::{Audit, Check, audit};
+pub use database::ServerTime;
+pub use health::{
+    missing_indexes, orders_past_deadline, orders_unclear_at_gateway, outbox_trigger_is_on, refunds_needing_person,
+};
+pub use order_book::{
+    Actor, BookError, BookResult, Bookmark, Closed, Closing, Credited, ItemReply, Loaded, OrderBook, OverduePage,
+    PageRequest, Payment, Reply, Revision, TradeFinding, TradeNote,
+};
+pub use postgres::PostgresBook;
+pub use refunds::{DueRefund, RefundProgress, RefundRecord, RefundStep, Refunds};
+pub use sweep::{Lead, is_led};
+pub use trades::Trades;

@@ -1,0 +1,241 @@
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use database::ServerTime;
+use order::{Deadline, Operator, OrderFacts, OrderId, PaymentFacts, Receipt};
+use time::OffsetDateTime;
+use trace::TraceParent;
+
+/// Where orders are looked up and settled. Pipelines, passive close, notifications and the sweep know orders by this alone;
+/// what is behind it is PostgreSQL today.
+///
+/// Each call is about many orders. The reply has a verdict for each of them. An order that a reply leaves out is unknown in
+/// its outcome: it is loaded and decided again, and never taken for closed or unpaid.
+#[async_trait]
+pub trait OrderBook: Send + Sync {
+    /// Looks orders up. `gateway` is where an order is taken to be paid of which the book knows no payment; `None`: nowhere.
+    ///
+    /// # Errors
+    /// [`BookError`].
+    async fn load(&self, ids: &[OrderId], gateway: Option<&str>) -> BookResult<Loaded>;
+
+    /// Closes orders that are pending still and stand as they were loaded, with all that goes with it: stock, log, event.
+    /// Each ID may stand in `closings` once. The trace is the one that the closes belong to.
+    ///
+    /// # Errors
+    /// [`BookError`]: then none was closed, or it is not known.
+    async fn settle(&self, closings: &[Closing], by: &Actor, trace: Option<&TraceParent>) -> BookResult<Closed>;
+
+    /// Records payments: a pending order becomes paid and its stock is sold; one that was closed or cancelled before is
+    /// to be refunded. Each ID may stand in `payments` once.
+    ///
+    /// # Errors
+    /// [`BookError`]: then nothing was recorded, or it is not known.
+    async fn pay(&self, payments: &[Payment], by: &Actor, trace: Option<&TraceParent>) -> BookResult<Credited>;
+
+    /// Records what gateways have said of trades that are not paid. A trade that is on record as paid stays so. Each ID may
+    /// stand in `notes` once.
+    ///
+    /// # Errors
+    /// [`BookError`]: then nothing was recorded, or it is not known.
+    async fn note(&self, notes: &[TradeNote]) -> Result<(), BookError>;
+
+    /// A page of orders that are pending past their deadline. `None`: this book cannot tell, so there is no sweep.
+    ///
+    /// # Errors
+    /// [`BookError`].
+    async fn overdue(&self, page: &PageRequest) -> Result<Option<OverduePage>, BookError> {
+        let _ = page;
+        Ok(None)
+    }
+}
+
+/// The reply to a call.
+pub type BookResult<T> = Result<Reply<T>, BookError>;
+
+/// What a book says of the orders of a call.
+#[derive(Debug)]
+pub struct Reply<T> {
+    /// The book's time. It decides whether a deadline has passed.
+    pub time: ServerTime,
+    /// By ID. An order that is missing here has changed meanwhile, as far as anybody can tell: load it again.
+    pub items: HashMap<OrderId, ItemReply<T>>,
+}
+
+/// What a book says of one order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ItemReply<T> {
+    /// Done, or found.
+    Done(T),
+    /// The order is not as it was loaded. Nothing was done; load it again.
+    Changed,
+    /// The book has no such order.
+    Unknown,
+    /// Another transaction holds the order. Nothing was done; try again later.
+    Locked,
+    /// The book will never do this, and why.
+    Refused(String),
+    /// Nothing was done; try again after this time.
+    Later(Duration),
+}
+
+/// An order as it was loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// What the decision needs.
+    pub facts: OrderFacts,
+    /// Goes back with a [`Closing`].
+    pub revision: Option<Revision>,
+}
+
+/// A mark of an order's version, of a form that only its book knows. It goes from [`Loaded`] back to [`Closing`], so that
+/// the book can see that nothing has changed in between. `None` where the book guards by deadline and payment alone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Revision(pub String);
+
+/// An order that is to be closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closing {
+    /// Its ID.
+    pub id: OrderId,
+    /// The deadline with which it was loaded. If it has another by now, it is not closed.
+    pub deadline: Deadline,
+    /// The revision with which it was loaded.
+    pub revision: Option<Revision>,
+    /// The payment of which its gateway has said that nobody can make it any more; `None`: it had none. If it has
+    /// another by now, it is not closed.
+    pub payment: Option<PaymentFacts>,
+    /// How long after the close its trade is to be looked for once more. The book arms that along with the close.
+    pub recheck: Option<Duration>,
+}
+
+/// Who settles orders, and why: what the order log says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor {
+    /// The part of the program, such as `worker`.
+    pub name: String,
+    /// Why orders are closed, such as `payment timeout`.
+    pub reason: String,
+    /// The person who had it done, if one had.
+    pub operator: Option<Operator>,
+}
+
+impl Actor {
+    /// A part of the program that closes orders because their deadline has passed.
+    #[must_use]
+    pub fn on_timeout(name: &str) -> Self {
+        Self { name: name.to_owned(), reason: "payment timeout".to_owned(), operator: None }
+    }
+}
+
+/// An order was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed {
+    /// From the deadline to the close, by the book's clock.
+    pub lateness: Duration,
+}
+
+/// A payment that a gateway vouches for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payment {
+    /// The order that was paid.
+    pub id: OrderId,
+    /// The gateway that says so.
+    pub gateway: String,
+    /// The number of the trade there.
+    pub trade_no: String,
+    /// What it says.
+    pub receipt: Receipt,
+    /// The number of the refund, should the payment turn out to be late.
+    pub refund_no: String,
+}
+
+/// How a payment was recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credited {
+    /// The order was pending and is paid now.
+    Paid,
+    /// The order was closed or cancelled before: a refund is on record now.
+    Late,
+    /// It was on record before, as a payment or as a refund.
+    Already,
+    /// There is another payment of this order on record. A person must look.
+    Twice,
+    /// The order stayed pending although the book took the payment.
+    Unchanged,
+}
+
+/// What a gateway has said of a trade that is not paid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TradeNote {
+    /// The order.
+    pub id: OrderId,
+    /// The gateway.
+    pub gateway: String,
+    /// The number of the trade there.
+    pub trade_no: String,
+    /// What it has said.
+    pub finding: TradeFinding,
+}
+
+/// What is to be kept of a gateway's answer about a trade that is not paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TradeFinding {
+    /// Nobody can pay it any more.
+    Gone,
+    /// The gateway knows no such trade, and that is believed, unless it was seen meanwhile.
+    Absent,
+    /// The gateway knows no such trade, yet.
+    NotFound,
+    /// The gateway knows no such trade, and the order was closed on that just now.
+    Missed,
+    /// The trade exists. If the gateway denies that later, a person must look.
+    Exists,
+}
+
+/// Which page of overdue orders is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageRequest {
+    /// How long their deadline must have passed.
+    pub grace: Duration,
+    /// Where the page before ended; `None`: the first page.
+    pub after: Option<Bookmark>,
+    /// The most orders on it.
+    pub orders_max: usize,
+}
+
+/// Orders that are pending past their deadline, in the order of their deadlines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverduePage {
+    /// Their IDs.
+    pub ids: Vec<OrderId>,
+    /// Where the next page begins; `None`: this was the last.
+    pub next: Option<Bookmark>,
+}
+
+/// The last row of a page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bookmark {
+    /// Its deadline.
+    pub deadline: OffsetDateTime,
+    /// Its ID, which may be none of ours.
+    pub id: String,
+}
+
+/// Why a whole call gave nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BookError {
+    /// The book is away or overloaded. No fault of the orders; the same call again later.
+    #[error("the order book cannot be used now: {0}")]
+    Away(String),
+    /// The book is set up wrongly, such as without a right. No fault of the orders; the same call again later.
+    #[error("the order book is set up wrongly: {0}")]
+    Misconfigured(String),
+    /// It took too long. Fewer orders at a time may do.
+    #[error("the order book was too slow: {0}")]
+    Slow(String),
+    /// One of the orders breaks a rule. Fewer orders at a time show which.
+    #[error("the order book refused: {0}")]
+    Refused(String),
+}

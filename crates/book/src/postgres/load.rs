@@ -1,0 +1,64 @@
+use std::collections::HashMap;
+
+use database::{Client, ServerTime};
+use order::{Deadline, Money, OrderFacts, OrderId, OrderStatus, PaymentFacts, Prepay};
+use time::OffsetDateTime;
+use tokio_postgres::Row;
+use trace::causes;
+
+use super::error::is_bad;
+use crate::{BookResult, ItemReply, Loaded, Reply};
+
+/// In the table of payments: no gateway is asked.
+const NO_GATEWAY: &str = "none";
+
+/// All orders in one query.
+pub(super) async fn load(client: &Client, ids: &[OrderId], gateway: Option<&str>) -> BookResult<Loaded> {
+    let ids: Vec<&str> = ids.iter().map(OrderId::as_str).collect();
+    let rows = client.within(is_bad, async |client| {
+        let statement = client.prepare_cached(include_str!("load.sql")).await?;
+        client.query(&statement, &[&ids, &gateway]).await
+    });
+    let rows = rows.await?;
+    let (mut items, mut now) = (HashMap::with_capacity(rows.len()), OffsetDateTime::UNIX_EPOCH);
+    for row in rows {
+        now = row.try_get("now")?;
+        let Ok(id) = OrderId::new(row.try_get("id")?) else { continue };
+        let item = match row.try_get("status")? {
+            None => ItemReply::Unknown,
+            Some(status) => match facts(&row, status) {
+                Ok(facts) => ItemReply::Done(Loaded { facts, revision: None }),
+                Err(detail) => ItemReply::Refused(detail),
+            },
+        };
+        items.insert(id, item);
+    }
+    Ok(Reply { time: ServerTime::from(now), items })
+}
+
+/// An error says why a row that is there cannot be used.
+fn facts(row: &Row, status: &str) -> Result<OrderFacts, String> {
+    let status: OrderStatus = status.parse().map_err(|error: order::BadStatus| error.to_string())?;
+    let deadline: Option<OffsetDateTime> = row.try_get("payment_deadline").map_err(|error| causes(&error))?;
+    let deadline = deadline.map(Deadline::at).ok_or("it has no payment deadline")?;
+    Ok(OrderFacts { status, deadline, payment: payment_facts(row).map_err(|error| causes(&error))? })
+}
+
+fn payment_facts(row: &Row) -> Result<Option<PaymentFacts>, tokio_postgres::Error> {
+    let gateway: Option<String> = row.try_get("gateway")?;
+    let Some(gateway) = gateway.filter(|gateway| gateway != NO_GATEWAY) else { return Ok(None) };
+    let prepay = match row.try_get("prepay")? {
+        "none" => Prepay::None,
+        "created" => Prepay::Created,
+        _ => Prepay::Attempted,
+    };
+    Ok(Some(PaymentFacts {
+        gateway,
+        trade_no: row.try_get("trade_no")?,
+        amount: Money { minor: row.try_get("amount_minor")?, currency: row.try_get("currency")? },
+        prepay,
+        created_at: row.try_get("trade_created_at")?,
+        not_found_at: row.try_get("not_found_at")?,
+        open: row.try_get::<_, &str>("trade_state")? == "open",
+    }))
+}

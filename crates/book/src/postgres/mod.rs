@@ -1,0 +1,61 @@
+//! The order book in PostgreSQL. No SQL type leaves this folder.
+
+mod error;
+mod load;
+mod lock;
+mod note;
+mod overdue;
+mod pay;
+mod settle;
+
+use async_trait::async_trait;
+use database::Client;
+use order::OrderId;
+use trace::TraceParent;
+
+pub(crate) use self::error::is_bad;
+use crate::{
+    Actor, BookError, BookResult, Closed, Closing, Credited, Loaded, OrderBook, OverduePage, PageRequest, Payment,
+    TradeNote,
+};
+
+/// Orders in PostgreSQL, in tables of ours or in views over a shop's own.
+#[derive(Clone)]
+pub struct PostgresBook {
+    client: Client,
+}
+
+impl PostgresBook {
+    /// The book in this database.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+}
+
+#[async_trait]
+impl OrderBook for PostgresBook {
+    async fn load(&self, ids: &[OrderId], gateway: Option<&str>) -> BookResult<Loaded> {
+        load::load(&self.client, ids, gateway).await
+    }
+
+    async fn settle(&self, closings: &[Closing], by: &Actor, trace: Option<&TraceParent>) -> BookResult<Closed> {
+        let columns = settle::columns(by, trace);
+        let (rows, locked) = lock::run(&self.client, closings, |closing| &closing.id, &settle::SQL, columns).await?;
+        settle::reply(&rows, locked)
+    }
+
+    async fn pay(&self, payments: &[Payment], by: &Actor, trace: Option<&TraceParent>) -> BookResult<Credited> {
+        let columns = pay::columns(by, trace);
+        let (rows, locked) = lock::run(&self.client, payments, |payment| &payment.id, &pay::SQL, columns).await?;
+        pay::reply(&rows, locked)
+    }
+
+    async fn note(&self, notes: &[TradeNote]) -> Result<(), BookError> {
+        note::note(&self.client, notes).await
+    }
+
+    async fn overdue(&self, page: &PageRequest) -> Result<Option<OverduePage>, BookError> {
+        overdue::page(&self.client, page).await.map(Some)
+    }
+}

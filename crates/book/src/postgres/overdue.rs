@@ -1,0 +1,37 @@
+use database::Client;
+use order::OrderId;
+use time::OffsetDateTime;
+
+use super::error::is_bad;
+use crate::{BookError, Bookmark, OverduePage, PageRequest};
+
+/// A page of the index of pending orders by deadline.
+pub(super) async fn page(client: &Client, page: &PageRequest) -> Result<OverduePage, BookError> {
+    // Before all that there is, if there is no page before.
+    let (deadline, id) = match &page.after {
+        Some(after) => (after.deadline, after.id.as_str()),
+        None => (OffsetDateTime::UNIX_EPOCH, ""),
+    };
+    let (grace, count_max) = (page.grace.as_secs_f64(), i64::try_from(page.orders_max).unwrap_or(i64::MAX));
+    let rows = client.within(is_bad, async |client| {
+        let page = client
+            .prepare_cached(
+                "select payment_deadline, id from orders
+                 where status = 'pending' and payment_deadline < statement_timestamp() - $1 * interval '1 second'
+                   and (payment_deadline, id) > ($2, $3)
+                 order by payment_deadline, id limit $4",
+            )
+            .await?;
+        client.query(&page, &[&grace, &deadline, &id, &count_max]).await
+    });
+    let rows = rows.await?;
+    let mut found = OverduePage { ids: Vec::with_capacity(rows.len()), next: None };
+    for row in &rows {
+        // What is no ID of ours cannot be settled by us.
+        found.ids.extend(OrderId::new(row.try_get("id")?).ok());
+    }
+    if let Some(last) = rows.last().filter(|_| rows.len() == page.orders_max) {
+        found.next = Some(Bookmark { deadline: last.try_get("payment_deadline")?, id: last.try_get("id")? });
+    }
+    Ok(found)
+}

@@ -1,0 +1,60 @@
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use database::ServerTime;
+use order::OrderId;
+use time::OffsetDateTime;
+use tokio_postgres::Row;
+use trace::TraceParent;
+
+use super::lock::Columns;
+use crate::{Actor, BookError, BookResult, Credited, ItemReply, Payment, Reply};
+
+pub(super) static SQL: LazyLock<String> =
+    LazyLock::new(|| include_str!("pay.sql").replace("-- stock.sql", include_str!("stock.sql")));
+
+pub(super) fn columns<'a>(
+    by: &'a Actor,
+    trace: Option<&'a TraceParent>,
+) -> impl for<'w> Fn(&'w [Payment]) -> Columns<'w> {
+    let (by, trace) = (by.name.clone(), trace.map(|trace| trace.as_str().to_owned()));
+    move |payments: &[Payment]| {
+        let texts = |of: fn(&Payment) -> &str| Box::new(payments.iter().map(of).collect::<Vec<&str>>());
+        vec![
+            texts(|payment| payment.id.as_str()),
+            texts(|payment| &payment.receipt.transaction_id),
+            Box::new(payments.iter().map(|payment| payment.receipt.paid_at).collect::<Vec<Option<OffsetDateTime>>>()),
+            Box::new(payments.iter().map(idempotency_key).collect::<Vec<String>>()),
+            texts(|payment| &payment.gateway),
+            texts(|payment| &payment.trade_no),
+            Box::new(payments.iter().map(|payment| payment.receipt.amount.minor).collect::<Vec<i64>>()),
+            texts(|payment| &payment.receipt.amount.currency),
+            texts(|payment| &payment.refund_no),
+            Box::new(by.clone()),
+            Box::new(trace.clone()),
+        ]
+    }
+}
+
+pub(super) fn reply(rows: &[Row], locked: Vec<OrderId>) -> BookResult<Credited> {
+    let (mut items, mut now) = (HashMap::with_capacity(rows.len()), OffsetDateTime::UNIX_EPOCH);
+    for row in rows {
+        let credited = match row.try_get("outcome")? {
+            "paid" => Credited::Paid,
+            "late" => Credited::Late,
+            "already" => Credited::Already,
+            "twice" => Credited::Twice,
+            "unchanged" => Credited::Unchanged,
+            other => return Err(BookError::Away(format!("{other:?} is no outcome of a payment"))),
+        };
+        now = row.try_get("now")?;
+        let Ok(id) = OrderId::new(row.try_get("id")?) else { continue };
+        items.insert(id, ItemReply::Done(credited));
+    }
+    items.extend(locked.into_iter().map(|id| (id, ItemReply::Locked)));
+    Ok(Reply { time: ServerTime::from(now), items })
+}
+
+fn idempotency_key(payment: &Payment) -> String {
+    format!("payment:{}:{}", payment.id, payment.receipt.transaction_id)
+}

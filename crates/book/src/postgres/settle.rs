@@ -1,0 +1,69 @@
+use std::collections::HashMap;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use database::ServerTime;
+use order::{OrderId, Prepay};
+use time::OffsetDateTime;
+use tokio_postgres::Row;
+use trace::TraceParent;
+
+use super::lock::Columns;
+use crate::{Actor, BookResult, Closed, Closing, ItemReply, Reply};
+
+pub(super) static SQL: LazyLock<String> =
+    LazyLock::new(|| include_str!("settle.sql").replace("-- stock.sql", include_str!("stock.sql")));
+
+pub(super) fn columns<'a>(
+    by: &'a Actor,
+    trace: Option<&'a TraceParent>,
+) -> impl for<'w> Fn(&'w [Closing]) -> Columns<'w> {
+    let (by, trace) = (by.clone(), trace.map(|trace| trace.as_str().to_owned()));
+    move |closings: &[Closing]| {
+        let payments = || closings.iter().map(|closing| closing.payment.as_ref());
+        let operator = by.operator.as_ref();
+        vec![
+            Box::new(closings.iter().map(|closing| closing.id.as_str()).collect::<Vec<&str>>()),
+            Box::new(closings.iter().map(|closing| closing.deadline.instant()).collect::<Vec<OffsetDateTime>>()),
+            Box::new(closings.iter().map(idempotency_key).collect::<Vec<String>>()),
+            Box::new(by.name.clone()),
+            Box::new(payments().map(|payment| payment.map(|payment| payment.trade_no.as_str())).collect::<Vec<_>>()),
+            Box::new(payments().map(|payment| payment.map(|payment| prepay_name(payment.prepay))).collect::<Vec<_>>()),
+            Box::new(by.reason.clone()),
+            Box::new(operator.map(|person| person.kind.clone())),
+            Box::new(operator.map(|person| person.name.clone())),
+            Box::new(
+                closings.iter().map(|closing| closing.recheck.map(|after| after.as_secs_f64())).collect::<Vec<_>>(),
+            ),
+            Box::new(trace.clone()),
+        ]
+    }
+}
+
+pub(super) fn reply(rows: &[Row], locked: Vec<OrderId>) -> BookResult<Closed> {
+    let (mut items, mut now) = (HashMap::with_capacity(rows.len()), OffsetDateTime::UNIX_EPOCH);
+    for row in rows {
+        let (closed_at, deadline): (OffsetDateTime, OffsetDateTime) =
+            (row.try_get("closed_at")?, row.try_get("deadline")?);
+        // It is one of those that were sent.
+        let Ok(id) = OrderId::new(row.try_get("id")?) else { continue };
+        let lateness = Duration::try_from(closed_at - deadline).unwrap_or_default();
+        items.insert(id, ItemReply::Done(Closed { lateness }));
+        now = now.max(closed_at);
+    }
+    items.extend(locked.into_iter().map(|id| (id, ItemReply::Locked)));
+    Ok(Reply { time: ServerTime::from(now), items })
+}
+
+/// The same for every attempt at closing this order on this deadline, whoever makes it.
+fn idempotency_key(closing: &Closing) -> String {
+    format!("payment-timeout:{}:{}", closing.id, closing.deadline)
+}
+
+fn prepay_name(prepay: Prepay) -> &'static str {
+    match prepay {
+        Prepay::None => "none",
+        Prepay::Attempted => "attempted",
+        Prepay::Created => "created",
+    }
+}

@@ -1,0 +1,56 @@
+-- Closes orders and does all that goes with it, in one statement. lock.sql has locked them before, in the same
+-- transaction. The line that names stock.sql stands for that file.
+-- $1: order IDs, each once. $2: the deadline with which each was loaded. $3: the idempotency key of each.
+-- $4: who does it. $5, $6: trade number and prepay of the payment of
+-- which its gateway has said that nobody can make it any more; null: it had none. $7: why. $8, $9: the type of operator
+-- and the operator who had it done; null: nobody had. $10: after how many seconds its trade is to be looked for once
+-- more; null: it is not. $11: the trace that it is part of. Returns the orders that were closed; those missing from the answer
+-- have changed meanwhile.
+with due as (
+    select * from unnest($1::text[], $2::timestamptz[], $3::text[], $5::text[], $6::text[], $10::float8[])
+        as due (id, deadline, key, trade_no, prepay, again_s)
+),
+-- Looked up by ID alone, as in lock.sql; what they were found to be is compared in the next step.
+found as materialized (
+    select o.id, o.status, o.payment_deadline, due.deadline, due.key, due.again_s,
+           case
+               when due.trade_no is null then p.order_id is null or p.gateway = 'none'
+               else coalesce(p.trade_no, o.id) = due.trade_no and coalesce(p.prepay, 'attempted') = due.prepay
+           end as heard
+    from due
+    join orders o on o.id = due.id
+    left join payments p on p.order_id = due.id
+),
+-- The guard: only what is pending under its lock, still has the deadline with which it was loaded, and has no
+-- payment but the one that was asked about, closes.
+settled as (
+    update orders o
+    set status = 'closed', closed_at = clock_timestamp()
+    from found
+    where o.id = found.id and found.status = 'pending' and found.payment_deadline = found.deadline
+      and found.heard
+    returning o.id, o.status, o.closed_at, o.amount_minor, o.currency, found.deadline, found.key, found.again_s
+),
+-- stock.sql
+logged as (
+    insert into order_log (order_id, from_status, to_status, reason, actor, idempotency_key, operator_type, operator, at)
+    select id, 'pending', 'closed', $7, $4, key, $8, $9, closed_at from settled
+),
+-- An order can come to the same deadline twice only if somebody reopened it by hand; the key stays then.
+recorded as (
+    insert into idempotency_keys (key, order_id, outcome, created_at)
+    select key, id, 'closed', closed_at from settled
+    on conflict (key) do nothing
+),
+armed as (
+    insert into outbox (order_id, due_at, traceparent)
+    select id, closed_at + again_s * interval '1 second', $11 from settled where again_s is not null
+),
+announced as (
+    insert into outbox (order_id, due_at, traceparent, event, event_id, data)
+    select e.*
+    from settled,
+         overdue_event('order.closed', settled.id, settled.key, settled.closed_at, $11::text, settled.amount_minor, settled.currency,
+             fact_at => settled.closed_at, deadline => settled.deadline, reason => $7::text, actor => $4::text) e
+)
+select id, closed_at, deadline from settled

@@ -1,0 +1,182 @@
+//! Pools of both drivers, bounded in the same way.
+
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use deadpool::Runtime;
+use deadpool::managed::{self, Manager, Object, PoolError};
+use deadpool_postgres::ClientWrapper;
+use sqlx::PgConnection;
+use sqlx::postgres::PgListener;
+use trace::causes;
+
+use crate::DatabaseError;
+use crate::dial::Dial;
+use crate::session::Purpose;
+use crate::sqlx_pool::SqlxManager;
+use crate::tokio_pool::TokioManager;
+use crate::url::DatabaseUrl;
+
+/// How connections are made and bounded.
+#[derive(Debug, Clone)]
+pub struct PoolSettings {
+    /// The most connections at a time.
+    pub connections_max: usize,
+    /// How long a statement may take, waiting for locks included.
+    pub statement_timeout: Duration,
+    /// What the connections are for.
+    pub purpose: Purpose,
+}
+
+/// The state of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolState {
+    /// Connections that there are.
+    pub open: usize,
+    /// Connections that are not in use.
+    pub idle: usize,
+    /// The most that there may be.
+    pub max: usize,
+}
+
+/// Connections of sqlx. It connects when it is first used.
+#[derive(Clone)]
+pub struct SqlxPool {
+    pool: managed::Pool<SqlxManager>,
+    address: String,
+}
+
+/// A connection of sqlx that goes back to its pool.
+pub struct SqlxConnection(Object<SqlxManager>);
+
+/// Connections of tokio-postgres. It connects when it is first used.
+#[derive(Clone)]
+pub(crate) struct TokioPool {
+    pool: managed::Pool<TokioManager>,
+    address: String,
+}
+
+/// How long a statement may take unless a deployment says so, waiting for locks included.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How much longer than its statement timeout a connection may be silent before it counts as dead, without any sign of it.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// How long a server may take to answer a statement, where statements have this timeout. A connection that is silent for
+/// longer is dead.
+#[must_use]
+pub fn answer_timeout(statement_timeout: Duration) -> Duration {
+    statement_timeout + SILENCE
+}
+
+impl SqlxPool {
+    /// A pool for the servers that the URL names.
+    ///
+    /// # Errors
+    /// [`DatabaseError::BadUrl`], [`DatabaseError::BadCertificates`].
+    pub fn new(url: &DatabaseUrl, settings: &PoolSettings) -> Result<Self, DatabaseError> {
+        let dial = Dial::new(url, settings.purpose, settings.statement_timeout)?;
+        let pool = bounded(SqlxManager::new(dial.clone())?, &dial, settings)?;
+        Ok(Self { pool, address: url.address() })
+    }
+
+    /// A connection, as soon as one is free.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Unreachable`].
+    pub async fn get(&self) -> Result<SqlxConnection, DatabaseError> {
+        self.pool.get().await.map(SqlxConnection).map_err(|error| unreachable(&self.address, &error))
+    }
+
+    /// Listens on a channel of notifications, with a connection of its own.
+    ///
+    /// # Errors
+    /// Errors of the database.
+    pub async fn listen(&self, channel: &str) -> Result<PgListener, sqlx::Error> {
+        self.pool.manager().listen(channel).await
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn state(&self) -> PoolState {
+        state(&self.pool)
+    }
+
+    /// Hangs up.
+    pub fn close(&self) {
+        self.pool.close();
+    }
+}
+
+impl SqlxConnection {
+    /// Takes the connection out of its pool for good, to be dropped: it may be dead, or lead to a server that has become
+    /// read-only.
+    pub fn discard(self) {
+        drop(Object::take(self.0));
+    }
+}
+
+impl Deref for SqlxConnection {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.0
+    }
+}
+
+impl DerefMut for SqlxConnection {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
+}
+
+impl TokioPool {
+    pub(crate) fn new(url: &DatabaseUrl, settings: &PoolSettings) -> Result<Self, DatabaseError> {
+        let dial = Dial::new(url, settings.purpose, settings.statement_timeout)?;
+        let pool = bounded(TokioManager::new(dial.clone())?, &dial, settings)?;
+        Ok(Self { pool, address: url.address() })
+    }
+
+    pub(crate) async fn get(&self) -> Result<Object<TokioManager>, DatabaseError> {
+        self.pool.get().await.map_err(|error| unreachable(&self.address, &error))
+    }
+
+    /// A connection of its own, which the pool forgets.
+    pub(crate) async fn take(&self) -> Result<ClientWrapper, DatabaseError> {
+        self.get().await.map(Object::take)
+    }
+
+    pub(crate) fn state(&self) -> PoolState {
+        state(&self.pool)
+    }
+}
+
+/// Connections, waiting and connecting are all bounded.
+fn bounded<M: Manager>(manager: M, dial: &Dial, settings: &PoolSettings) -> Result<managed::Pool<M>, DatabaseError> {
+    // Each attempt is bounded by itself.
+    let all_attempts = dial.connect_timeout * u32::try_from(dial.attempts.len() + 1).unwrap_or(u32::MAX);
+    managed::Pool::builder(manager)
+        .max_size(settings.connections_max)
+        .runtime(Runtime::Tokio1)
+        .wait_timeout(Some(dial.connect_timeout))
+        .create_timeout(Some(all_attempts))
+        .recycle_timeout(Some(dial.connect_timeout))
+        .build()
+        .map_err(|error| DatabaseError::BadUrl(error.to_string()))
+}
+
+fn state<M: Manager>(pool: &managed::Pool<M>) -> PoolState {
+    let status = pool.status();
+    PoolState { open: status.size, idle: status.available, max: status.max_size }
+}
+
+fn unreachable(address: &str, error: &PoolError<DatabaseError>) -> DatabaseError {
+    match error {
+        PoolError::Backend(error) => error.clone(),
+        PoolError::Timeout(managed::TimeoutType::Wait) => DatabaseError::Unreachable {
+            address: address.to_owned(),
+            reason: "all connections of this pool are in use".to_owned(),
+        },
+        other => DatabaseError::Unreachable { address: address.to_owned(), reason: causes(other) },
+    }
+}

@@ -1,0 +1,136 @@
+//! Connections of sqlx.
+
+use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
+use secrecy::ExposeSecret;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions, PgSslMode};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use trace::causes;
+
+use crate::DatabaseError;
+use crate::dial::{Attempt, Dial, Driver, READ_ONLY, Setback};
+use crate::host::HostName;
+use crate::tls::Verify;
+
+/// Makes connections, and looks at each before it is handed out again.
+pub(crate) struct SqlxManager {
+    dial: Dial,
+}
+
+impl SqlxManager {
+    pub(crate) fn new(dial: Dial) -> Result<Self, DatabaseError> {
+        // sqlx reads the certificates itself, each time that it connects. Here it is found out at once whether it can.
+        for verify in dial.attempts.iter().filter_map(|attempt| attempt.tls) {
+            dial.certificates.client_config(verify)?;
+        }
+        Ok(Self { dial })
+    }
+
+    /// Listens on a channel of notifications, with a connection of its own.
+    pub(crate) async fn listen(&self, channel: &str) -> Result<PgListener, sqlx::Error> {
+        // The listener wants a pool. This connection is only to find the server.
+        let found = self.dial.connect(&Finder(self)).await;
+        let options = found.map_err(|error| sqlx::Error::Configuration(error.into()))?;
+        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(self.dial.connect_timeout);
+        let mut listener = PgListener::connect_with(&pool.connect_lazy_with(options)).await?;
+        listener.listen(channel).await?;
+        Ok(listener)
+    }
+
+    fn options(&self, attempt: &Attempt) -> PgConnectOptions {
+        let Dial { user, database, application_name, certificates, settings, .. } = &self.dial;
+        // It begins with what the environment says; everything that matters is set after that.
+        let options = PgConnectOptions::new_without_pgpass().port(attempt.port).username(user).database(database);
+        let options = match &attempt.name {
+            HostName::Tcp(name) => options.host(name),
+            HostName::Unix(directory) => options.socket(directory),
+        };
+        let options = match &attempt.password {
+            Some(password) => options.password(password.expose_secret()),
+            None => options,
+        };
+        let options = options.application_name(application_name).ssl_mode(match attempt.tls {
+            None => PgSslMode::Disable,
+            Some(Verify::Nothing) => PgSslMode::Require,
+            Some(Verify::Authority) => PgSslMode::VerifyCa,
+            Some(Verify::AuthorityAndName) => PgSslMode::VerifyFull,
+        });
+        let root = certificates.root.as_ref().map_or_else(Vec::new, |root| root.bytes.clone());
+        let options = options.ssl_root_cert_from_pem(root);
+        let options = match &certificates.identity {
+            Some((certificate, key)) => {
+                options.ssl_client_cert_from_pem(&certificate.bytes).ssl_client_key_from_pem(&key.bytes)
+            }
+            None => options,
+        };
+        options.options(settings.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+    }
+}
+
+impl Driver for SqlxManager {
+    type Connection = PgConnection;
+
+    async fn open(&self, attempt: &Attempt) -> Result<PgConnection, Setback> {
+        let limit = self.dial.connect_timeout;
+        let options = self.options(attempt);
+        let connecting = async {
+            let mut connection = options.connect().await?;
+            let read_only = is_read_only(&mut connection).await?;
+            Ok((connection, read_only))
+        };
+        match tokio::time::timeout(limit, connecting).await {
+            Err(_) => Err(Setback::silent(limit)),
+            Ok(Err(error)) => Err(setback(&error)),
+            Ok(Ok((connection, read_only))) if self.dial.target.is(read_only) => Ok(connection),
+            Ok(Ok(_)) => Err(Setback::wrong_target(self.dial.target)),
+        }
+    }
+}
+
+/// Finds out which server answers, and in which way.
+struct Finder<'a>(&'a SqlxManager);
+
+impl Driver for Finder<'_> {
+    type Connection = PgConnectOptions;
+
+    async fn open(&self, attempt: &Attempt) -> Result<PgConnectOptions, Setback> {
+        let connection = self.0.open(attempt).await?;
+        let _ = connection.close().await;
+        Ok(self.0.options(attempt))
+    }
+}
+
+impl Manager for SqlxManager {
+    type Type = PgConnection;
+    type Error = DatabaseError;
+
+    async fn create(&self) -> Result<PgConnection, DatabaseError> {
+        self.dial.connect(self).await
+    }
+
+    /// A connection whose server was restarted, or takes no writes any more, would be handed out for ever.
+    async fn recycle(&self, connection: &mut PgConnection, _: &Metrics) -> RecycleResult<DatabaseError> {
+        match is_read_only(connection).await {
+            Ok(read_only) if self.dial.target.is(read_only) => Ok(()),
+            Ok(_) => Err(RecycleError::message("the server is not of the kind that it was")),
+            Err(error) => Err(RecycleError::message(causes(&error))),
+        }
+    }
+}
+
+async fn is_read_only(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let read_only: String = sqlx::query_scalar(READ_ONLY).fetch_one(connection).await?;
+    Ok(read_only == "on")
+}
+
+fn setback(error: &sqlx::Error) -> Setback {
+    let refused = match error {
+        sqlx::Error::Tls(_) => true,
+        // What rustls says of a handshake.
+        sqlx::Error::Io(io) => io.kind() == std::io::ErrorKind::InvalidData,
+        sqlx::Error::Database(refusal) => refusal.code().as_deref() == Some("28000"),
+        _ => false,
+    };
+    // Without what sqlx adds to a refusal: a line of PostgreSQL's own source.
+    let reason = error.as_database_error().map_or_else(|| causes(error), |refusal| refusal.message().to_owned());
+    Setback { refused, reason }
+}

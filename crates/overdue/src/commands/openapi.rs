@@ -1,0 +1,5 @@
+use crate::output::print;
+
+pub(crate) fn run() {
+    print(api::openapi());
+}

@@ -1,0 +1,123 @@
+use std::sync::Arc;
+
+use database::{DatabaseError, SqlxPool};
+use shop::{NewOrder, OrderError};
+use tokio::sync::Semaphore;
+
+use super::gateway::DemoGateway;
+use crate::failure::Failure;
+
+/// What is done with an order in time.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Fate {
+    /// The shop learns of the payment and marks the order as paid.
+    Pay,
+    Cancel,
+    Nothing,
+    /// There is a trade at the gateway, and nobody pays it.
+    IgnoreGateway,
+    /// Paid at the gateway, and the shop is never told.
+    PayAtGateway,
+    /// Cancelled in the shop, and then paid at the gateway all the same.
+    CancelAndPayAtGateway,
+}
+
+impl Fate {
+    pub(super) fn has_trade(self) -> bool {
+        matches!(self, Self::IgnoreGateway | Self::PayAtGateway | Self::CancelAndPayAtGateway)
+    }
+}
+
+/// What one customer did in the end; `None`: nothing more than ordering.
+pub(super) struct Visit {
+    pub(super) done: Option<Fate>,
+    pub(super) too_late: bool,
+    pub(super) quantity: i64,
+}
+
+/// A customer of the shop.
+pub(super) struct Customer {
+    pub(super) pool: SqlxPool,
+    /// As many as there are connections.
+    pub(super) places: Arc<Semaphore>,
+    pub(super) gateway: Option<Arc<DemoGateway>>,
+    pub(super) order: NewOrder,
+}
+
+impl Customer {
+    /// Orders, and does what this customer is to do.
+    pub(super) async fn visit(self, fate: Fate) -> Result<Visit, Failure> {
+        let quantity = self.order.items.iter().map(|item| item.quantity).sum();
+        let visit = |done: Option<Fate>, too_late| Ok(Visit { done, too_late, quantity });
+        if !self.place_order().await? {
+            return visit(None, true);
+        }
+        if matches!(fate, Fate::Nothing | Fate::IgnoreGateway) {
+            return visit(None, false);
+        }
+        // Some think longer than others; most are in time.
+        let thought = 10 + i64::unsigned_abs(quantity) * 13 % 80;
+        tokio::time::sleep(self.order.payment_timeout * u32::try_from(thought).unwrap_or(50) / 100).await;
+        match self.act(fate).await {
+            Ok(true) => visit(Some(fate), false),
+            Ok(false) | Err(Refused::TooLate) => visit(None, true),
+            Err(Refused::Broken(failure)) => Err(failure),
+        }
+    }
+
+    /// Orders and, where it is to be paid at the gateway, has the shop tell it. `false`: too late even for that.
+    async fn place_order(&self) -> Result<bool, Failure> {
+        let order = &self.order;
+        let _place = self.places.acquire().await;
+        let mut connection = self.pool.get().await?;
+        shop::create(&mut connection, order).await?;
+        let (Some(gateway), Some(_)) = (&self.gateway, &order.gateway) else { return Ok(true) };
+        match shop::begin_prepay(&mut connection, &order.id).await {
+            Ok(()) => {}
+            Err(OrderError::Overdue { .. } | OrderError::NotPending { .. }) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        gateway.open(&order.id, order.amount_minor, &order.currency).await?;
+        shop::prepay_created(&mut connection, &order.id).await?;
+        Ok(true)
+    }
+
+    /// `false`: the gateway took no payment any more.
+    async fn act(&self, fate: Fate) -> Result<bool, Refused> {
+        let id = &self.order.id;
+        let _place = self.places.acquire().await;
+        let mut connection = self.pool.get().await?;
+        match fate {
+            Fate::Pay => shop::pay(&mut connection, id, Some(&format!("demo-payment-{id}"))).await?,
+            Fate::Cancel | Fate::CancelAndPayAtGateway => shop::cancel(&mut connection, id).await?,
+            Fate::Nothing | Fate::IgnoreGateway | Fate::PayAtGateway => {}
+        }
+        match (&self.gateway, fate) {
+            (Some(gateway), Fate::PayAtGateway | Fate::CancelAndPayAtGateway) => {
+                gateway.pay(id).await.map_err(Refused::Broken)
+            }
+            _ => Ok(true),
+        }
+    }
+}
+
+/// Why a customer could not do what they wanted.
+enum Refused {
+    TooLate,
+    Broken(Failure),
+}
+
+impl From<DatabaseError> for Refused {
+    fn from(error: DatabaseError) -> Self {
+        Self::Broken(error.into())
+    }
+}
+
+impl From<OrderError> for Refused {
+    fn from(error: OrderError) -> Self {
+        match error {
+            OrderError::Overdue { .. } | OrderError::NotPending { .. } => Self::TooLate,
+            error => Self::Broken(error.into()),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The HTTP side of a process: health and metrics, and orders if it has that role.
+
+use std::sync::Arc;
+
+use api::{Listener, Metrics, OrderService, Readiness, Replica, Token, Vitals};
+use broker::{Broker, Management};
+use database::{DatabaseUrl, Purpose};
+use prometheus_client::registry::Registry;
+use relay::RelayMetrics;
+use tokio_util::sync::CancellationToken;
+use worker::{Gateways, Notifications, PassiveClose};
+
+use super::samples::{Sampler, Samples};
+use crate::failure::Failure;
+use crate::servers;
+use crate::settings::{DatabaseSettings, HttpSettings};
+
+/// A port, and what is served there.
+pub(super) struct Http {
+    listener: Listener,
+    serves_orders: bool,
+    token: Option<Token>,
+    management: Option<Management>,
+    read_database: Option<DatabaseUrl>,
+}
+
+/// The parts of the process that HTTP shows.
+pub(super) struct Parts<'a> {
+    pub(super) database: &'a DatabaseSettings,
+    pub(super) broker: Option<Broker>,
+    /// What the order service settles orders and takes notifications with; `None`: there is none.
+    pub(super) orders: Option<(PassiveClose, Notifications)>,
+    pub(super) gateways: Gateways,
+    /// Whether orders are settled in this process, so that there is something to be counted.
+    pub(super) settles: bool,
+    pub(super) relay: Option<RelayMetrics>,
+    pub(super) samples: Samples,
+    pub(super) shutdown: CancellationToken,
+}
+
+/// How many connections the order service has.
+const ORDER_CONNECTIONS: usize = 8;
+
+/// How many connections readiness and samples have.
+const VITAL_CONNECTIONS: usize = 2;
+
+impl Http {
+    /// Checks the settings and takes the port; `None`: there is to be no HTTP.
+    pub(super) async fn bind(settings: &HttpSettings, serves_orders: bool) -> Result<Option<Self>, Failure> {
+        let Some(address) = settings.listen else {
+            if serves_orders {
+                let advice = "the role api needs --listen ADDRESS:PORT (OVERDUE_LISTEN), for example 127.0.0.1:8080";
+                return Err(Failure::settings(advice.to_owned()));
+            }
+            return Ok(None);
+        };
+        let token = settings.token()?;
+        if serves_orders && token.is_none() && !address.ip().is_loopback() {
+            return Err(Failure::settings(format!(
+                "--listen {address} can be reached from other machines: set OVERDUE_API_TOKEN, or listen at 127.0.0.1"
+            )));
+        }
+        let (management, read_database) = (settings.management.management()?, settings.read_database()?);
+        let listener = Listener::bind(address)
+            .await
+            .map_err(|error| Failure::settings(format!("cannot listen at {address}: {error}")))?;
+        Ok(Some(Self { listener, serves_orders, token, management, read_database }))
+    }
+
+    /// Serves until the program is to stop.
+    pub(super) async fn start(self, parts: Parts<'_>) -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
+        let Parts { database, broker, orders, gateways, settles, relay, mut samples, shutdown } = parts;
+        let client = servers::client(database, VITAL_CONNECTIONS, Purpose::Shop)?;
+        let service = match orders.filter(|_| self.serves_orders) {
+            None => None,
+            Some((passive, notifications)) => {
+                let pool = servers::pool(database, ORDER_CONNECTIONS, Purpose::Shop)?;
+                let counted = pool.clone();
+                samples.add_pool("orders", move || counted.state());
+                let replica = self.read_database.as_ref().map(|url| replica(url, database)).transpose()?;
+                let token = self.token;
+                Some(OrderService { pool, replica, passive, notifications, gateways: gateways.clone(), token })
+            }
+        };
+        let mut registry = Registry::with_prefix("overdue");
+        if settles {
+            gateways.metrics().register(&mut registry);
+        }
+        if let Some(relay) = relay {
+            relay.register(&mut registry);
+        }
+        registry.register_collector(Box::new(samples.clone()));
+        let vhost = broker.as_ref().map(|broker| broker.vhost().to_owned());
+        let vitals = Vitals {
+            readiness: Arc::new(Readiness::of(client.clone(), broker)),
+            metrics: Arc::new(Metrics::new(registry)),
+        };
+        if let Ok(address) = self.listener.address() {
+            tracing::info!(%address, orders = service.is_some(), "listening");
+        }
+        let sampler = Sampler {
+            pool: servers::pool(database, 1, Purpose::Shop)?,
+            client,
+            management: self.management.zip(vhost),
+        };
+        let tidying = service.as_ref().map(|service| api::delete_old_answers(service.pool.clone(), shutdown.clone()));
+        let router = api::router(vitals, service);
+        Ok(async move {
+            let tidy = async move {
+                match tidying {
+                    Some(tidying) => tidying.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let served = api::serve(self.listener, router, shutdown);
+            tokio::pin!(served);
+            tokio::select! {
+                () = &mut served => return,
+                () = sampler.run(samples) => {}
+                () = tidy => {}
+            }
+            served.await;
+        })
+    }
+}
+
+fn replica(url: &DatabaseUrl, settings: &DatabaseSettings) -> Result<Arc<Replica>, Failure> {
+    let pool = servers::pool_at(url, settings, ORDER_CONNECTIONS, Purpose::Replica)?;
+    Ok(Arc::new(Replica::of(pool)))
+}

@@ -1,0 +1,213 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use book::{OrderBook, PostgresBook, Refunds, Trades};
+use broker::{Broker, Topology};
+use database::{Client, Purpose};
+use order::Lanes;
+use relay::{Relay, RelayMetrics};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use worker::{Gateways, Notifications, PassiveClose, Refunder, Sweep, Worker, WorkerMetrics};
+
+use super::http::{Http, Parts};
+use super::report;
+use super::samples::Samples;
+use crate::failure::{Failure, Kind};
+use crate::gateways::gateways;
+use crate::servers;
+use crate::settings::{DatabaseSettings, HttpSettings, Role, RoleSettings};
+
+/// Roles at work in this process.
+pub(crate) struct Roles {
+    pub(crate) names: Vec<&'static str>,
+    /// The payment gateways that are set up.
+    pub(crate) gateways: Vec<String>,
+    tasks: JoinSet<Result<(), anyhow::Error>>,
+    relay: Option<RelayMetrics>,
+    pub(crate) worker: Option<WorkerMetrics>,
+    shutdown: CancellationToken,
+}
+
+/// How many connections there are for orders that clients look at over HTTP.
+const PASSIVE_CONNECTIONS: usize = 8;
+
+impl Roles {
+    /// Checks that the servers answer and are as they must be, then starts the roles (`only`: none means all).
+    pub(crate) async fn start(
+        only: &[Role],
+        settings: &RoleSettings,
+        http: &HttpSettings,
+        lanes: Lanes,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, Failure> {
+        let wanted = |role| match only {
+            [] => role != Role::Api || http.listen.is_some(),
+            only => only.contains(&role),
+        };
+        // Before anything is connected to: settings that cannot be used are found at once.
+        let settles = [Role::Worker, Role::Sweep, Role::Api].into_iter().any(wanted);
+        let gateways = if settles { gateways(&settings.gateways)? } else { Gateways::none() };
+        let http = Http::bind(http, wanted(Role::Api)).await?;
+        servers::migrated_database(&settings.database).await?;
+        // Sweep and HTTP work without a broker.
+        let broker = if wanted(Role::Relay) || wanted(Role::Worker) {
+            let broker = servers::broker(&settings.broker, "run").await?;
+            broker::check_presence(&Topology::new(&lanes), &broker).await?;
+            Some(broker)
+        } else {
+            None
+        };
+        let mut roles = Self {
+            names: Vec::new(),
+            gateways: gateways.names(),
+            tasks: JoinSet::new(),
+            relay: None,
+            worker: settles.then(|| gateways.metrics()),
+            shutdown: shutdown.clone(),
+        };
+        let mut samples = Samples::default();
+        if let (true, Some(broker)) = (wanted(Role::Relay), &broker) {
+            roles.start_relay(settings, broker.clone(), lanes.clone())?;
+        }
+        if wanted(Role::Worker) || wanted(Role::Sweep) {
+            let pipelines = [settings.pipelines().pipelines, settings.pipelines().gateway_pipelines];
+            let pipelines: usize = pipelines.map(|count| count.max(lanes.shards().count())).iter().sum();
+            // One for each pipeline and the refunds; for the sweep two, which asks gateways beside its rounds.
+            let connections = [(Role::Worker, pipelines + 1), (Role::Sweep, 2)];
+            let connections = connections.iter().filter(|(role, _)| wanted(*role)).map(|(_, count)| count).sum();
+            let client = client(&settings.database, connections, "worker", &mut samples)?;
+            if let (true, Some(broker)) = (wanted(Role::Worker), &broker) {
+                roles.start_worker(settings, broker.clone(), &client, lanes, &gateways);
+            }
+            if wanted(Role::Sweep) {
+                roles.start_sweep(settings, client, &gateways);
+            }
+        }
+        if let Some(http) = http {
+            let mut orders = None;
+            if wanted(Role::Api) {
+                roles.names.push("api");
+                // Apart, so that many clients who look at orders leave the pipelines their connections.
+                let client = client(&settings.database, PASSIVE_CONNECTIONS, "passive", &mut samples)?;
+                let book = book(&client);
+                let passive = PassiveClose::new(Arc::clone(&book), &gateways, shutdown.clone());
+                let (trades, refunds) = (Trades::new(client.clone()), Refunds::new(client));
+                orders = Some((passive, Notifications::new(gateways.clone(), book, trades, refunds)));
+            }
+            let parts = Parts {
+                database: &settings.database,
+                broker,
+                orders,
+                gateways,
+                settles,
+                relay: roles.relay.clone(),
+                samples,
+                shutdown: shutdown.clone(),
+            };
+            roles.spawn(http.start(parts).await?);
+        }
+        Ok(roles)
+    }
+
+    fn start_relay(&mut self, settings: &RoleSettings, broker: Broker, lanes: Lanes) -> Result<(), Failure> {
+        let pool = servers::pool(&settings.database, Relay::CONNECTIONS, Purpose::Relay)?;
+        let relay = Relay::new(pool, broker, lanes, settings.relay());
+        self.names.push("relay");
+        self.relay = Some(relay.metrics());
+        self.spawn(relay.run(self.shutdown.clone()));
+        Ok(())
+    }
+
+    fn start_worker(
+        &mut self,
+        settings: &RoleSettings,
+        broker: Broker,
+        client: &Client,
+        lanes: Lanes,
+        gateways: &Gateways,
+    ) {
+        self.names.push("worker");
+        let worker = Worker::new(broker, book(client), lanes, gateways.clone(), settings.pipelines());
+        let shutdown = self.shutdown.clone();
+        let broke = |error| anyhow!("the worker broke: {error}");
+        self.tasks.spawn(async move { worker.run(shutdown).await.map_err(broke) });
+        let refunder = Refunder::new(Refunds::new(client.clone()), gateways.clone());
+        self.spawn(refunder.run(self.shutdown.clone()));
+    }
+
+    fn start_sweep(&mut self, settings: &RoleSettings, client: Client, gateways: &Gateways) {
+        self.names.push("sweep");
+        let sweep = Sweep::new(book(&client), client, gateways, settings.sweep(), self.shutdown.clone());
+        self.spawn(sweep.run());
+    }
+
+    fn spawn(&mut self, role: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(async move {
+            role.await;
+            Ok(())
+        });
+    }
+
+    /// Reports from time to time, until the roles are told to stop and have ended.
+    pub(crate) async fn finish(
+        &mut self,
+        shutdown: &CancellationToken,
+        shutdown_timeout: Duration,
+        report_every: Duration,
+    ) -> Result<(), Failure> {
+        let mut report = tokio::time::interval(report_every);
+        let mut last = self.report_line();
+        let in_time = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(shutdown_timeout).await;
+        };
+        tokio::pin!(in_time);
+        loop {
+            tokio::select! {
+                ended = self.tasks.join_next() => match ended {
+                    None => break,
+                    Some(Ok(Ok(()))) => {}
+                    // A role that breaks takes the process with it: its supervisor starts it again.
+                    Some(Ok(Err(error))) => return Err(error.into()),
+                    Some(Err(error)) => return Err(anyhow!("a role broke: {error}").into()),
+                },
+                _ = report.tick() => {
+                    let line = self.report_line();
+                    if line != last {
+                        tracing::info!("since the start: {line}");
+                        last = line;
+                    }
+                }
+                () = &mut in_time => {
+                    let waited = humantime::format_duration(shutdown_timeout);
+                    return Err(Failure::new(Kind::Unfinished, anyhow!("not finished within {waited}; unfinished messages come again")));
+                }
+            }
+        }
+        tracing::info!("stopped; since the start: {}", self.report_line());
+        Ok(())
+    }
+
+    fn report_line(&self) -> String {
+        report::line(self.relay.as_ref(), self.worker.as_ref())
+    }
+}
+
+/// Connections for settling orders, shown under this name.
+fn client(
+    settings: &DatabaseSettings,
+    connections: usize,
+    name: &'static str,
+    samples: &mut Samples,
+) -> Result<Client, Failure> {
+    let client = servers::client(settings, connections, Purpose::Settle)?;
+    let counted = client.clone();
+    samples.add_pool(name, move || counted.state());
+    Ok(client)
+}
+
+fn book(client: &Client) -> Arc<dyn OrderBook> {
+    Arc::new(PostgresBook::new(client.clone()))
+}

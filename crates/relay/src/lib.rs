@@ -1,0 +1,13 @@
+//! The relay: sends timeouts and events from the outbox to RabbitMQ, and deletes what the broker has confirmed.
+
+mod backlog;
+mod claim;
+mod events;
+mod metrics;
+mod relay;
+mod timeouts;
+mod wake;
+
+pub use backlog::{Backlog, backlog};
+pub use metrics::RelayMetrics;
+pub use relay::{Relay, RelaySettings};

@@ -1,0 +1,257 @@
+use std::time::{Duration, Instant};
+
+use broker::{Broker, NotPublished, Outgoing, Publisher};
+use database::{DatabaseError, STATEMENT_TIMEOUT, SqlxConnection, SqlxPool, answer_timeout};
+use order::{COALESCE_WINDOW, Lanes};
+use retry::Policy;
+use sqlx::PgConnection;
+use tokio_util::sync::CancellationToken;
+
+use crate::claim::{claim_events, claim_timeouts, delete, release};
+use crate::timeouts::Load;
+use crate::wake::Waker;
+use crate::{RelayMetrics, events, timeouts};
+
+/// How the relay works.
+#[derive(Debug, Clone)]
+pub struct RelaySettings {
+    /// Orders due within this time of each other may share a message; all of them come out at the latest of
+    /// their deadlines.
+    pub window: Duration,
+    /// What events call their source: a URI reference.
+    pub event_source: String,
+    /// How long the broker may take to confirm. Must be shorter than the lease.
+    pub confirm_timeout: Duration,
+    /// After this time a claim is void: its relay is presumed dead, and another sends the same rows.
+    pub lease: Duration,
+    /// How many timeouts are claimed at a time.
+    pub claim_orders_max: usize,
+    /// How often the outbox is looked at although nothing was notified.
+    pub poll: Duration,
+    /// How long the database may take to answer before its connection is given up as dead. Longer than its
+    /// own statement timeout.
+    pub answer_timeout: Duration,
+}
+
+impl Default for RelaySettings {
+    fn default() -> Self {
+        Self {
+            window: COALESCE_WINDOW,
+            event_source: "/overdue".to_owned(),
+            confirm_timeout: Publisher::CONFIRM_TIMEOUT,
+            lease: Duration::from_secs(20),
+            claim_orders_max: 8192,
+            poll: Duration::from_secs(2),
+            answer_timeout: answer_timeout(STATEMENT_TIMEOUT),
+        }
+    }
+}
+
+/// The loop that sends the outbox to RabbitMQ: claim, publish, wait for the confirms, delete. Any number of
+/// relays may run at once.
+///
+/// A relay that dies between confirm and delete leaves its claim behind. When the lease is over another relay
+/// sends the same orders again, which does no harm.
+pub struct Relay {
+    pool: SqlxPool,
+    broker: Broker,
+    lanes: Lanes,
+    settings: RelaySettings,
+    metrics: RelayMetrics,
+}
+
+/// Half a relay. Timeouts and events go separate ways, so that an event that the broker does not take, or a hundred
+/// thousand of them, hold up no timeout.
+struct Forwarder {
+    rows: RowKind,
+    pool: SqlxPool,
+    connection: Option<SqlxConnection>,
+    publisher: Publisher,
+    lanes: Lanes,
+    settings: RelaySettings,
+    metrics: RelayMetrics,
+}
+
+/// Which rows of the outbox a forwarder sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RowKind {
+    Timeouts,
+    Events,
+}
+
+/// How many events are claimed at a time.
+const CLAIM_EVENTS_MAX: usize = 2048;
+
+/// When rows are tried again that the broker did not take.
+const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(2);
+
+/// Whether a pass may have left something behind.
+enum More {
+    Perhaps,
+    No,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RelayError {
+    #[error(transparent)]
+    Unreachable(#[from] DatabaseError),
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("the database did not answer within {0} ms")]
+    Silent(u128),
+    #[error(transparent)]
+    NotPublished(#[from] NotPublished),
+}
+
+impl Relay {
+    /// How many connections to the database a relay uses, for timeouts and for events. It listens on two more.
+    pub const CONNECTIONS: usize = 2;
+
+    /// A relay that has not begun.
+    #[must_use]
+    pub fn new(pool: SqlxPool, broker: Broker, lanes: Lanes, settings: RelaySettings) -> Self {
+        Self { pool, broker, lanes, settings, metrics: RelayMetrics::default() }
+    }
+
+    /// What it has done. May be read while it runs.
+    #[must_use]
+    pub fn metrics(&self) -> RelayMetrics {
+        self.metrics.clone()
+    }
+
+    /// Works until `shutdown`; then finishes what is on the way. It waits out trouble with either server.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let timeouts = self.forwarder(RowKind::Timeouts, "relay").run(shutdown.clone());
+        let events = self.forwarder(RowKind::Events, "events").run(shutdown);
+        futures_util::future::join(timeouts, events).await;
+    }
+
+    fn forwarder(&self, rows: RowKind, purpose: &'static str) -> Forwarder {
+        Forwarder {
+            rows,
+            pool: self.pool.clone(),
+            connection: None,
+            publisher: Publisher::new(self.broker.clone(), purpose, self.settings.confirm_timeout),
+            lanes: self.lanes.clone(),
+            settings: self.settings.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+}
+
+impl Forwarder {
+    async fn run(mut self, shutdown: CancellationToken) {
+        let mut delays = Policy::RECONNECT.delays();
+        let mut waker = Waker::new(self.pool.clone(), self.settings.poll);
+        while !shutdown.is_cancelled() {
+            let begun = Instant::now();
+            let wait = match self.pass().await {
+                // Events are in no hurry: under a backlog this rests as long as it works, and the servers have half of the
+                // time for deadlines.
+                Ok(More::Perhaps) if self.rows == RowKind::Events => Some(begun.elapsed()),
+                Ok(More::Perhaps) => continue,
+                Ok(More::No) => {
+                    delays.reset();
+                    None
+                }
+                Err(error) => {
+                    let delay = delays.next_delay();
+                    tracing::warn!(%error, retry_in_ms = delay.as_millis(), "the relay could not send what is in the outbox");
+                    Some(delay)
+                }
+            };
+            let rested = async {
+                match wait {
+                    Some(delay) => tokio::time::sleep(delay).await,
+                    None => waker.work().await,
+                }
+            };
+            tokio::select! {
+                () = rested => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+        self.publisher.close().await;
+    }
+
+    /// Claims, publishes and deletes once.
+    async fn pass(&mut self) -> Result<More, RelayError> {
+        // Kept from pass to pass: handing it back, and taking it out again, would wait for it to answer.
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.pool.get().await?,
+        };
+        let outcome = self.forward(&mut connection).await;
+        match outcome {
+            Err(RelayError::Silent(_) | RelayError::Database(_)) => connection.discard(),
+            _ => self.connection = Some(connection),
+        }
+        outcome
+    }
+
+    async fn forward(&mut self, connection: &mut PgConnection) -> Result<More, RelayError> {
+        let (loads, more) = self.claim(connection).await?;
+        if loads.is_empty() {
+            return Ok(more);
+        }
+        let (rows, messages): (Vec<Vec<i64>>, Vec<Outgoing>) = loads.into_iter().unzip();
+        let fates = self.publisher.publish(&messages).await;
+
+        let (mut sent, mut refused, mut unsent) = (Vec::new(), Vec::new(), Vec::new());
+        let mut failure = None;
+        for (rows, fate) in rows.into_iter().zip(fates) {
+            match fate {
+                Ok(()) => {
+                    sent.extend(rows);
+                    self.metrics.messages.inc();
+                    continue;
+                }
+                // The fault of this lane: the others must not wait for it.
+                Err(error @ (NotPublished::Unroutable(_) | NotPublished::Refused)) => {
+                    tracing::warn!(%error, rows = rows.len(), "a message was not taken; what it carries stays in the outbox");
+                    refused.extend(rows);
+                }
+                Err(error) => {
+                    unsent.extend(rows);
+                    failure = Some(error);
+                }
+            }
+            self.metrics.failures.inc();
+        }
+        self.answered(delete(connection, &sent)).await?;
+        match self.rows {
+            RowKind::Timeouts => self.metrics.orders.inc_by(sent.len() as u64),
+            RowKind::Events => self.metrics.events.inc_by(sent.len() as u64),
+        };
+        self.answered(release(connection, &refused, REFUSED_AGAIN_AFTER)).await?;
+        self.answered(release(connection, &unsent, Duration::ZERO)).await?;
+        tracing::debug!(rows = ?self.rows, sent = sent.len(), messages = messages.len(), "sent");
+        failure.map_or(Ok(more), |error| Err(error.into()))
+    }
+
+    /// Messages, each with the rows that it carries.
+    async fn claim(&self, connection: &mut PgConnection) -> Result<(Vec<Load>, More), RelayError> {
+        let lease = self.settings.lease;
+        let (claimed, claim_max, loads) = match self.rows {
+            RowKind::Timeouts => {
+                let count_max = self.settings.claim_orders_max;
+                let claiming = claim_timeouts(connection, count_max, lease);
+                let (count, claimed, now) = self.answered(claiming).await?;
+                let loads = timeouts::loads(claimed, &self.lanes, self.settings.window, now.now());
+                (count, count_max, loads)
+            }
+            RowKind::Events => {
+                let claimed = self.answered(claim_events(connection, CLAIM_EVENTS_MAX, lease)).await?;
+                (claimed.len(), CLAIM_EVENTS_MAX, events::loads(&claimed, &self.settings.event_source))
+            }
+        };
+        Ok((loads, if claimed < claim_max { More::No } else { More::Perhaps }))
+    }
+
+    /// A connection may be dead without any sign of it.
+    async fn answered<T>(&self, statement: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, RelayError> {
+        let limit = self.settings.answer_timeout;
+        let answer = tokio::time::timeout(limit, statement).await.map_err(|_| RelayError::Silent(limit.as_millis()))?;
+        Ok(answer?)
+    }
+}

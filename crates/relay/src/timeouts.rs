@@ -1,0 +1,87 @@
+//! Claimed timeouts, grouped into messages.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use broker::{Outgoing, wire};
+use order::{Lanes, Shard, TimeoutKind, coalesce};
+use time::OffsetDateTime;
+use trace::TraceParent;
+
+use crate::claim::ClaimedTimeout;
+
+/// Rows of the outbox, and the message that carries them.
+pub(crate) type Load = (Vec<i64>, Outgoing);
+
+/// Timeouts of one kind and shard share a message if they are due within the window of each other.
+pub(crate) fn loads(claimed: Vec<ClaimedTimeout>, lanes: &Lanes, window: Duration, now: OffsetDateTime) -> Vec<Load> {
+    let mut routes: BTreeMap<(TimeoutKind, Shard), Vec<ClaimedTimeout>> = BTreeMap::new();
+    for timeout in claimed {
+        routes.entry((timeout.kind, lanes.shards().of(&timeout.order))).or_default().push(timeout);
+    }
+    let mut loads = Vec::new();
+    for ((kind, shard), timeouts) in routes {
+        for group in coalesce(timeouts, |timeout| timeout.due, now, window, wire::ORDERS_MAX) {
+            let message = message(&group, kind, shard, lanes, now);
+            loads.push((group.into_iter().map(|timeout| timeout.row).collect(), message));
+        }
+    }
+    loads
+}
+
+/// One message for the group. It comes out when the last of its orders falls due: one that came out earlier
+/// would have to wait once more.
+fn message(group: &[ClaimedTimeout], kind: TimeoutKind, shard: Shard, lanes: &Lanes, now: OffsetDateTime) -> Outgoing {
+    let remaining = group.last().map_or(Duration::ZERO, |latest| latest.due.remaining(now));
+    let orders: Vec<_> = group.iter().map(|timeout| (timeout.order.clone(), timeout.due)).collect();
+    let parents: Vec<TraceParent> = group.iter().filter_map(|timeout| timeout.traceparent.clone()).collect();
+    let span = tracing::info_span!(target: trace::TARGET, "send timeout", orders = orders.len());
+    trace::follow(&span, &parents);
+    let message = Outgoing::timeout(kind, &orders, lanes.choose(remaining), shard);
+    message.traced(trace::onward(&span, &parents).as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use order::{Deadline, OrderId, Shards};
+
+    use super::*;
+
+    fn now() -> OffsetDateTime {
+        "2026-11-22T08:00:00Z".parse::<Deadline>().unwrap().instant()
+    }
+
+    fn timeout(row: i64, kind: TimeoutKind, due_in_ms: u64) -> ClaimedTimeout {
+        let order = OrderId::new(&format!("order-{row}")).unwrap();
+        let due = Deadline::at(now() + Duration::from_millis(due_in_ms));
+        ClaimedTimeout { row, kind, order, due, traceparent: None }
+    }
+
+    /// Rows and key of each message, in the order of the keys.
+    fn grouped(claimed: Vec<ClaimedTimeout>, lanes: &Lanes) -> Vec<(Vec<i64>, String)> {
+        let loads = loads(claimed, lanes, Duration::from_millis(10), now());
+        loads.into_iter().map(|(rows, message)| (rows, message.routing_key().to_owned())).collect()
+    }
+
+    #[test]
+    fn what_is_due_together_shares_a_message_and_kinds_do_not() {
+        let claimed = vec![
+            timeout(1, TimeoutKind::Payment, 5_000),
+            timeout(2, TimeoutKind::Payment, 5_010),
+            timeout(3, TimeoutKind::Gateway, 5_000),
+            timeout(4, TimeoutKind::Payment, 30_000),
+        ];
+        let expected = [(vec![1, 2], "5s.payment"), (vec![4], "30s.payment"), (vec![3], "5s.gateway")];
+        let lanes = Lanes::standard(&["5s".parse().unwrap()]);
+        assert_eq!(grouped(claimed, &lanes), expected.map(|(rows, key)| (rows, key.to_owned())));
+    }
+
+    #[test]
+    fn orders_of_two_shards_never_share_a_message() {
+        // `order-0` and `order-1` are of the shards 1 and 3 of four; see the crate `order`.
+        let claimed = vec![timeout(0, TimeoutKind::Payment, 5_000), timeout(1, TimeoutKind::Payment, 5_000)];
+        let lanes = Lanes::standard(&[]).sharded(Shards::new(4).unwrap());
+        let expected = [(vec![0], "5s.payment.1"), (vec![1], "5s.payment.3")];
+        assert_eq!(grouped(claimed, &lanes), expected.map(|(rows, key)| (rows, key.to_owned())));
+    }
+}

@@ -1,0 +1,80 @@
+use order::OrderId;
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use crate::log::rows;
+use crate::view::show;
+use crate::{LogRow, OrderError};
+
+/// Something that happened to an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimelineEntry {
+    /// When, by the database's clock.
+    pub at: OffsetDateTime,
+    /// What: `created`, `deadline moved`, `paid`, `cancelled`, `closed`, `refund recorded`, `refund succeeded`,
+    /// `trade not found`.
+    pub what: String,
+    /// Why, or more of it.
+    pub detail: String,
+    /// Who did it: a part of the program, a service, or a gateway.
+    pub actor: String,
+    /// The person who had it done, if one had: `merchant alice`.
+    pub operator: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct RefundRow {
+    refund_no: String,
+    gateway: String,
+    reason: String,
+    created_at: OffsetDateTime,
+    succeeded_at: Option<OffsetDateTime>,
+}
+
+/// All that is on record of an order, oldest first: its log, and what its gateway said.
+///
+/// # Errors
+/// [`OrderError::Unknown`] if nothing is and there is no such order, [`OrderError::Database`].
+pub async fn timeline(connection: &mut PgConnection, id: &OrderId) -> Result<Vec<TimelineEntry>, OrderError> {
+    let mut entries: Vec<TimelineEntry> = rows(connection, id).await?.into_iter().map(of_log).collect();
+    let missed: Option<(OffsetDateTime, String)> =
+        sqlx::query_as("select not_found_at, gateway from payments where order_id = $1 and not_found_at is not null")
+            .bind(id.as_str())
+            .fetch_optional(&mut *connection)
+            .await?;
+    if let Some((at, gateway)) = missed {
+        let detail = "the gateway knew no trade of this order".to_owned();
+        entries.push(of_gateway(at, "trade not found", detail, &gateway));
+    }
+    let refunds: Vec<RefundRow> = sqlx::query_as(
+        "select refund_no, gateway, reason, created_at, succeeded_at from refunds where order_id = $1 order by created_at",
+    )
+    .bind(id.as_str())
+    .fetch_all(&mut *connection)
+    .await?;
+    for RefundRow { refund_no, gateway, reason, created_at, succeeded_at } in refunds {
+        entries.push(of_gateway(created_at, "refund recorded", format!("{refund_no}: {reason}"), &gateway));
+        entries.extend(succeeded_at.map(|at| of_gateway(at, "refund succeeded", refund_no, &gateway)));
+    }
+    if entries.is_empty() {
+        // The shop's own code may have made the order and told the log nothing.
+        show(connection, id).await?;
+    }
+    // Stable: what was written at the same moment stays in the order of the log.
+    entries.sort_by_key(|entry| entry.at);
+    Ok(entries)
+}
+
+fn of_log(row: LogRow) -> TimelineEntry {
+    let what = match (row.from_status.as_deref(), row.to_status.as_str()) {
+        (None, _) => "created",
+        (Some("pending"), "pending") => "deadline moved",
+        (Some(_), status) => status,
+    };
+    let operator = row.operator.map(|name| [row.operator_type.unwrap_or_default(), name].join(" "));
+    TimelineEntry { at: row.at, what: what.to_owned(), detail: row.reason, actor: row.actor, operator }
+}
+
+fn of_gateway(at: OffsetDateTime, what: &str, detail: String, gateway: &str) -> TimelineEntry {
+    TimelineEntry { at, what: what.to_owned(), detail, actor: gateway.to_owned(), operator: None }
+}

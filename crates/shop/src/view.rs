@@ -1,0 +1,119 @@
+use order::OrderId;
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use crate::log::rows;
+use crate::{Item, LogRow, OrderError};
+
+/// An order with its items and its log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderView {
+    /// Its ID.
+    pub id: OrderId,
+    /// Its status, as the table has it.
+    pub status: String,
+    /// In the smallest unit of the currency.
+    pub amount_minor: i64,
+    /// ISO 4217.
+    pub currency: String,
+    /// When it falls due.
+    pub payment_deadline: OffsetDateTime,
+    /// Whether it is pending still although its deadline has passed: it is about to be closed, or to be found paid.
+    pub overdue: bool,
+    /// When it was created.
+    pub created_at: OffsetDateTime,
+    /// When it was paid.
+    pub paid_at: Option<OffsetDateTime>,
+    /// When it was closed.
+    pub closed_at: Option<OffsetDateTime>,
+    /// The payment's ID at the gateway.
+    pub transaction_id: Option<String>,
+    /// Its payment at a gateway, where it has one.
+    pub payment: Option<PaymentView>,
+    /// What is ordered.
+    pub items: Vec<Item>,
+    /// What happened to it, oldest first.
+    pub log: Vec<LogRow>,
+}
+
+/// An order's payment at a gateway.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct PaymentView {
+    /// The gateway.
+    pub gateway: String,
+    /// The number of the trade there.
+    pub trade_no: String,
+    /// How far the shop got with telling the gateway: `none`, `attempted` or `created`.
+    pub prepay: String,
+    /// `open`, `paid` or `closed`.
+    pub state: String,
+    /// The state of its refund, if its money came too late: `requested`, `processing`, `succeeded` or `needs_person`.
+    pub refund: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct OrderRow {
+    status: String,
+    amount_minor: i64,
+    currency: String,
+    payment_deadline: OffsetDateTime,
+    overdue: bool,
+    created_at: OffsetDateTime,
+    paid_at: Option<OffsetDateTime>,
+    closed_at: Option<OffsetDateTime>,
+    transaction_id: Option<String>,
+}
+
+/// Looks an order up.
+///
+/// # Errors
+/// [`OrderError::Unknown`], [`OrderError::Database`].
+pub async fn show(connection: &mut PgConnection, id: &OrderId) -> Result<OrderView, OrderError> {
+    // Times of infinity, which a shop's own table may hold, are cut: no clock on this side can hold them.
+    let row: Option<OrderRow> = sqlx::query_as(
+        "select status, amount_minor, currency,
+                greatest(least(payment_deadline, '9000-01-01Z'), '2000-01-01Z') as payment_deadline,
+                status = 'pending' and payment_deadline <= clock_timestamp() as overdue,
+                created_at, paid_at, closed_at, transaction_id
+         from orders where id = $1",
+    )
+    .bind(id.as_str())
+    .fetch_optional(&mut *connection)
+    .await?;
+    let row = row.ok_or_else(|| OrderError::Unknown(id.clone()))?;
+    Ok(OrderView {
+        id: id.clone(),
+        status: row.status,
+        amount_minor: row.amount_minor,
+        currency: row.currency,
+        payment_deadline: row.payment_deadline,
+        overdue: row.overdue,
+        created_at: row.created_at,
+        paid_at: row.paid_at,
+        closed_at: row.closed_at,
+        transaction_id: row.transaction_id,
+        payment: payment(connection, id).await?,
+        items: items(connection, id).await?,
+        log: rows(connection, id).await?,
+    })
+}
+
+async fn items(connection: &mut PgConnection, id: &OrderId) -> Result<Vec<Item>, sqlx::Error> {
+    let items: Vec<(String, i64)> =
+        sqlx::query_as("select sku_id, quantity from order_items where order_id = $1 order by sku_id")
+            .bind(id.as_str())
+            .fetch_all(connection)
+            .await?;
+    Ok(items.into_iter().map(|(sku, quantity)| Item { sku, quantity }).collect())
+}
+
+async fn payment(connection: &mut PgConnection, id: &OrderId) -> Result<Option<PaymentView>, sqlx::Error> {
+    sqlx::query_as(
+        "select gateway, coalesce(trade_no, order_id) as trade_no, prepay, state,
+                (select r.state from refunds r where r.order_id = p.order_id order by r.created_at limit 1) as refund
+         from payments p where order_id = $1",
+    )
+    .bind(id.as_str())
+    .fetch_optional(connection)
+    .await
+}

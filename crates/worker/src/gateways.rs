@@ -1,0 +1,58 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use payment::PaymentGateway;
+
+use crate::gateway_client::GatewayClient;
+use crate::gateway_settings::GatewaySettings;
+use crate::metrics::WorkerMetrics;
+
+/// The gateways that are configured, by their names.
+#[derive(Clone)]
+pub struct Gateways {
+    clients: HashMap<String, Arc<GatewayClient>>,
+    pub(crate) settings: GatewaySettings,
+    metrics: WorkerMetrics,
+}
+
+impl Gateways {
+    /// No gateway: orders are settled by their own status. Orders that name a gateway all the same are held.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::new(HashMap::new(), GatewaySettings::default())
+    }
+
+    /// These gateways, by the names that the table of payments uses.
+    #[must_use]
+    pub fn new(gateways: HashMap<String, Arc<dyn PaymentGateway>>, settings: GatewaySettings) -> Self {
+        let metrics = WorkerMetrics::default();
+        let client = |(name, gateway): (String, Arc<dyn PaymentGateway>)| {
+            let client = GatewayClient::new(&name, gateway, &settings, metrics.clone());
+            (name, Arc::new(client))
+        };
+        Self { clients: gateways.into_iter().map(client).collect(), settings, metrics }
+    }
+
+    /// Their names.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.clients.keys().cloned().collect()
+    }
+
+    /// Where all that use these gateways count.
+    #[must_use]
+    pub fn metrics(&self) -> WorkerMetrics {
+        self.metrics.clone()
+    }
+
+    pub(crate) fn client(&self, name: &str) -> Option<&Arc<GatewayClient>> {
+        self.clients.get(name)
+    }
+
+    /// How long no gateway can be asked how trades stand; `None`: one can, or there is none.
+    pub(crate) fn closed_for(&self) -> Option<Duration> {
+        let waits: Option<Vec<Duration>> = self.clients.values().map(|client| client.closed_for()).collect();
+        waits?.into_iter().min()
+    }
+}

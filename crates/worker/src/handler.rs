@@ -1,0 +1,31 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use book::Actor;
+use order::{Attempts, OrderId};
+use trace::TraceParent;
+
+use crate::outcome::Settled;
+use crate::patience::{Interrupted, Patience};
+
+/// Handles orders that are due for one kind of timeout. Messages, the sweep and people who look at an order all go this way.
+#[async_trait]
+pub(crate) trait Handler: Send + Sync {
+    /// Handles these orders, with their attempts so far, until the outcome of each is known.
+    async fn handle(&self, due: &BTreeMap<OrderId, Attempts>, context: &Context) -> Result<Settled, Interrupted>;
+
+    /// Waits until the servers answer that handling needs. While they do not, nothing needs to be taken from a queue.
+    async fn is_ready(&self, patience: &Patience) -> Result<(), Interrupted>;
+
+    /// How long nothing can be handled that takes a gateway; `None`: it can, or none is needed.
+    fn closed_for(&self) -> Option<Duration>;
+}
+
+/// On whose behalf orders are handled, as part of which trace, and how long servers that are away are waited for.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    pub(crate) by: Actor,
+    pub(crate) trace: Option<TraceParent>,
+    pub(crate) patience: Patience,
+}

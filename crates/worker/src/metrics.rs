@@ -1,0 +1,247 @@
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::outcome::{Outcome, OutcomeKind};
+
+/// What worker, sweep and passive close of a process have done since its start. Copies count together.
+#[derive(Debug, Clone)]
+pub struct WorkerMetrics {
+    outcomes: Family<[(&'static str, &'static str); 1], Counter>,
+    /// From the deadline of an order to its close, in seconds, by the book's clock.
+    close_lateness: Histogram,
+    close_lateness_max_ms: Gauge,
+    /// Orders in a batch.
+    pub(crate) batch_orders: Histogram,
+    /// Batches that were acked.
+    pub batches: Counter,
+    /// Messages that were acked.
+    pub messages: Counter,
+    /// Attempts at an order that settled nothing and are made again later.
+    pub attempts_in_vain: Counter,
+    /// Messages, or parts of them, that were set aside for a person.
+    pub parked: Counter,
+    /// Times that a server that is away was waited for.
+    pub waits: Counter,
+    /// Subscriptions that are open.
+    pub consumers: Gauge,
+    /// Calls to payment gateways.
+    pub gateway_calls: Counter,
+    /// Calls to payment gateways that gave no answer that could be used.
+    pub gateway_faults: Counter,
+    /// Calls to payment gateways that are under way.
+    pub gateway_calls_in_flight: Gauge,
+    /// The most of them that were under way at the same time.
+    pub gateway_calls_in_flight_max: Gauge,
+    /// Kinds of calls to payment gateways that are not made but for a probe now and then.
+    pub gateway_circuits_open: Gauge,
+    /// Refunds of late payments that have arrived.
+    pub refunds_arrived: Counter,
+    /// Orders that the sweep has closed or found paid: no message brought them in time.
+    pub rescued: Counter,
+    /// Orders that were closed or found paid because somebody looked at them.
+    pub passively_settled: Counter,
+    /// Whether this process sweeps: 1 or 0.
+    pub sweep_leader: Gauge,
+    /// Rounds that the sweep has finished.
+    pub sweep_rounds: Counter,
+    /// Orders past their deadline that the sweep could not settle at its last round.
+    pub sweep_stuck_orders: Gauge,
+}
+
+/// Upper bounds, in seconds: around the coalescing window where all is well, up to hours where it is not.
+const LATENESS_BUCKETS_S: [f64; 14] =
+    [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0];
+
+impl Default for WorkerMetrics {
+    fn default() -> Self {
+        let outcomes = Family::<[(&'static str, &'static str); 1], Counter>::default();
+        // So that each is shown from the first, as zero.
+        for kind in OutcomeKind::ALL {
+            drop(outcomes.get_or_create(&label(kind)));
+        }
+        Self {
+            outcomes,
+            close_lateness: Histogram::new(LATENESS_BUCKETS_S),
+            close_lateness_max_ms: Gauge::default(),
+            batch_orders: Histogram::new(exponential_buckets(1.0, 4.0, 9)),
+            batches: Counter::default(),
+            messages: Counter::default(),
+            attempts_in_vain: Counter::default(),
+            parked: Counter::default(),
+            waits: Counter::default(),
+            consumers: Gauge::default(),
+            gateway_calls: Counter::default(),
+            gateway_faults: Counter::default(),
+            gateway_calls_in_flight: Gauge::default(),
+            gateway_calls_in_flight_max: Gauge::default(),
+            gateway_circuits_open: Gauge::default(),
+            refunds_arrived: Counter::default(),
+            rescued: Counter::default(),
+            passively_settled: Counter::default(),
+            sweep_leader: Gauge::default(),
+            sweep_rounds: Counter::default(),
+            sweep_stuck_orders: Gauge::default(),
+        }
+    }
+}
+
+/// A call to a gateway that is under way; ends when dropped.
+pub(crate) struct InFlight<'a>(&'a Gauge<i64, AtomicI64>);
+
+impl WorkerMetrics {
+    /// Adds them to what is shown.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "close_lateness",
+            "From the deadline of an order to its close, by the database's clock",
+            Unit::Seconds,
+            self.close_lateness.clone(),
+        );
+        registry.register("batch_orders", "Orders in a batch", self.batch_orders.clone());
+        registry.register("orders", "Orders that were looked at, by their outcome", self.outcomes.clone());
+        registry.register("messages", "Messages that were acked", self.messages.clone());
+        registry.register("batches", "Batches that were acked", self.batches.clone());
+        registry.register(
+            "attempts_in_vain",
+            "Attempts at an order that settled nothing and are made again later",
+            self.attempts_in_vain.clone(),
+        );
+        registry.register(
+            "parked",
+            "Messages, or parts of them, that were set aside for a person",
+            self.parked.clone(),
+        );
+        registry.register(
+            "rescued",
+            "Orders that the sweep has settled: no message brought them in time",
+            self.rescued.clone(),
+        );
+        registry.register(
+            "passively_settled",
+            "Orders that were settled because somebody looked at them",
+            self.passively_settled.clone(),
+        );
+        registry.register("waits", "Times that a server that is away was waited for", self.waits.clone());
+        registry.register("gateway_calls", "Calls to payment gateways", self.gateway_calls.clone());
+        registry.register(
+            "gateway_faults",
+            "Calls to payment gateways that gave no answer that could be used",
+            self.gateway_faults.clone(),
+        );
+        registry.register(
+            "gateway_calls_in_flight",
+            "Calls to payment gateways that are under way",
+            self.gateway_calls_in_flight.clone(),
+        );
+        registry.register(
+            "gateway_circuits_open",
+            "Kinds of calls to payment gateways that are not made but for a probe now and then",
+            self.gateway_circuits_open.clone(),
+        );
+        registry.register(
+            "refunds_arrived",
+            "Refunds of late payments that have arrived",
+            self.refunds_arrived.clone(),
+        );
+        registry.register("consumers", "Subscriptions to queues that are open", self.consumers.clone());
+        registry.register("sweep_leader", "Whether this process sweeps", self.sweep_leader.clone());
+        registry.register("sweep_rounds", "Rounds that the sweep has finished", self.sweep_rounds.clone());
+        registry.register(
+            "sweep_stuck_orders",
+            "Orders past their deadline that the sweep could not settle at its last round",
+            self.sweep_stuck_orders.clone(),
+        );
+    }
+
+    /// How many orders ended like this.
+    #[must_use]
+    pub fn orders(&self, kind: OutcomeKind) -> u64 {
+        self.outcomes.get_or_create(&label(kind)).get()
+    }
+
+    /// How many orders were looked at, each once in a batch.
+    #[must_use]
+    pub fn orders_seen(&self) -> u64 {
+        OutcomeKind::ALL.iter().map(|kind| self.orders(*kind)).sum()
+    }
+
+    /// The greatest lateness of a close.
+    #[must_use]
+    pub fn close_lateness_max(&self) -> Duration {
+        Duration::from_millis(self.close_lateness_max_ms.get().unsigned_abs())
+    }
+
+    pub(crate) fn count<'a>(&self, outcomes: impl Iterator<Item = &'a Outcome>) {
+        let mut counts = [0; OutcomeKind::ALL.len()];
+        for outcome in outcomes {
+            counts[outcome.kind() as usize] += 1;
+        }
+        for (kind, count) in OutcomeKind::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0) {
+            self.outcomes.get_or_create(&label(kind)).inc_by(count);
+            if matches!(kind, OutcomeKind::Retried | OutcomeKind::LookedAtAgain) {
+                self.attempts_in_vain.inc_by(count);
+            }
+        }
+    }
+
+    pub(crate) fn closed_late(&self, lateness: Duration) {
+        self.close_lateness.observe(lateness.as_secs_f64());
+        let ms = i64::try_from(lateness.as_millis()).unwrap_or(i64::MAX);
+        self.close_lateness_max_ms.inner().fetch_max(ms, Ordering::Relaxed);
+    }
+
+    pub(crate) fn enter_gateway(&self) -> InFlight<'_> {
+        let now = self.gateway_calls_in_flight.inc() + 1;
+        self.gateway_calls_in_flight_max.inner().fetch_max(now, Ordering::Relaxed);
+        InFlight(&self.gateway_calls_in_flight)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn label(kind: OutcomeKind) -> [(&'static str, &'static str); 1] {
+    [("outcome", kind.as_str())]
+}
+
+#[cfg(test)]
+mod tests {
+    use order::{Attempts, ParkReason, RetryReason};
+
+    use super::*;
+    use crate::outcome::When;
+
+    #[test]
+    fn outcomes_are_counted_by_their_kind() {
+        let metrics = WorkerMetrics::default();
+        let again =
+            Outcome::LookAgain { attempts: Attempts::default(), when: When::at(time::OffsetDateTime::UNIX_EPOCH) };
+        let parked = Outcome::Parked { reason: ParkReason::NotClosed, detail: String::new() };
+        metrics.count(
+            [Outcome::Closed, Outcome::Closed, Outcome::Retried(RetryReason::NotFoundYet), again, parked].iter(),
+        );
+        assert_eq!((metrics.orders(OutcomeKind::Closed), metrics.orders(OutcomeKind::Parked)), (2, 1));
+        assert_eq!((metrics.orders_seen(), metrics.attempts_in_vain.get()), (5, 2));
+    }
+
+    #[test]
+    fn the_most_calls_at_a_time_and_the_latest_close_are_kept() {
+        let metrics = WorkerMetrics::default();
+        let (first, second) = (metrics.enter_gateway(), metrics.enter_gateway());
+        drop((first, second));
+        drop(metrics.enter_gateway());
+        assert_eq!((metrics.gateway_calls_in_flight.get(), metrics.gateway_calls_in_flight_max.get()), (0, 2));
+        metrics.closed_late(Duration::from_millis(70));
+        metrics.closed_late(Duration::from_millis(7));
+        assert_eq!(metrics.close_lateness_max(), Duration::from_millis(70));
+    }
+}

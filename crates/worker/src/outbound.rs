@@ -1,0 +1,111 @@
+use std::collections::HashMap;
+use std::time::Duration;
+
+use book::ServerTime;
+use broker::{Outgoing, Publisher};
+use order::{Hop, Lanes, Shard, TimeoutKind};
+use retry::Policy;
+use time::OffsetDateTime;
+use trace::TraceParent;
+
+use crate::follow_ups::{FollowUp, Part};
+use crate::handler::Context;
+use crate::outcome::When;
+use crate::patience::Interrupted;
+
+/// Publishes what batches lead to, in the lanes of one shard.
+pub(crate) struct Outbound {
+    publisher: Publisher,
+    lanes: Lanes,
+    shard: Shard,
+}
+
+/// Delays that are varied at random, once for each: orders that back off for the same time still share messages.
+struct Jitter {
+    from: OffsetDateTime,
+    varied: HashMap<Duration, Duration>,
+}
+
+impl Outbound {
+    pub(crate) fn new(publisher: Publisher, lanes: Lanes, shard: Shard) -> Self {
+        Self { publisher, lanes, shard }
+    }
+
+    /// Publishes until everything is confirmed and routed. A message that the broker has confirmed is not sent again.
+    pub(crate) async fn publish(
+        &mut self,
+        follow_ups: &[FollowUp<'_>],
+        time: ServerTime,
+        context: &Context,
+    ) -> Result<(), Interrupted> {
+        let mut jitter = Jitter { from: time.now(), varied: HashMap::new() };
+        let mut left: Vec<(&FollowUp<'_>, OffsetDateTime)> =
+            follow_ups.iter().map(|follow_up| (follow_up, jitter.not_before(follow_up))).collect();
+        let mut delays = Policy::RECONNECT.delays();
+        while !left.is_empty() {
+            let now = time.now();
+            let trace = context.trace.as_ref();
+            let message =
+                |(follow_up, at): &(&FollowUp<'_>, OffsetDateTime)| self.message(follow_up, *at - now, now, trace);
+            let messages: Vec<Outgoing> = left.iter().map(message).collect();
+            let fates = self.publisher.publish(&messages).await;
+            let failure = fates.iter().find_map(|fate| fate.as_ref().err().cloned());
+            let mut fates = fates.into_iter();
+            left.retain(|_| fates.next().is_none_or(|fate| fate.is_err()));
+            if let Some(error) = failure {
+                context
+                    .patience
+                    .pause(&mut delays, "the messages that a batch leads to cannot be published", &error)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn close(self) {
+        self.publisher.close().await;
+    }
+
+    fn message(
+        &self,
+        follow_up: &FollowUp<'_>,
+        wait: time::Duration,
+        now: OffsetDateTime,
+        trace: Option<&TraceParent>,
+    ) -> Outgoing {
+        let message = match follow_up {
+            FollowUp::Wait(orders) => {
+                let remaining = orders.last().map_or(Duration::ZERO, |(_, latest)| latest.remaining(now));
+                Outgoing::timeout(TimeoutKind::Payment, orders, self.lanes.choose(remaining), self.shard)
+            }
+            FollowUp::HandOver(orders) => Outgoing::due_now(TimeoutKind::Gateway, orders, self.shard),
+            FollowUp::Recheck { orders, attempts, .. } => {
+                Outgoing::timeout(TimeoutKind::Gateway, orders, self.hop(wait), self.shard).after(attempts)
+            }
+            FollowUp::LookAgain { message, orders, attempts, .. } => message.again(orders, self.hop(wait), attempts),
+            FollowUp::Park { message, part, reason, detail } => match part {
+                Part::Whole => message.parked(*reason, detail),
+                Part::Entry(entry) => message.parked_entry(entry, *reason, detail),
+                Part::Order(id) => message.parked_order(id, *reason, detail),
+            },
+        };
+        message.traced(trace)
+    }
+
+    fn hop(&self, wait: time::Duration) -> Hop {
+        self.lanes.at_least(Duration::try_from(wait).unwrap_or_default())
+    }
+}
+
+impl Jitter {
+    fn not_before(&mut self, follow_up: &FollowUp<'_>) -> OffsetDateTime {
+        match follow_up {
+            FollowUp::Recheck { when, .. } | FollowUp::LookAgain { when, .. } => {
+                let When { not_before, back_off } = *when;
+                let varied = self.varied.entry(back_off).or_insert_with(|| retry::varied(back_off));
+                not_before.max(self.from + *varied)
+            }
+            _ => self.from,
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! From order IDs to how each order ended: load, plan, ask, write, note, until nothing is open.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use book::{Closed, Credited, ItemReply, Loaded, OrderBook, Reply, ServerTime, TradeNote};
+use order::{Attempts, OrderId, ParkReason};
+use retry::Delays;
+use time::OffsetDateTime;
+
+use crate::answer::{Answer, GatewayAnswers, Question};
+use crate::asking::Asking;
+use crate::attempt::AttemptResult;
+use crate::gateways::Gateways;
+use crate::handler::{Context, Handler};
+use crate::metrics::WorkerMetrics;
+use crate::outcome::{Outcome, Settled, When};
+use crate::patience::{BROKEN, Interrupted, Patience};
+use crate::plan::{Mode, OnceClosed, Open, Plan, Rules, UnknownOrders, look_again_when_free};
+use crate::throttle::Throttle;
+use crate::writer::{call_in_parts, is_about_orders};
+
+/// Settles orders by the order book and their gateways.
+#[derive(Clone)]
+pub(crate) struct Settler {
+    book: Arc<dyn OrderBook>,
+    gateways: Gateways,
+    rules: Rules,
+    metrics: WorkerMetrics,
+    warnings: Throttle,
+}
+
+/// What is known while orders are settled.
+struct Progress<'a> {
+    due: &'a BTreeMap<OrderId, Attempts>,
+    settled: Settled,
+    answers: GatewayAnswers,
+    asking: Asking<'a>,
+    /// Orders of the next round.
+    open: Vec<OrderId>,
+    /// Rounds since the last answer of a gateway.
+    round: u32,
+    delays: Delays,
+}
+
+/// How often an order may be found changed between load and close before something must be wrong with it.
+const ROUNDS_MAX: u32 = 8;
+
+#[async_trait]
+impl Handler for Settler {
+    async fn handle(&self, due: &BTreeMap<OrderId, Attempts>, context: &Context) -> Result<Settled, Interrupted> {
+        let patience = &context.patience;
+        let mut progress = Progress::new(due, &self.gateways);
+        let (by, trace) = (&context.by, context.trace.as_ref());
+        let gateway = self.gateways.settings.default.as_deref();
+        while self.begin_round(&mut progress, patience).await? {
+            let orders = std::mem::take(&mut progress.open);
+            let load = |part| self.book.load(part, gateway);
+            let loaded = call_in_parts(&orders, patience, "orders cannot be loaded", load).await?;
+            progress.settled.time = loaded.time;
+            let now = loaded.time.now();
+            let mut plan = self.rules.plan(&progress.opened(&loaded), &progress.answers, now);
+            for question in plan.ask.drain(..) {
+                progress.asking.ask(question, loaded.time);
+            }
+            let settle = |part| self.book.settle(part, by, trace);
+            let closed = call_in_parts(&plan.close, patience, "orders cannot be closed", settle).await?;
+            let pay = |part| self.book.pay(part, by, trace);
+            let credited = call_in_parts(&plan.pay, patience, "payments cannot be recorded", pay).await?;
+            for (id, item) in closed.items {
+                let outcome = |closed: Closed| {
+                    self.metrics.closed_late(closed.lateness);
+                    Some(Outcome::Closed)
+                };
+                progress.take(id, item, outcome, now);
+            }
+            for (id, item) in credited.items {
+                progress.take(id, item, outcome_of_payment, now);
+            }
+            let notes = progress.conclude(plan);
+            self.note(&notes, patience).await?;
+        }
+        self.report(&progress.settled);
+        self.metrics.count(progress.settled.outcomes.values());
+        Ok(progress.settled)
+    }
+
+    async fn is_ready(&self, patience: &Patience) -> Result<(), Interrupted> {
+        patience.until("orders cannot be loaded", is_about_orders, || self.book.load(&[], None)).await.map(drop)
+    }
+
+    fn closed_for(&self) -> Option<Duration> {
+        self.rules.mode.asks().then(|| self.gateways.closed_for()).flatten()
+    }
+}
+
+impl Settler {
+    pub(crate) fn new(book: Arc<dyn OrderBook>, gateways: &Gateways, mode: Mode, unknown: UnknownOrders) -> Self {
+        Self {
+            book,
+            rules: Rules::new(mode, &gateways.settings, unknown),
+            metrics: gateways.metrics(),
+            warnings: Throttle::default(),
+            gateways: gateways.clone(),
+        }
+    }
+
+    /// Makes sure that there are orders to be loaded: those that have changed in the last round, or those whose gateways have
+    /// answered meanwhile. `false`: nothing is open any more.
+    async fn begin_round(&self, progress: &mut Progress<'_>, patience: &Patience) -> Result<bool, Interrupted> {
+        loop {
+            if progress.open.is_empty() {
+                let answered = progress.asking.next(patience.shutdown()).await?;
+                if answered.is_empty() {
+                    return Ok(false);
+                }
+                self.take_answers(answered, progress);
+                continue;
+            }
+            progress.round += 1;
+            if progress.round > ROUNDS_MAX {
+                progress.park_open();
+                continue;
+            }
+            if progress.round > 2 {
+                // Once is a race. Again and again is a trigger, or a policy, that keeps the order from changing.
+                let trouble = format!("{} orders", progress.open.len());
+                let unchanged = "orders were not closed although they are due";
+                patience.pause(&mut progress.delays, unchanged, &trouble).await?;
+            }
+            return Ok(true);
+        }
+    }
+
+    fn take_answers(&self, answered: Vec<(Question, AttemptResult)>, progress: &mut Progress<'_>) {
+        progress.round = 0;
+        progress.delays.reset();
+        for (question, result) in answered {
+            let id = question.id.clone();
+            match result {
+                AttemptResult::Verdict { verdict, exists } => {
+                    progress.open.push(id.clone());
+                    progress.answers.insert(id, Answer { question, verdict, exists });
+                }
+                AttemptResult::Held(why) => {
+                    let now = progress.settled.time.now();
+                    let held = self.rules.hold(question, progress.attempts(&id), why, now);
+                    progress.conclude(held);
+                }
+            }
+        }
+    }
+
+    /// Records what gateways have said, and waits out a book that is away.
+    async fn note(&self, notes: &[TradeNote], patience: &Patience) -> Result<(), Interrupted> {
+        const TROUBLE: &str = "the answers of gateways cannot be recorded";
+        if let Err(error) = patience.until(TROUBLE, is_about_orders, || self.book.note(notes)).await? {
+            // They save calls, no more: without them the gateways are asked again.
+            tracing::error!(%error, "{TROUBLE}");
+        }
+        Ok(())
+    }
+
+    /// Logs how orders ended that a person may want to know about.
+    fn report(&self, settled: &Settled) {
+        let mut held: HashMap<&str, Vec<&OrderId>> = HashMap::new();
+        for (id, outcome) in &settled.outcomes {
+            match outcome {
+                Outcome::Late => {
+                    tracing::info!(order = %id, "a payment came for an order that was closed or cancelled before; it goes back");
+                }
+                Outcome::Parked { reason, detail } => {
+                    tracing::error!(order = %id, %reason, detail, "an order is parked; a person must look at it");
+                }
+                Outcome::Retried(why) if self.warnings.lets_through(&why.to_string()) => {
+                    tracing::warn!(order = %id, %why, "the payment of an order is not clear yet; its gateway is asked again later");
+                }
+                Outcome::Held(why) => held.entry(why).or_default().push(id),
+                _ => {}
+            }
+        }
+        for (why, orders) in held.into_iter().filter(|(why, _)| self.warnings.lets_through(why)) {
+            let example = orders.first().map_or("", |id| id.as_str());
+            tracing::warn!(
+                orders = orders.len(),
+                example,
+                why,
+                "orders wait because their payment gateway cannot be asked"
+            );
+        }
+    }
+}
+
+impl<'a> Progress<'a> {
+    fn new(due: &'a BTreeMap<OrderId, Attempts>, gateways: &'a Gateways) -> Self {
+        Self {
+            due,
+            settled: Settled::new(due.len(), ServerTime::from(OffsetDateTime::UNIX_EPOCH)),
+            answers: GatewayAnswers::new(),
+            asking: Asking::new(gateways),
+            open: due.keys().cloned().collect(),
+            round: 0,
+            delays: BROKEN.delays(),
+        }
+    }
+
+    fn attempts(&self, id: &OrderId) -> &'a Attempts {
+        static NONE: Attempts = Attempts { made: 0, history: Vec::new() };
+        self.due.get(id).unwrap_or(&NONE)
+    }
+
+    /// The orders that were loaded, in the order of their IDs.
+    fn opened<'b>(&self, loaded: &'b Reply<Loaded>) -> Vec<Open<'b>>
+    where
+        'a: 'b,
+    {
+        let open = loaded.items.iter().map(|(id, reply)| Open { id, reply, attempts: self.attempts(id) });
+        let mut open: Vec<Open<'b>> = open.collect();
+        open.sort_unstable_by_key(|open| open.id);
+        open
+    }
+
+    /// What the book has replied about an order that was to be changed.
+    fn take<R>(
+        &mut self,
+        id: OrderId,
+        item: ItemReply<R>,
+        outcome: impl FnOnce(R) -> Option<Outcome>,
+        now: OffsetDateTime,
+    ) {
+        let attempts = self.attempts(&id);
+        let outcome = match item {
+            ItemReply::Done(done) => outcome(done),
+            ItemReply::Changed | ItemReply::Unknown => None,
+            ItemReply::Locked => Some(look_again_when_free(attempts, now)),
+            ItemReply::Later(wait) => {
+                Some(Outcome::LookAgain { attempts: attempts.clone(), when: When::at(now + wait) })
+            }
+            ItemReply::Refused(detail) => Some(Outcome::Parked { reason: ParkReason::RefusedByDatabase, detail }),
+        };
+        match outcome {
+            Some(outcome) => drop(self.settled.outcomes.insert(id, outcome)),
+            None => self.open.push(id),
+        }
+    }
+
+    /// Takes over what a plan says besides what was to be written. Returns what is to be recorded.
+    fn conclude(&mut self, plan: Plan) -> Vec<TradeNote> {
+        let Plan { mut note, once_closed, ended, rechecks, reload, .. } = plan;
+        self.settled.outcomes.extend(ended);
+        self.settled.rechecks.extend(rechecks);
+        self.open.extend(reload);
+        for OnceClosed { note: about, recheck } in once_closed {
+            if self.settled.outcomes.get(&about.id) == Some(&Outcome::Closed) {
+                note.push(about);
+                self.settled.rechecks.extend(recheck);
+            }
+        }
+        note
+    }
+
+    fn park_open(&mut self) {
+        let detail = format!("{ROUNDS_MAX} attempts at closing it changed nothing");
+        let parked = |id| (id, Outcome::Parked { reason: ParkReason::NotClosed, detail: detail.clone() });
+        self.settled.outcomes.extend(self.open.drain(..).map(parked));
+    }
+}
+
+/// `None`: the order must be loaded again.
+fn outcome_of_payment(credited: Credited) -> Option<Outcome> {
+    match credited {
+        Credited::Paid => Some(Outcome::Paid),
+        Credited::Already => Some(Outcome::Unchanged),
+        Credited::Late => Some(Outcome::Late),
+        Credited::Twice => {
+            let detail = "another payment of it is on record; one of them must go back".to_owned();
+            Some(Outcome::Parked { reason: ParkReason::PaidTwice, detail })
+        }
+        Credited::Unchanged => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
