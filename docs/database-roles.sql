@@ -1,5 +1,5 @@
--- Database roles with no more rights than each part needs. Run it once in Overdue's database, as its owner, after
--- `overdue migrate`; again after an upgrade. The roles cannot log in: grant them to users of your own, such as
+-- Database roles with no more rights than each part needs. Run this file in Overdue's database, as the owner, after
+-- `overdue migrate`, and again after an upgrade. The roles cannot log in. Grant them to users of your own, such as
 --
 --     create user relay_1 password '…' in role overdue_relay;
 --
@@ -17,13 +17,13 @@ begin
 end
 $$;
 
--- All of them make sure that the schema is the one that they need.
+-- Every process checks that the schema is the version that it needs.
 grant select on _sqlx_migrations to overdue_relay, overdue_worker, overdue_api, overdue_operator;
 
--- Relay: sends the outbox, and knows nothing of orders.
+-- Relay: publishes the outbox, and cannot read orders.
 grant select, update (claimed_until), delete on outbox to overdue_relay;
 
--- Worker and sweep: settle orders. They do not create them, and change neither amount nor items.
+-- Worker and sweep: settle orders. They cannot create them, and cannot change amount or items.
 grant select, update (status, paid_at, closed_at, transaction_id) on orders to overdue_worker;
 grant select on order_items to overdue_worker;
 grant select, update (available, reserved) on inventory to overdue_worker;
@@ -32,21 +32,20 @@ grant select (key), insert on idempotency_keys to overdue_worker;
 grant insert on outbox to overdue_worker;
 grant select, insert, update on payments to overdue_worker;
 grant select, insert, update on refunds to overdue_worker;
-grant select, delete on api_requests to overdue_worker;
 
--- API: creates, pays and cancels orders, and settles what it comes upon.
+-- API: creates, pays and cancels orders, closes those that a request finds overdue, and deletes its old answers.
 grant overdue_worker to overdue_api;
 grant insert, update (payment_deadline) on orders to overdue_api;
 grant insert on order_items to overdue_api;
 grant select on order_log to overdue_api;
-grant insert, update on api_requests to overdue_api;
+grant select, insert, update, delete on api_requests to overdue_api;
 
--- Operator: audit, doctor, order show, refunds. Looks at everything, and ends what needed a person.
+-- Operator: audit, doctor, order show, refunds. Reads everything, and ends the refunds that needed a person.
 grant select on orders, order_items, inventory, order_log, idempotency_keys, outbox, payments, refunds, api_requests
     to overdue_operator;
 grant update (state, succeeded_at, updated_at, problem) on refunds to overdue_operator;
 
--- Health and metrics (`--listen`) look at these, in every process.
+-- Health and metrics (`--listen`) read these in every process.
 grant select (created_at, event) on outbox to overdue_worker, overdue_api;
 grant select (status, payment_deadline) on orders to overdue_relay;
 grant select (state) on refunds to overdue_relay;

@@ -6,6 +6,7 @@ mod closing;
 mod commands;
 mod contract;
 mod crashes;
+mod database;
 mod doctor;
 mod events;
 mod foreign;

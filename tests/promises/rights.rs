@@ -309,6 +309,8 @@ async fn all_works_under_the_roles_of_the_database() {
         ("worker", "delete from order_log"),
         ("worker", "delete from refunds"),
         ("worker", "delete from outbox"),
+        ("worker", "select count(*) from api_requests"),
+        ("worker", "delete from api_requests"),
         ("api", "update orders set amount_minor = 0"),
         ("api", "delete from orders"),
         ("api", "update order_log set reason = 'x'"),

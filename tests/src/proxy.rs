@@ -8,7 +8,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// A network between a program and a server that can be held up, frozen or cut. Binds to 127.0.0.1.
+/// A network between a program and a server that can be held up, frozen or cut.
 pub struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -38,14 +38,22 @@ enum Mode {
 impl Proxy {
     /// A proxy to the server at `target`.
     pub async fn to(target: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::between("127.0.0.1", target).await
+    }
+
+    /// A proxy at this address of the machine, on a free port, to the server at `target`.
+    ///
+    /// # Panics
+    /// If the machine does not have the address.
+    pub async fn between(address: &str, target: &str) -> Self {
+        let listener = TcpListener::bind((address, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let shared = Arc::<Shared>::default();
         tokio::spawn(accept(listener, target.to_owned(), Arc::clone(&shared)));
         Self { address, shared }
     }
 
-    /// The port to connect to on 127.0.0.1.
+    /// The port to connect to.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.address.port()
