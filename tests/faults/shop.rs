@@ -206,8 +206,8 @@ fn note_outcome(done: Option<bool>, id: &OrderId, did: Did, note: &impl Fn(&Orde
     };
 }
 
-/// A queue for all events that outlives whatever is killed.
-async fn listen(world: &World) {
+/// Declares and binds a queue for all events, as a subscriber does each time that it connects.
+pub(crate) async fn listen(world: &World) {
     let foreign = world.foreign().await;
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));

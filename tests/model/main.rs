@@ -1,20 +1,24 @@
 //! The close protocol, checked exhaustively: every interleaving of customer, gateway, notification, two deliveries,
 //! the sweep and the refunder, with answers that are lost and workers that die, up to a bound.
 //!
-//! It is no mirror where it need not be: what is decided is decided by the product's own pure functions,
-//! [`order::decide`] and [`order::next_step`]. What the model plays is what surrounds them:
+//! The model decides nothing itself: it calls the product's own pure functions, [`order::decide`] and
+//! [`order::next_step`]. What surrounds them is modelled here:
 //!
 //! | here | there |
 //! | --- | --- |
-//! | [`Action::Take`], [`Action::Call`], [`Action::Write`], [`Action::Ack`] | `Pipeline::settle`, `Desk::follow_protocol`, `Pipeline::write`, `Batch::ack` of the crates `worker` and `broker` |
-//! | guarded writes in [`Protocol::write`] | `settle.sql`, `pay.sql`, `note.sql` |
-//! | [`Action::Notify`] | `take_notification` |
-//! | [`Action::Refund`] | `Refunder` |
+//! | [`Action::Take`], [`Action::Ack`] | `Session::receive`, `Batch::ack` (crate `broker`) |
+//! | [`Protocol::decide`], [`Protocol::once_closed`], [`Protocol::after_close`] | `Rules::plan_order`, `Rules::once_closed`, `Rules::after_close` (crate `worker`) |
+//! | [`Answer`], [`Question`] | `Answer`, `Question` (crate `worker`) |
+//! | [`Protocol::call`] | `attempt::follow_protocol` (crate `worker`) |
+//! | [`World::close_here`], [`World::pay_here`], [`World::note`] | `settle.sql`, `pay.sql`, `note.sql` (crate `book`) |
+//! | [`Action::Sweep`] | `Sweep` (crate `worker`) |
+//! | [`Action::Notify`] | `Notifications::take` (crate `worker`) |
+//! | [`Action::Refund`] | `Refunder` (crate `worker`) |
 //! | [`Gateway`] | WeChat Pay: pay and close exclude each other |
 //!
-//! Time is not modelled: the deadline is past, and where a wait is due, it has passed when somebody looks again. Of
-//! one delay something is assumed: a prepay that was under way at the deadline shows at the gateway before it is
-//! looked for the last time (`look_again_after`).
+//! Time is not modelled: the deadline is past, and every wait that is due has passed. The model assumes one thing about
+//! delays: a prepay that was under way at the deadline shows at the gateway before the worker looks for it the last time
+//! (`look_again_after`).
 
 use std::time::Duration;
 
@@ -286,6 +290,7 @@ impl World {
 }
 
 impl Protocol {
+    /// `Rules::plan_order`.
     fn decide(&self, world: &mut World, worker: usize, answer: Option<Answer>) {
         let facts = world.facts();
         // `Answer::holds_for`.
@@ -324,8 +329,8 @@ impl Protocol {
         };
     }
 
-    /// `Pipeline::just_closed`.
-    fn just_closed(&self, world: &mut World, answer: Option<&Answer>) -> At {
+    /// `Rules::once_closed`.
+    fn once_closed(&self, world: &mut World, answer: Option<&Answer>) -> At {
         let look_again = answer.is_some_and(|answer| answer.verdict == Verdict::Absent);
         if look_again {
             (world.missed, world.late) = (true, false);
@@ -343,7 +348,7 @@ impl Protocol {
         At::Done { again: false, look_again }
     }
 
-    /// `Pipeline::after_close`.
+    /// `Rules::after_close`.
     fn after_close(&self, world: &mut World, answer: Option<&Answer>) -> At {
         let mut look_again = false;
         match answer.map(|answer| (&answer.verdict, answer.question.late)) {
@@ -396,7 +401,7 @@ impl Protocol {
             }
             Write::Close if world.close_here(answer.as_ref()) => match self.order {
                 Order::LocalFirst => At::CloseAfterwards,
-                _ => self.just_closed(world, answer.as_ref()),
+                _ => self.once_closed(world, answer.as_ref()),
             },
             // Somebody was first: looked at once more.
             Write::Close => At::Load(answer),
@@ -625,4 +630,43 @@ fn the_classic_mistakes_are_found() {
         let counter_example = checked.assert_any_discovery(CLOSED_AND_PAID);
         println!("{name}: closed and paid after {:?}", counter_example.into_actions());
     }
+}
+
+/// The table above is checked, since nothing else would notice a name that has gone.
+#[test]
+fn what_the_model_mirrors_exists() {
+    let crates = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates");
+    let mut files = Vec::new();
+    let mut directories = vec![std::path::PathBuf::from(crates)];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if path.is_dir() {
+                directories.push(path);
+            } else {
+                files.push(path);
+            }
+        }
+    }
+    let source = |path: &std::path::PathBuf| path.extension().is_some_and(|extension| extension == "rs");
+    let sources: Vec<String> =
+        files.iter().filter(|path| source(path)).map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let exists = |name: &str| {
+        let last = name.rsplit("::").next().unwrap();
+        let defined = |text: &String| {
+            ["fn ", "struct ", "enum "].iter().any(|word| {
+                text.match_indices(&format!("{word}{last}")).any(|(at, found)| {
+                    !text[at + found.len()..].starts_with(|next: char| next.is_alphanumeric() || next == '_')
+                })
+            })
+        };
+        files.iter().any(|path| path.ends_with(name)) || sources.iter().any(defined)
+    };
+    let rows = include_str!("main.rs").lines().filter_map(|line| line.strip_prefix("//! | [")?.split_once(" | "));
+    let names: Vec<&str> = rows.flat_map(|(_, there)| there.split('`').skip(1).step_by(2)).collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names.iter().filter(|name| !["broker", "worker", "book"].contains(name)) {
+        assert!(exists(name), "{name} is gone; the table of the model names it still");
+    }
+    assert!(!exists("Desk::follow_protocols"), "the test can tell");
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use lapin::BasicProperties;
 use serde_json::Value;
-use tests::{Foreign, World, eventually};
+use tests::{Foreign, Proxy, World, eventually};
+use url::Url;
 use worker::{PipelineSettings, UnknownOrders};
 
 /// Parks an order that nobody knows, one that is none, and one whose lane there is not.
@@ -131,17 +132,28 @@ async fn dropping_needs_a_yes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sending_in_again_does_not_chase_what_comes_back() {
+    const MESSAGES: u32 = 60;
     let world = World::new().await;
     let foreign = world.foreign().await;
     let worker = world.worker();
-    for number in 0..300 {
+    for number in 0..MESSAGES {
         foreign.due_now(format!("not an ID {number}").as_bytes()).await;
     }
-    foreign.queue_holds("overdue.v1.parked", 300).await;
-    // They come back after a second, while it is at work still.
-    let output = world.overdue(&["parked", "requeue", "--all"]).await;
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "300 messages sent in again\n", "{output:?}");
-    foreign.queue_holds("overdue.v1.parked", 300).await;
+    foreign.queue_holds("overdue.v1.parked", MESSAGES).await;
+    // Each takes some 80 ms, and comes back after a second: most of them come back while the command is at work.
+    let slow = Proxy::to(&server(&world.amqp_url)).await;
+    slow.delay(Duration::from_millis(20));
+    let mut amqp_url: Url = world.amqp_url.parse().unwrap();
+    amqp_url.set_port(Some(slow.port())).unwrap();
+    let mut command = world.command(&["parked", "requeue", "--all"]);
+    let output = command.env("OVERDUE_AMQP_URL", amqp_url.as_str()).output().await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{MESSAGES} messages sent in again\n"), "{output:?}");
+    foreign.queue_holds("overdue.v1.parked", MESSAGES).await;
     worker.stop().await;
     world.close().await;
+}
+
+fn server(url: &str) -> String {
+    let url: Url = url.parse().unwrap();
+    format!("{}:{}", url.host_str().unwrap(), url.port().unwrap())
 }
