@@ -36,7 +36,8 @@ build: ## build everything (development profile)
 release: ## build the program for production: target/release/overdue
 	$(CARGO) build --release --package overdue
 
-demo: build ## watch some thousand orders be paid, cancelled and closed
+demo: ## watch some thousand orders be paid, cancelled and closed
+	$(CARGO) build --package overdue --package overdue-gateway-sim
 	$(LOCAL) $(OVERDUE) demo
 
 test: ## run everything that must hold, against real servers

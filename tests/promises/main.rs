@@ -8,6 +8,7 @@ mod contract;
 mod crashes;
 mod database;
 mod doctor;
+mod documents;
 mod events;
 mod foreign;
 mod outages;

@@ -146,7 +146,9 @@ async fn sending_in_again_does_not_chase_what_comes_back() {
     let mut amqp_url: Url = world.amqp_url.parse().unwrap();
     amqp_url.set_port(Some(slow.port())).unwrap();
     let mut command = world.command(&["parked", "requeue", "--all"]);
-    let output = command.env("OVERDUE_AMQP_URL", amqp_url.as_str()).output().await.unwrap();
+    let ended =
+        tokio::time::timeout(Duration::from_mins(2), command.env("OVERDUE_AMQP_URL", amqp_url.as_str()).output());
+    let output = ended.await.expect("it comes to an end").unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{MESSAGES} messages sent in again\n"), "{output:?}");
     foreign.queue_holds("overdue.v1.parked", MESSAGES).await;
     worker.stop().await;

@@ -248,8 +248,12 @@ impl World {
     }
 
     /// Runs the program to its end.
+    ///
+    /// # Panics
+    /// If it comes to none within two minutes.
     pub async fn overdue(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().await.expect("the program runs")
+        let ended = tokio::time::timeout(Duration::from_mins(2), self.command(arguments).output()).await;
+        ended.unwrap_or_else(|_| panic!("`overdue {}` does not end", arguments.join(" "))).expect("the program runs")
     }
 
     /// Starts the program and leaves it running.

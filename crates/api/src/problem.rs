@@ -89,6 +89,40 @@ pub enum ProblemKind {
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
 impl ProblemKind {
+    /// Every kind.
+    pub const ALL: [Self; 30] = [
+        Self::Unauthorized,
+        Self::BodyTooLarge,
+        Self::BodyTooSlow,
+        Self::MalformedBody,
+        Self::Internal,
+        Self::Timeout,
+        Self::NoSuchResource,
+        Self::MethodNotAllowed,
+        Self::RequestInFlight,
+        Self::IdempotencyKeyReused,
+        Self::IdempotencyKeyMissing,
+        Self::BadIdempotencyKey,
+        Self::NotCredited,
+        Self::NotTaken,
+        Self::NotReady,
+        Self::NotLater,
+        Self::NotEnoughStock,
+        Self::NotificationRefused,
+        Self::NoMetrics,
+        Self::DatabaseAway,
+        Self::Refused,
+        Self::InvalidRequest,
+        Self::InvalidOrder,
+        Self::IllegalOrderId,
+        Self::UnknownOrder,
+        Self::UnknownSku,
+        Self::UnknownGateway,
+        Self::OrderExists,
+        Self::OrderNotPending,
+        Self::OrderOverdue,
+    ];
+
     /// The status and the name, the last part of the URN.
     #[must_use]
     pub fn status_and_name(self) -> (StatusCode, &'static str) {

@@ -9,7 +9,7 @@ pub enum ParkReason {
     TooLarge,
     /// The body is not UTF-8.
     NotUtf8,
-    /// The body begins like a JSON object and is none.
+    /// The body begins like a JSON object but is not valid JSON.
     NotJson,
     /// The body has a version that this program does not know.
     UnknownVersion,
@@ -21,7 +21,7 @@ pub enum ParkReason {
     MalformedEntry,
     /// An order ID has other characters than an ID may have, or too many.
     IllegalOrderId,
-    /// `due` is no instant.
+    /// `due` is not a point in time (RFC 3339).
     IllegalDue,
     /// The routing key names a kind of timeout that this version does not know.
     UnknownKind,

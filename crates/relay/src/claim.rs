@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use database::ServerTime;
 use order::{Deadline, OrderId, TimeoutKind};
-use sqlx::PgConnection;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgConnection, Row};
 use time::OffsetDateTime;
 use trace::TraceParent;
 
@@ -20,7 +21,6 @@ pub(crate) struct ClaimedTimeout {
 }
 
 /// An event that this relay has claimed.
-#[derive(sqlx::FromRow)]
 pub(crate) struct ClaimedEvent {
     pub(crate) id: i64,
     pub(crate) order_id: String,
@@ -31,8 +31,21 @@ pub(crate) struct ClaimedEvent {
     pub(crate) traceparent: Option<String>,
 }
 
+impl FromRow<'_, PgRow> for ClaimedEvent {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            id: row.try_get("id")?,
+            order_id: row.try_get("order_id")?,
+            due_at: row.try_get("due_at")?,
+            event: row.try_get("event")?,
+            event_id: row.try_get("event_id")?,
+            data: row.try_get("data")?,
+            traceparent: row.try_get("traceparent")?,
+        })
+    }
+}
+
 /// A row as it is claimed, with the database's time.
-#[derive(sqlx::FromRow)]
 struct TimeoutRow {
     id: i64,
     kind: String,
@@ -40,6 +53,19 @@ struct TimeoutRow {
     due_at: OffsetDateTime,
     traceparent: Option<String>,
     now: OffsetDateTime,
+}
+
+impl FromRow<'_, PgRow> for TimeoutRow {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            id: row.try_get("id")?,
+            kind: row.try_get("kind")?,
+            order_id: row.try_get("order_id")?,
+            due_at: row.try_get("due_at")?,
+            traceparent: row.try_get("traceparent")?,
+            now: row.try_get("now")?,
+        })
+    }
 }
 
 /// Claims the oldest timeouts. Returns how many rows there were, the timeouts in them, and the database's time.

@@ -1,9 +1,10 @@
 use order::{Operator, OrderId, OrderStatus};
-use sqlx::PgConnection;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgConnection, Row};
 use time::OffsetDateTime;
 
 /// A row of an order's log.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogRow {
     /// When, by the database's clock.
     pub at: OffsetDateTime,
@@ -19,6 +20,20 @@ pub struct LogRow {
     pub operator_type: Option<String>,
     /// That person.
     pub operator: Option<String>,
+}
+
+impl FromRow<'_, PgRow> for LogRow {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            at: row.try_get("at")?,
+            from_status: row.try_get("from_status")?,
+            to_status: row.try_get("to_status")?,
+            reason: row.try_get("reason")?,
+            actor: row.try_get("actor")?,
+            operator_type: row.try_get("operator_type")?,
+            operator: row.try_get("operator")?,
+        })
+    }
 }
 
 /// Who writes the log.

@@ -1,5 +1,6 @@
 use order::OrderId;
-use sqlx::PgConnection;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgConnection, Row};
 use time::OffsetDateTime;
 
 use crate::log::rows;
@@ -22,13 +23,24 @@ pub struct TimelineEntry {
     pub operator: Option<String>,
 }
 
-#[derive(sqlx::FromRow)]
 struct RefundRow {
     refund_no: String,
     gateway: String,
     reason: String,
     created_at: OffsetDateTime,
     succeeded_at: Option<OffsetDateTime>,
+}
+
+impl FromRow<'_, PgRow> for RefundRow {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            refund_no: row.try_get("refund_no")?,
+            gateway: row.try_get("gateway")?,
+            reason: row.try_get("reason")?,
+            created_at: row.try_get("created_at")?,
+            succeeded_at: row.try_get("succeeded_at")?,
+        })
+    }
 }
 
 /// All that is on record of an order, oldest first: its log, and what its gateway said.

@@ -1,5 +1,6 @@
 use order::OrderId;
-use sqlx::PgConnection;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgConnection, Row};
 use time::OffsetDateTime;
 
 use crate::log::rows;
@@ -37,7 +38,7 @@ pub struct OrderView {
 }
 
 /// An order's payment at a gateway.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PaymentView {
     /// The gateway.
     pub gateway: String,
@@ -51,7 +52,18 @@ pub struct PaymentView {
     pub refund: Option<String>,
 }
 
-#[derive(sqlx::FromRow)]
+impl FromRow<'_, PgRow> for PaymentView {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            gateway: row.try_get("gateway")?,
+            trade_no: row.try_get("trade_no")?,
+            prepay: row.try_get("prepay")?,
+            state: row.try_get("state")?,
+            refund: row.try_get("refund")?,
+        })
+    }
+}
+
 struct OrderRow {
     status: String,
     amount_minor: i64,
@@ -62,6 +74,22 @@ struct OrderRow {
     paid_at: Option<OffsetDateTime>,
     closed_at: Option<OffsetDateTime>,
     transaction_id: Option<String>,
+}
+
+impl FromRow<'_, PgRow> for OrderRow {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            status: row.try_get("status")?,
+            amount_minor: row.try_get("amount_minor")?,
+            currency: row.try_get("currency")?,
+            payment_deadline: row.try_get("payment_deadline")?,
+            overdue: row.try_get("overdue")?,
+            created_at: row.try_get("created_at")?,
+            paid_at: row.try_get("paid_at")?,
+            closed_at: row.try_get("closed_at")?,
+            transaction_id: row.try_get("transaction_id")?,
+        })
+    }
 }
 
 /// Looks an order up.
