@@ -6,8 +6,9 @@ OVERDUE := target/debug/overdue
 # What is built for development and tests: with the export of traces, so that it is tested.
 FEATURES := --features overdue/otel
 CARGO := cargo
-# Fresh servers for the bench alone, gone when it has ended.
-BENCH := OVERDUE_LOCAL_DIR="$$PWD/.local/bench" scripts/bench
+# A build that is done once and as soon as it can be: neither optimised nor ready to be built upon.
+QUICK := CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=0
+BENCH := scripts/bench
 
 .DEFAULT_GOAL := help
 .PHONY: help up down status clean env build release demo test faults fuzz test-rabbitmq-4 bench bench-quick check fmt definitions
@@ -37,7 +38,7 @@ release: ## build the program for production: target/release/overdue
 	$(CARGO) build --release --package overdue
 
 demo: ## watch some thousand orders be paid, cancelled and closed
-	$(CARGO) build --package overdue --package overdue-gateway-sim
+	$(QUICK) $(CARGO) build --package overdue --package overdue-gateway-sim
 	$(LOCAL) $(OVERDUE) demo
 
 test: ## run everything that must hold, against real servers

@@ -281,6 +281,24 @@ async fn a_connection_whose_server_takes_no_writes_any_more_is_dialled_anew() {
     world.close().await;
 }
 
+/// A transaction that is dropped must not keep its rows locked until its connection is used again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_begun_and_given_up_is_rolled_back_at_once() {
+    let world = World::bare(&[]).await;
+    world.stock("tea", 1).await;
+    // Long enough for the server not to end it by itself.
+    let statement_timeout = Duration::from_mins(30);
+    let settings = PoolSettings { connections_max: 1, statement_timeout, purpose: Purpose::Shop };
+    let pool = SqlxPool::new(&world.url(), &settings).unwrap();
+    let mut connection = pool.get().await.unwrap();
+    let new = world.new_order(&[("tea", 2)], Duration::from_secs(60));
+    shop::create(&mut connection, &new).await.expect_err("there is too little stock");
+    drop(connection);
+    let lock = "select count(*) from (select from inventory for update nowait) row";
+    eventually("the row is free", async || sqlx::query(lock).execute(&world.pool).await.is_ok()).await;
+    world.close().await;
+}
+
 /// A primary and its standby. The standby is promoted, then it takes no writes and the old primary is there again.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_hosts_the_one_that_takes_writes_is_used_wherever_it_moves() {
@@ -295,6 +313,20 @@ async fn of_several_hosts_the_one_that_takes_writes_is_used_wherever_it_moves() 
     assert_eq!(output.status.code(), Some(3), "{text}");
     assert!(text.contains("takes no writes"), "{text}");
 
+    for (wanted, recovers) in [("standby", true), ("primary", false), ("read-only", true), ("read-write", false)] {
+        let url = format!(
+            "postgres://{login}@127.0.0.1:{},127.0.0.1:{port},127.0.0.1:{}/{database}?sslmode=disable&target_session_attrs={wanted}",
+            primary.port(),
+            primary.port()
+        );
+        let settings =
+            PoolSettings { connections_max: 1, statement_timeout: ANSWER_TIMEOUT, purpose: Purpose::Replica };
+        let pool = SqlxPool::new(&DatabaseUrl::parse(&url.as_str().into()).unwrap(), &settings).unwrap();
+        let mut connection = pool.get().await.unwrap();
+        let in_recovery: bool =
+            sqlx::query_scalar("select pg_is_in_recovery()").fetch_one(&mut *connection).await.unwrap();
+        assert_eq!(in_recovery, recovers, "a replica that is {wanted}");
+    }
     let both = format!("postgres://{login}@127.0.0.1:{port},127.0.0.1:{}/{database}?sslmode=disable", primary.port());
     let program = world.start(&["run", "--database-url", &both, "--sweep-grace", "60s"]);
     program.says("consuming").await;

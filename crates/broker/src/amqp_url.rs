@@ -37,6 +37,9 @@ impl FromStr for AmqpUrl {
             Some(Host::Ipv6(ip)) => ip.to_string(),
             None => return Err("it names no host".to_owned()),
         };
+        if url.fragment().is_some() {
+            return Err("a # in the name of a virtual host is written %23".to_owned());
+        }
         let port = url.port().unwrap_or_else(|| scheme.default_port());
         // The defaults of RabbitMQ's clients.
         let user = if url.username().is_empty() { "guest" } else { url.username() };
@@ -71,6 +74,9 @@ impl AmqpUrl {
                 "heartbeat" => query.heartbeat = Some(number(&name, &value)?),
                 "channel_max" => query.channel_max = Some(number(&name, &value)?),
                 "frame_max" => query.frame_max = Some(number(&name, &value)?),
+                "connection_timeout" if value == "0" => {
+                    return Err("connection_timeout=0 leaves no time to connect".to_owned());
+                }
                 "connection_timeout" => self.connect_timeout = Some(Duration::from_millis(number(&name, &value)?)),
                 "auth_mechanism" => {
                     query.auth_mechanism = Some(match value.to_ascii_lowercase().as_str() {
@@ -150,6 +156,8 @@ mod tests {
         for (url, word) in [
             ("amqp://h/v?colour=red", "colour"),
             ("amqp://h/v?heartbeat=soon", "heartbeat=soon"),
+            ("amqp://h/v?connection_timeout=0", "connection_timeout=0"),
+            ("amqp://h/shop#2", "%23"),
             ("amqps://h/v?verify=verify_none", "verify_none"),
             ("amqps://h/v?certfile=me.pem", "keyfile"),
             ("amqp://h/v?cacertfile=ca.pem", "amqps://"),

@@ -60,7 +60,10 @@ impl Broker {
         let mut tls = Tls::default();
         for file in [&ca_file, &settings.ca_file].into_iter().flatten() {
             let pem = String::from_utf8(read(file)?).map_err(|_| bad(file, "it is not in PEM form"))?;
-            tls.ca_pem.get_or_insert_default().push_str(&pem);
+            let all = tls.ca_pem.get_or_insert_default();
+            all.push_str(&pem);
+            // The next file begins on a line of its own.
+            all.push('\n');
         }
         if let Some((certificate, key)) = identity_files {
             tls.identity = Some((read(&certificate)?, read(&key)?));

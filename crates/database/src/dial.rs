@@ -11,7 +11,10 @@ use crate::tls::{Certificates, Verify};
 use crate::url::{DatabaseUrl, SslMode, Target};
 
 /// `on` on a standby, and where transactions are read-only by default: what libpq asks for `target_session_attrs`.
-pub(crate) const READ_ONLY: &str = "show transaction_read_only";
+const READ_ONLY: &str = "show transaction_read_only";
+
+/// The same for sessions that are read-only by their own wish.
+const IN_RECOVERY: &str = "select case when pg_is_in_recovery() then 'on' else 'off' end";
 
 /// All that a connection is made of, for every host that may be tried.
 #[derive(Clone)]
@@ -23,6 +26,8 @@ pub(crate) struct Dial {
     pub(crate) settings: Vec<(String, String)>,
     pub(crate) certificates: Certificates,
     pub(crate) target: Target,
+    /// Asks whether the server takes no writes; answers `on` or `off`.
+    pub(crate) read_only: &'static str,
     pub(crate) attempts: Vec<Attempt>,
     address: String,
 }
@@ -88,6 +93,7 @@ impl Dial {
             settings: session::settings(&url.settings, purpose, statement_timeout),
             certificates: Certificates::read(&url.ssl)?,
             target,
+            read_only: if purpose == Purpose::Replica { IN_RECOVERY } else { READ_ONLY },
             attempts: url.hosts.iter().flat_map(|host| attempts_at(host, url.ssl.mode)).collect(),
             address: url.address(),
         })

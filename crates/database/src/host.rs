@@ -28,7 +28,7 @@ impl Host {
 }
 
 /// The servers that these names and ports stand for.
-pub(crate) fn hosts(named: &[(String, Option<String>)], ports: Option<&str>) -> Result<Vec<Host>, String> {
+pub(crate) fn hosts(named: &[String], ports: Option<&str>) -> Result<Vec<Host>, String> {
     if named.is_empty() {
         return Err("it names no host".to_owned());
     }
@@ -36,10 +36,11 @@ pub(crate) fn hosts(named: &[(String, Option<String>)], ports: Option<&str>) -> 
     if ports.len() > 1 && ports.len() != named.len() {
         return Err(format!("it names {} hosts and {} ports", named.len(), ports.len()));
     }
-    let host = |(place, (name, own)): (usize, &(String, Option<String>))| {
-        let port =
-            own.as_deref().or_else(|| ports.get(place).or(ports.first()).copied()).filter(|port| !port.is_empty());
-        let port = port.map_or(Ok(5432), |port| port.parse().map_err(|_| format!("{port} is not a port")))?;
+    let host = |(place, name): (usize, &String)| {
+        let port = ports.get(place).or(ports.first()).copied().filter(|port| !port.is_empty());
+        // Not repeated: what stands there may be a piece of a password.
+        let not_a_port = |_| "a port is not a number from 0 to 65535".to_owned();
+        let port = port.map_or(Ok(5432), |port| port.parse().map_err(not_a_port))?;
         let name = match name.as_str() {
             "" => return Err("it names an empty host".to_owned()),
             directory if directory.starts_with('/') => HostName::Unix(directory.into()),

@@ -1,11 +1,12 @@
 use percent_encoding::percent_decode_str;
 
+use crate::session::is_ours;
+
 /// The parts of a URL, decoded and not yet understood.
 #[derive(Default)]
 pub(crate) struct Parts {
-    /// With their own ports, where they have some.
-    pub(crate) hosts: Vec<(String, Option<String>)>,
-    /// `port`, or `PGPORT`: one for all, or one for each, separated by commas.
+    pub(crate) hosts: Vec<String>,
+    /// Those behind the hosts, `port`, or `PGPORT`: one for all, or one for each, separated by commas.
     pub(crate) ports: Option<String>,
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,
@@ -17,7 +18,7 @@ pub(crate) struct Parts {
     pub(crate) sslkey: Option<String>,
     pub(crate) application_name: Option<String>,
     pub(crate) connect_timeout: Option<String>,
-    pub(crate) options: Vec<String>,
+    pub(crate) options: Option<String>,
     pub(crate) search_path: Option<String>,
     pub(crate) target: Option<String>,
 }
@@ -30,23 +31,34 @@ impl Parts {
             Some((scheme, _)) => format!("the scheme is {scheme}, not postgres"),
             None => "it does not begin with postgres://".to_owned(),
         })?;
+        // As in libpq: what stands before an @, and holds no slash, is the login, whatever else is in it.
+        let login_ends = rest.find(['@', '/']).filter(|at| rest[*at..].starts_with('@'));
+        let (login, rest) = login_ends.map_or((None, rest), |at| (Some(&rest[..at]), &rest[at + 1..]));
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (login, hosts) =
-            authority.rsplit_once('@').map_or((None, authority), |(login, hosts)| (Some(login), hosts));
+        if rest.contains('@') {
+            return Err("in a user or password, @ is written %40 and / is written %2F".to_owned());
+        }
+        let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
         if let Some(login) = login {
             let (user, password) =
                 login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
             parts.user = filled(decoded(user, "user")?);
             parts.password = password.map(|password| decoded(password, "password")).transpose()?.and_then(filled);
         }
-        for host in hosts.split(',').filter(|host| !host.is_empty()) {
+        let mut ports = Vec::new();
+        for host in hosts.split(',') {
             let (name, port) = host_and_port(host)?;
-            parts.hosts.push((decoded(name, "host")?, port.map(str::to_owned)));
+            parts.hosts.push(decoded(name, "host")?);
+            ports.push(port.unwrap_or_default());
         }
+        if parts.hosts == [""] {
+            parts.hosts.clear();
+        }
+        parts.ports = filled(ports.join(","));
         parts.database = filled(decoded(path, "database")?);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').ok_or_else(|| format!("the parameter {pair} has no value"))?;
+            let (name, value) =
+                pair.split_once('=').ok_or_else(|| format!("the parameter {} has no value", known(pair)))?;
             let name = decoded(name, "name of a parameter")?;
             let value = decoded(value, &name)?;
             parts.set(&name, value)?;
@@ -57,13 +69,13 @@ impl Parts {
     fn set(&mut self, name: &str, value: String) -> Result<(), String> {
         let place = match name {
             "host" => {
-                self.hosts = value.split(',').map(|host| (host.to_owned(), None)).collect();
+                self.hosts = value.split(',').map(str::to_owned).collect();
                 return Ok(());
             }
-            "options" => {
-                self.options.push(value);
-                return Ok(());
+            "sslmode" | "connect_timeout" | "target_session_attrs" if value.is_empty() => {
+                return Err(format!("the parameter {name} is empty"));
             }
+            "options" => &mut self.options,
             "port" => &mut self.ports,
             "user" => &mut self.user,
             "password" => &mut self.password,
@@ -77,7 +89,7 @@ impl Parts {
             "connect_timeout" => &mut self.connect_timeout,
             "search_path" => &mut self.search_path,
             "target_session_attrs" => &mut self.target,
-            other => return Err(format!("the parameter {other} is not known here")),
+            other => return Err(format!("the parameter {} is not known here", known(other))),
         };
         *place = filled(value);
         Ok(())
@@ -88,17 +100,11 @@ impl Parts {
         if self.hosts.is_empty()
             && let Some(hosts) = variable("PGHOST")
         {
-            self.hosts = hosts.split(',').map(|host| (host.to_owned(), None)).collect();
-        }
-        // Options of both are in effect; of two values of one setting, the URL's.
-        if let Some(options) = variable("PGOPTIONS") {
-            self.options.insert(0, options);
-        }
-        let own_ports = self.hosts.iter().any(|(_, port)| port.is_some());
-        if self.ports.is_none() && !own_ports {
-            self.ports = variable("PGPORT");
+            self.hosts = hosts.split(',').map(str::to_owned).collect();
         }
         for (place, name) in [
+            (&mut self.ports, "PGPORT"),
+            (&mut self.options, "PGOPTIONS"),
             (&mut self.user, "PGUSER"),
             (&mut self.password, "PGPASSWORD"),
             (&mut self.passfile, "PGPASSFILE"),
@@ -118,7 +124,16 @@ impl Parts {
     }
 }
 
+/// A name, but not a piece of a password that was taken for one.
+fn known(name: &str) -> &str {
+    if name.contains('@') { "behind the question mark" } else { name }
+}
+
 fn decoded(text: &str, part: &str) -> Result<String, String> {
+    let is_code = |code: &str| code.len() == 2 && code.bytes().all(|byte| byte.is_ascii_hexdigit()) && code != "00";
+    if text.split('%').skip(1).any(|after| !after.get(..2).is_some_and(is_code)) {
+        return Err(format!("a percent sign in the {part} is written %25"));
+    }
     let text = percent_decode_str(text).decode_utf8();
     text.map(|text| text.into_owned()).map_err(|_| format!("the {part} is not UTF-8"))
 }
@@ -130,15 +145,17 @@ fn filled(text: String) -> Option<String> {
 /// `host`, `host:port`, `[::1]`, `[::1]:port`, or a percent-encoded directory.
 fn host_and_port(text: &str) -> Result<(&str, Option<&str>), String> {
     if let Some(rest) = text.strip_prefix('[') {
-        let (address, rest) = rest.split_once(']').ok_or_else(|| format!("{text} has no closing bracket"))?;
+        let (address, rest) = rest.split_once(']').ok_or_else(|| "a host has no closing bracket".to_owned())?;
         return match rest.strip_prefix(':') {
             Some(port) => Ok((address, Some(port))),
             None if rest.is_empty() => Ok((address, None)),
-            None => Err(format!("{text} is not a host and a port")),
+            None => Err("what stands behind a bracket is not a port".to_owned()),
         };
     }
     match text.split_once(':') {
-        Some((_, port)) if port.contains(':') => Err(format!("{text} looks like an IPv6 address: write [{text}]")),
+        Some((_, port)) if port.contains(':') => {
+            Err("a host looks like an IPv6 address: write it in brackets, as in [::1]".to_owned())
+        }
         Some((host, port)) => Ok((host, Some(port))),
         None => Ok((text, None)),
     }
@@ -167,7 +184,11 @@ pub(crate) fn session_settings(options: &str) -> Result<Vec<(String, String)>, S
         let (name, value) =
             setting.ok_or_else(|| format!("options: {word:?} is not of the form -c name=value or --name=value"))?;
         // As the server does it: `--statement-timeout` is `statement_timeout`.
-        settings.push((name.replace('-', "_"), value.to_owned()));
+        let name = name.replace('-', "_");
+        if is_ours(&name) {
+            return Err(format!("options: {name} is set by this program; a deployment sets --statement-timeout"));
+        }
+        settings.push((name, value.to_owned()));
     }
     Ok(settings)
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use deadpool::Runtime;
 use deadpool::managed::{self, Manager, Object, PoolError};
 use deadpool_postgres::ClientWrapper;
-use sqlx::PgConnection;
 use sqlx::postgres::PgListener;
+use sqlx::{Connection as _, PgConnection};
+use tokio::runtime::Handle;
 use trace::causes;
 
 use crate::DatabaseError;
@@ -46,8 +47,8 @@ pub struct SqlxPool {
     address: String,
 }
 
-/// A connection of sqlx that goes back to its pool.
-pub struct SqlxConnection(Object<SqlxManager>);
+/// A connection of sqlx that goes back to its pool. It is empty only while it is dropped.
+pub struct SqlxConnection(Option<Object<SqlxManager>>);
 
 /// Connections of tokio-postgres. It connects when it is first used.
 #[derive(Clone)]
@@ -69,6 +70,8 @@ pub fn answer_timeout(statement_timeout: Duration) -> Duration {
     statement_timeout + SILENCE
 }
 
+const HELD: &str = "a connection is held until it is dropped";
+
 impl SqlxPool {
     /// A pool for the servers that the URL names.
     ///
@@ -85,7 +88,11 @@ impl SqlxPool {
     /// # Errors
     /// [`DatabaseError::Unreachable`].
     pub async fn get(&self) -> Result<SqlxConnection, DatabaseError> {
-        self.pool.get().await.map(SqlxConnection).map_err(|error| unreachable(&self.address, &error))
+        self.pool
+            .get()
+            .await
+            .map(|connection| SqlxConnection(Some(connection)))
+            .map_err(|error| unreachable(&self.address, &error))
     }
 
     /// Listens on a channel of notifications, with a connection of its own.
@@ -101,18 +108,33 @@ impl SqlxPool {
     pub fn state(&self) -> PoolState {
         state(&self.pool)
     }
-
-    /// Hangs up.
-    pub fn close(&self) {
-        self.pool.close();
-    }
 }
 
 impl SqlxConnection {
     /// Takes the connection out of its pool for good, to be dropped: it may be dead, or lead to a server that has become
     /// read-only.
-    pub fn discard(self) {
-        drop(Object::take(self.0));
+    pub fn discard(mut self) {
+        drop(self.0.take().map(Object::take));
+    }
+}
+
+impl Drop for SqlxConnection {
+    /// A transaction of sqlx that is dropped only notes down its `ROLLBACK`, which leaves with the next statement. Its locks
+    /// would last until then.
+    fn drop(&mut self) {
+        let Some(mut connection) = self.0.take() else { return };
+        if !connection.should_flush() {
+            return;
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            drop(Object::take(connection));
+            return;
+        };
+        runtime.spawn(async move {
+            if !matches!(tokio::time::timeout(SILENCE, connection.ping()).await, Ok(Ok(()))) {
+                drop(Object::take(connection));
+            }
+        });
     }
 }
 
@@ -120,13 +142,13 @@ impl Deref for SqlxConnection {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.0
+        self.0.as_deref().expect(HELD)
     }
 }
 
 impl DerefMut for SqlxConnection {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.0
+        self.0.as_deref_mut().expect(HELD)
     }
 }
 

@@ -61,6 +61,14 @@ impl Purpose {
 const SERVER_KEEPALIVES: [(&str, &str); 3] =
     [("tcp_keepalives_idle", "15"), ("tcp_keepalives_interval", "5"), ("tcp_keepalives_count", "3")];
 
+/// Whether this program sets this setting itself, so that a value of the user's would have no effect.
+pub(crate) fn is_ours(name: &str) -> bool {
+    let all = [Purpose::Settle, Purpose::Relay, Purpose::Replica].into_iter().flat_map(Purpose::settings);
+    let fixed = ["TimeZone", "application_name", "statement_timeout", "idle_in_transaction_session_timeout"];
+    let ours = all.chain(&SERVER_KEEPALIVES).map(|(name, _)| *name).chain(fixed);
+    ours.into_iter().any(|ours| ours.eq_ignore_ascii_case(name))
+}
+
 /// All settings of a session: the user's first, so that of two values of one setting ours holds.
 pub(crate) fn settings(
     users: &[(String, String)],

@@ -1,5 +1,7 @@
 //! Connections of sqlx.
 
+use std::io::ErrorKind;
+
 use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions, PgSslMode};
@@ -7,7 +9,7 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use trace::causes;
 
 use crate::DatabaseError;
-use crate::dial::{Attempt, Dial, Driver, READ_ONLY, Setback};
+use crate::dial::{Attempt, Dial, Driver, Setback};
 use crate::host::HostName;
 use crate::tls::Verify;
 
@@ -64,6 +66,11 @@ impl SqlxManager {
         };
         options.options(settings.iter().map(|(name, value)| (name.as_str(), value.as_str())))
     }
+
+    async fn is_read_only(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        let read_only: String = sqlx::query_scalar(self.dial.read_only).fetch_one(connection).await?;
+        Ok(read_only == "on")
+    }
 }
 
 impl Driver for SqlxManager {
@@ -74,7 +81,7 @@ impl Driver for SqlxManager {
         let options = self.options(attempt);
         let connecting = async {
             let mut connection = options.connect().await?;
-            let read_only = is_read_only(&mut connection).await?;
+            let read_only = self.is_read_only(&mut connection).await?;
             Ok((connection, read_only))
         };
         match tokio::time::timeout(limit, connecting).await {
@@ -109,7 +116,7 @@ impl Manager for SqlxManager {
 
     /// A connection whose server was restarted, or takes no writes any more, would be handed out for ever.
     async fn recycle(&self, connection: &mut PgConnection, _: &Metrics) -> RecycleResult<DatabaseError> {
-        match is_read_only(connection).await {
+        match self.is_read_only(connection).await {
             Ok(read_only) if self.dial.target.is(read_only) => Ok(()),
             Ok(_) => Err(RecycleError::message("the server is not of the kind that it was")),
             Err(error) => Err(RecycleError::message(causes(&error))),
@@ -117,16 +124,14 @@ impl Manager for SqlxManager {
     }
 }
 
-async fn is_read_only(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    let read_only: String = sqlx::query_scalar(READ_ONLY).fetch_one(connection).await?;
-    Ok(read_only == "on")
-}
-
 fn setback(error: &sqlx::Error) -> Setback {
     let refused = match error {
         sqlx::Error::Tls(_) => true,
-        // What rustls says of a handshake.
-        sqlx::Error::Io(io) => io.kind() == std::io::ErrorKind::InvalidData,
+        // What rustls says of a handshake, or a server that hangs up in it.
+        sqlx::Error::Io(io) => matches!(
+            io.kind(),
+            ErrorKind::InvalidData | ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+        ),
         sqlx::Error::Database(refusal) => refusal.code().as_deref() == Some("28000"),
         _ => false,
     };

@@ -1,5 +1,6 @@
 //! Connections of tokio-postgres, with the statement cache of deadpool-postgres.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
@@ -13,7 +14,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use trace::causes;
 
 use crate::DatabaseError;
-use crate::dial::{Attempt, Dial, Driver, READ_ONLY, Setback};
+use crate::dial::{Attempt, Dial, Driver, Setback};
 use crate::host::HostName;
 use crate::tls::Verify;
 
@@ -55,6 +56,13 @@ impl TokioManager {
             .tcp_user_timeout(Duration::from_secs(30));
         config
     }
+
+    async fn is_read_only(&self, client: &ClientWrapper) -> Result<bool, Error> {
+        let answer = client.simple_query(self.dial.read_only).await?;
+        let on =
+            |message: &SimpleQueryMessage| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("on"));
+        Ok(answer.iter().any(on))
+    }
 }
 
 impl Driver for TokioManager {
@@ -63,18 +71,19 @@ impl Driver for TokioManager {
     async fn open(&self, attempt: &Attempt) -> Result<ClientWrapper, Setback> {
         let tls = attempt.tls.and_then(|wanted| self.tls.iter().find(|(verify, _)| *verify == wanted));
         let connecting = async {
-            match tls {
-                Some((_, tls)) => open(&self.config(attempt, SslMode::Require), tls.clone()).await,
-                None => open(&self.config(attempt, SslMode::Disable), NoTls).await,
-            }
+            let client = match tls {
+                Some((_, tls)) => open(&self.config(attempt, SslMode::Require), tls.clone()).await?,
+                None => open(&self.config(attempt, SslMode::Disable), NoTls).await?,
+            };
+            let read_only = self.is_read_only(&client).await?;
+            Ok((client, read_only))
         };
         let limit = self.dial.connect_timeout;
-        let connected = tokio::time::timeout(limit, connecting).await.map_err(|_| Setback::silent(limit))?;
-        let client = connected.map_err(|error| setback(&error))?;
-        match is_read_only(&client).await {
-            Ok(read_only) if self.dial.target.is(read_only) => Ok(client),
-            Ok(_) => Err(Setback::wrong_target(self.dial.target)),
-            Err(error) => Err(setback(&error)),
+        match tokio::time::timeout(limit, connecting).await {
+            Err(_) => Err(Setback::silent(limit)),
+            Ok(Err(error)) => Err(setback(&error)),
+            Ok(Ok((client, read_only))) if self.dial.target.is(read_only) => Ok(client),
+            Ok(Ok(_)) => Err(Setback::wrong_target(self.dial.target)),
         }
     }
 }
@@ -89,7 +98,7 @@ impl Manager for TokioManager {
 
     /// A connection whose server was restarted, or takes no writes any more, would be handed out for ever.
     async fn recycle(&self, client: &mut ClientWrapper, _: &Metrics) -> RecycleResult<DatabaseError> {
-        match is_read_only(client).await {
+        match self.is_read_only(client).await {
             Ok(read_only) if self.dial.target.is(read_only) => Ok(()),
             Ok(_) => Err(RecycleError::message("the server is not of the kind that it was")),
             Err(error) => Err(RecycleError::message(causes(&error))),
@@ -110,15 +119,14 @@ where
     Ok(ClientWrapper::new(client, task))
 }
 
-async fn is_read_only(client: &ClientWrapper) -> Result<bool, Error> {
-    let answer = client.simple_query(READ_ONLY).await?;
-    let on = |message: &SimpleQueryMessage| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("on"));
-    Ok(answer.iter().any(on))
-}
-
 fn setback(error: &Error) -> Setback {
     let by_rule = error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
-    let by_tls = error.to_string().starts_with("error performing TLS handshake");
+    // With TLS 1.3 a server may refuse our certificate after the handshake.
+    let by_alert = error
+        .source()
+        .and_then(|source| source.downcast_ref::<std::io::Error>())
+        .is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData);
+    let by_tls = by_alert || error.to_string().starts_with("error performing TLS handshake");
     let reason = error.as_db_error().map_or_else(|| causes(error), |refusal| refusal.message().to_owned());
     Setback { refused: by_rule || by_tls, reason }
 }

@@ -112,6 +112,10 @@ impl DatabaseUrl {
 
     /// The same with another environment.
     fn parse_in(url: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+        // sqlx reads these itself and would take the empty text for a file.
+        if let Some(name) = ["PGSSLCERT", "PGSSLKEY"].into_iter().find(|name| variable(name).as_deref() == Some("")) {
+            return Err(format!("the variable {name} is empty; unset it"));
+        }
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         if let Some(name) = REFUSED_VARIABLES.iter().find(|name| variable(name).is_some()) {
             return Err(format!("the variable {name} is set, which is not honoured here; unset it"));
@@ -139,10 +143,7 @@ impl DatabaseUrl {
                 _ => return Err(format!("connect_timeout={text} is not a number of seconds from 1 to 86400")),
             },
         };
-        let mut settings = Vec::new();
-        for options in parts.options {
-            settings.extend(session_settings(&options)?);
-        }
+        let mut settings = parts.options.as_deref().map_or(Ok(Vec::new()), session_settings)?;
         settings.extend(parts.search_path.map(|path| ("search_path".to_owned(), path)));
         let target = parts.target.as_deref().map(target).transpose()?;
         let application_name = parts.application_name.unwrap_or_else(|| "overdue".to_owned());
@@ -195,6 +196,11 @@ fn ssl(
     if chosen == SslMode::Require && root.is_some() {
         chosen = SslMode::VerifyCa;
     }
+    if chosen == SslMode::VerifyCa && root.is_none() {
+        return Err(
+            "sslmode=verify-ca needs sslrootcert: any authority of the system could vouch for any host".to_owned()
+        );
+    }
     let identity = match (certificate, key) {
         (None, None) => None,
         (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
@@ -235,7 +241,10 @@ mod tests {
             ("postgresql://u@192.0.2.7:5433/shop", vec!["192.0.2.7:5433"]),
             ("postgres://u@[::1]:5433/shop", vec!["[::1]:5433"]),
             ("postgres://u@[2001:db8::7]/shop", vec!["[2001:db8::7]:5432"]),
-            ("postgres://u@a:1,b,[::1]:3/shop?port=2", vec!["a:1", "b:2", "[::1]:3"]),
+            ("postgres://u@a:1,b,[::1]:3/shop", vec!["a:1", "b:5432", "[::1]:3"]),
+            ("postgres://u@a:1,b,[::1]:3/shop?port=2", vec!["a:2", "b:2", "[::1]:2"]),
+            ("postgres://u@:6432/shop?host=/tmp", vec!["/tmp/.s.PGSQL.6432"]),
+            ("postgres://u@a:6432/shop?host=b", vec!["b:6432"]),
             ("postgres://u@/shop?host=a,b&port=1,2", vec!["a:1", "b:2"]),
             ("postgres://u@%2Fvar%2Frun%2Fpostgresql/shop", vec!["/var/run/postgresql/.s.PGSQL.5432"]),
             ("postgres://u@/shop?host=/tmp&port=5433", vec!["/tmp/.s.PGSQL.5433"]),
@@ -246,7 +255,8 @@ mod tests {
             ("postgres://u@/shop", "no host"),
             ("postgres://u@::1/shop", "[::1]"),
             ("postgres://u@a,b/shop?port=1,2,3", "2 hosts and 3 ports"),
-            ("postgres://u@db:http/shop", "http is not a port"),
+            ("postgres://u@db:http/shop", "a port is not a number"),
+            ("postgres://u@a:1,b:2/shop?host=c", "1 hosts and 2 ports"),
             ("postgres://u@[::1/shop", "bracket"),
         ] {
             assert!(refused(url).contains(word), "{url}: {}", refused(url));
@@ -260,6 +270,13 @@ mod tests {
         assert_eq!((url.user.as_str(), password.as_deref(), url.database.as_str()), ("a@b", Some("p@ss/"), "sh op"));
         assert_eq!(url.application_name, "x");
         assert_eq!(parsed("postgres://u@db").database, "u", "as in libpq");
+        let odd = parsed("postgres://u:p?w@db/shop").hosts[0].password.clone();
+        assert_eq!(odd.map(|password| password.expose_secret().to_owned()).as_deref(), Some("p?w"), "as in libpq");
+        assert!(refused("postgres://u:100%@db/shop").contains("%25"));
+        for url in ["postgres://u:aB/cD@db/shop", "postgres://u:aB@cD@db/shop", "postgres://u:aB/c?D@db=cD"] {
+            let error = refused(url);
+            assert!(!error.contains("aB") && !error.contains("cD"), "{error}");
+        }
     }
 
     #[test]
@@ -281,12 +298,18 @@ mod tests {
         let settings = |options: &str| session_settings(options).unwrap();
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(
-            settings(r"-c search_path=shop+a,\ b -cgeqo=off --statement-timeout=5s"),
-            [pair("search_path", "shop+a, b"), pair("geqo", "off"), pair("statement_timeout", "5s")]
+            settings(r"-c search_path=shop+a,\ b -cgeqo=off --work-mem=5MB"),
+            [pair("search_path", "shop+a, b"), pair("geqo", "off"), pair("work_mem", "5MB")]
         );
         let url = parsed("postgres://u@db/shop?options=-c%20work_mem%3D1MB&search_path=shop");
         assert_eq!(url.settings, [pair("work_mem", "1MB"), pair("search_path", "shop")]);
         assert!(refused("postgres://u@db/shop?options=-d%205").contains("-d"));
+        for name in ["statement_timeout", "--statement-timeout", "timezone", "plan_cache_mode", "tcp_keepalives_idle"] {
+            let url = format!("postgres://u@db/shop?options=-c%20{}%3D5", name.trim_start_matches("--"));
+            assert!(refused(&url).contains("set by this program"), "{name}");
+        }
+        let last = parsed("postgres://u@db/shop?options=-c%20geqo%3Don&options=-c%20work_mem%3D1MB");
+        assert_eq!(last.settings, [pair("work_mem", "1MB")], "as in libpq, the last one");
     }
 
     #[test]
@@ -298,6 +321,9 @@ mod tests {
             ("postgres://u@db/shop?hostaddr=192.0.2.7", "hostaddr"),
             ("postgres://u@db/shop?channel_binding=require", "channel_binding"),
             ("postgres://u@db/shop?sslmode", "sslmode"),
+            ("postgres://u@db/shop?sslmode=", "sslmode"),
+            ("postgres://u@db/shop?target_session_attrs=", "target_session_attrs"),
+            ("postgres://u@db/shop?sslmode=verify-ca", "sslrootcert"),
             ("postgres://u@db/shop?connect_timeout=soon", "connect_timeout=soon"),
             ("postgres://u@db/shop?target_session_attrs=best", "best"),
         ] {
@@ -333,8 +359,9 @@ mod tests {
         assert_eq!((url.user.as_str(), url.database.as_str(), url.ssl.mode), ("shopkeeper", "shop", SslMode::Disable));
         assert_eq!((url.connect_timeout, url.target), (Duration::from_secs(7), Some(Target::Primary)));
         let url = DatabaseUrl::parse_in("postgres://u@db:7/d?options=-c%20search_path%3Db", variables).unwrap();
+        assert_eq!(url.settings.len(), 1, "as in libpq, PGOPTIONS only where the URL has none");
         assert_eq!((url.address().as_str(), url.user.as_str()), ("db:7", "u"));
-        assert_eq!(url.settings.last().map(|(_, value)| value.as_str()), Some("b"), "the URL's comes last and holds");
+        assert_eq!(url.settings.last().map(|(_, value)| value.as_str()), Some("b"), "the URL's");
     }
 
     #[test]

@@ -94,12 +94,6 @@ impl Lanes {
         self.lanes.iter().rev().copied()
     }
 
-    /// How late a message may leave its lane because of those ahead of it.
-    #[must_use]
-    pub fn tolerance(&self) -> Duration {
-        self.tolerance
-    }
-
     /// Where a message with this remaining time waits next.
     ///
     /// If a lane fits (its TTL is the remaining time or up to the tolerance more), the message goes there
@@ -230,7 +224,7 @@ mod tests {
     /// The fewest lanes whose TTLs add up to the remaining time or up to the tolerance more, found the slow
     /// way: all sums of one lane, of two, and so on.
     fn fewest_hops(lanes: &Lanes, remaining_ms: u64) -> usize {
-        let latest_ms = remaining_ms + lanes.tolerance().as_millis() as u64;
+        let latest_ms = remaining_ms + lanes.tolerance.as_millis() as u64;
         let mut sums = std::collections::BTreeSet::from([0]);
         for hops in 1.. {
             sums = sums

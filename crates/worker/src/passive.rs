@@ -92,7 +92,8 @@ impl PassiveClose {
             trace: trace::onward(&Span::current(), &[]),
             patience: self.patience.lasting(PATIENCE),
         };
-        tokio::spawn(self.clone().settle(id.clone(), context, UnderWay { end, permit }));
+        let under_way = UnderWay { passive: self.clone(), id: id.clone(), end, permit };
+        tokio::spawn(self.clone().settle(id.clone(), context, under_way));
         Some(ended)
     }
 
@@ -104,7 +105,6 @@ impl PassiveClose {
             Some(Outcome::Unchanged | Outcome::Waiting(_)) => {}
             _ => self.in_vain.insert(id.clone(), ()),
         }
-        self.under_way().remove(&id);
         drop(under_way);
     }
 
@@ -113,9 +113,17 @@ impl PassiveClose {
     }
 }
 
-/// Held while an order is being settled.
-#[expect(dead_code, reason = "both act when they are dropped")]
+/// Held while an order is being settled, and dropped even if that panics.
+#[expect(dead_code, reason = "end and permit act when they are dropped")]
 struct UnderWay {
+    passive: PassiveClose,
+    id: OrderId,
     end: watch::Sender<()>,
     permit: OwnedSemaphorePermit,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.passive.under_way().remove(&self.id);
+    }
 }

@@ -42,6 +42,11 @@ impl Patience {
         &self.shutdown
     }
 
+    /// Whether patience has come to its end.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ends.is_some_and(|end| Instant::now() > end)
+    }
+
     /// Calls until there is an answer: a success, or an error that `is_answer` says is one. Other errors are waited out.
     pub(crate) async fn until<T, E: fmt::Display, F: Future<Output = Result<T, E>>>(
         &self,

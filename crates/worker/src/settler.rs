@@ -58,7 +58,8 @@ impl Handler for Settler {
         while self.begin_round(&mut progress, patience).await? {
             let orders = std::mem::take(&mut progress.open);
             let load = |part| self.book.load(part, gateway);
-            let loaded = call_in_parts(&orders, patience, "orders cannot be loaded", load).await?;
+            let loaded =
+                call_in_parts(&orders, patience, progress.settled.time, "orders cannot be loaded", load).await?;
             progress.settled.time = loaded.time;
             let now = loaded.time.now();
             let mut plan = self.rules.plan(&progress.opened(&loaded), &progress.answers, now);
@@ -66,9 +67,9 @@ impl Handler for Settler {
                 progress.asking.ask(question, loaded.time);
             }
             let settle = |part| self.book.settle(part, by, trace);
-            let closed = call_in_parts(&plan.close, patience, "orders cannot be closed", settle).await?;
+            let closed = call_in_parts(&plan.close, patience, loaded.time, "orders cannot be closed", settle).await?;
             let pay = |part| self.book.pay(part, by, trace);
-            let credited = call_in_parts(&plan.pay, patience, "payments cannot be recorded", pay).await?;
+            let credited = call_in_parts(&plan.pay, patience, loaded.time, "payments cannot be recorded", pay).await?;
             for (id, item) in closed.items {
                 let outcome = |closed: Closed| {
                     self.metrics.closed_late(closed.lateness);
@@ -197,7 +198,8 @@ impl<'a> Progress<'a> {
     fn new(due: &'a BTreeMap<OrderId, Attempts>, gateways: &'a Gateways) -> Self {
         Self {
             due,
-            settled: Settled::new(due.len(), ServerTime::from(OffsetDateTime::UNIX_EPOCH)),
+            // Until the book has told its time, that of this machine.
+            settled: Settled::new(due.len(), ServerTime::from(OffsetDateTime::now_utc())),
             answers: GatewayAnswers::new(),
             asking: Asking::new(gateways),
             open: due.keys().cloned().collect(),

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use book::{BookError, BookResult, Closing, ItemReply, Payment, Reply, ServerTime};
 use futures_util::future::BoxFuture;
 use order::OrderId;
-use time::OffsetDateTime;
 
 use crate::patience::{Interrupted, Patience};
 
@@ -44,18 +43,21 @@ impl AboutOrder for Payment {
 
 /// Calls the book about all of these, and waits out a book that is away. Where the book refuses the whole, or is too slow
 /// with it, the whole is halved, and halved again: until the order that breaks a rule stands alone, and the rest is quick
-/// enough. An order that is too slow alone counts as locked. The reply has an item for each.
+/// enough. An order that is too slow alone counts as locked. The reply has an item for each,
+/// and the book's time, or the one that was `known` before.
 pub(crate) async fn call_in_parts<'a, T: AboutOrder, R>(
     whole: &'a [T],
     patience: &Patience,
+    known: ServerTime,
     trouble: &str,
     call: impl Fn(&'a [T]) -> BoxFuture<'a, BookResult<R>>,
 ) -> Result<Reply<R>, Interrupted> {
-    let mut replies = Reply { time: ServerTime::from(OffsetDateTime::UNIX_EPOCH), items: HashMap::new() };
+    let mut replies = Reply { time: known, items: HashMap::new() };
     let mut parts = if whole.is_empty() { Vec::new() } else { vec![whole] };
     while let Some(part) = parts.pop() {
         let reply = match patience.until(trouble, is_about_orders, || call(part)).await? {
             Ok(reply) => reply,
+            Err(_) if part.len() > 1 && patience.is_over() => return Err(Interrupted),
             Err(_) if part.len() > 1 => {
                 let (first_half, second_half) = part.split_at(part.len() / 2);
                 parts.extend([second_half, first_half]);
@@ -121,10 +123,15 @@ mod tests {
         Closing { id: id(name), deadline: deadline(), revision, payment: None, recheck: None }
     }
 
+    /// A time that no book of these tests tells.
+    fn known() -> ServerTime {
+        ServerTime::from(deadline().instant() + Duration::from_hours(100_000))
+    }
+
     async fn close(book: &FakeBook, closings: &[Closing]) -> HashMap<OrderId, ItemReply<book::Closed>> {
         let by = Actor::on_timeout("worker");
         let patience = context().patience;
-        let closed = call_in_parts(closings, &patience, "trouble", |part| book.settle(part, &by, None)).await;
+        let closed = call_in_parts(closings, &patience, known(), "trouble", |part| book.settle(part, &by, None)).await;
         closed.unwrap().items
     }
 
@@ -171,13 +178,34 @@ mod tests {
         book.state().errors.push_back(BookError::Away("it restarts".to_owned()));
         let patience = context().patience;
         let by = Actor::on_timeout("worker");
-        let closed = call_in_parts(&closings, &patience, "trouble", |part| book.settle(part, &by, None)).await;
+        let closed = call_in_parts(&closings, &patience, known(), "trouble", |part| book.settle(part, &by, None)).await;
         assert_eq!(closed.unwrap().items.len(), 8);
         assert_eq!(book.state().changes, [8, 8], "nothing is halved because a server is away");
         book.state().errors.push_back(BookError::Misconfigured("no right".to_owned()));
         let short = patience.lasting(Duration::ZERO);
-        let held = call_in_parts(&closings, &short, "trouble", |part| book.settle(part, &by, None)).await;
+        let held = call_in_parts(&closings, &short, known(), "trouble", |part| book.settle(part, &by, None)).await;
         assert!(held.is_err(), "no order is parked for a right that is missing");
+    }
+
+    #[tokio::test]
+    async fn a_book_that_refuses_everything_leaves_the_time_as_it_was_known() {
+        let (book, closings) = book(1);
+        book.state().poison = vec![id("o-0")];
+        let by = Actor::on_timeout("worker");
+        let patience = context().patience;
+        let closed = call_in_parts(&closings, &patience, known(), "trouble", |part| book.settle(part, &by, None)).await;
+        assert!(closed.unwrap().time.now() >= known().now() - Duration::from_mins(1));
+    }
+
+    #[tokio::test]
+    async fn halving_ends_with_patience() {
+        let (book, closings) = book(64);
+        book.state().slow_above = Some(0);
+        let by = Actor::on_timeout("worker");
+        let short = context().patience.lasting(Duration::ZERO);
+        let held = call_in_parts(&closings, &short, known(), "trouble", |part| book.settle(part, &by, None)).await;
+        assert!(held.is_err());
+        assert_eq!(book.state().changes.len(), 1);
     }
 
     #[test]

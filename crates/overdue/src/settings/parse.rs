@@ -33,7 +33,11 @@ pub(crate) fn duration(text: &str) -> Result<Human, String> {
 
 pub(crate) fn positive(text: &str) -> Result<Human, String> {
     let duration = duration(text)?;
-    if duration.0.is_zero() { Err("it must be longer than zero".to_owned()) } else { Ok(duration) }
+    if duration.0 < Duration::from_millis(1) {
+        Err("it must be a millisecond or longer".to_owned())
+    } else {
+        Ok(duration)
+    }
 }
 
 pub(crate) fn up_to_a_day(text: &str) -> Result<Human, String> {
