@@ -20,7 +20,7 @@ $$;
 -- Every process checks that the schema is the version that it needs.
 grant select on _sqlx_migrations to overdue_relay, overdue_worker, overdue_api, overdue_operator;
 
--- Relay: publishes the outbox, and cannot read orders.
+-- Relay: publishes the outbox. Of orders it reads status and deadline alone, for metrics.
 grant select, update (claimed_until), delete on outbox to overdue_relay;
 
 -- Worker and sweep: settle orders. They cannot create them, and cannot change amount or items.

@@ -16,8 +16,9 @@ pub fn env(name: &str) -> String {
     if let Some(value) = OTHERS.lock().unwrap_or_else(PoisonError::into_inner).get(name) {
         return value.clone();
     }
-    std::env::var(name)
-        .unwrap_or_else(|_| panic!("{name} is not set: run the tests with `make test`, or set it as README.md says"))
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!("{name} is not set: run the tests with `make test`, or set it as CONTRIBUTING.md says")
+    })
 }
 
 /// Settings that lead elsewhere than the environment says.

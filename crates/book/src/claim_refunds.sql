@@ -1,5 +1,5 @@
 -- Claims refunds whose next step is due. $1: the gateways that can be asked. $2: how many at most. $3: for how many
--- seconds nobody else takes them.
+-- seconds no other process takes them.
 with due as materialized (
     select refund_no
     from refunds

@@ -59,7 +59,7 @@ pub type BookResult<T> = Result<Reply<T>, BookError>;
 pub struct Reply<T> {
     /// The book's time. It decides whether a deadline has passed.
     pub time: ServerTime,
-    /// By ID. An order that is missing here has changed meanwhile, as far as anybody can tell: load it again.
+    /// By ID. An order that is missing here may have changed: load it again.
     pub items: HashMap<OrderId, ItemReply<T>>,
 }
 
@@ -103,7 +103,7 @@ pub struct Closing {
     pub deadline: Deadline,
     /// The revision with which it was loaded.
     pub revision: Option<Revision>,
-    /// The payment of which its gateway has said that nobody can make it any more; `None`: it had none. If it has
+    /// The payment that can no longer be made, as its gateway has said; `None`: the order had none. If it has
     /// another by now, it is not closed.
     pub payment: Option<PaymentFacts>,
     /// How long after the close its trade is to be looked for once more. The book arms that along with the close.
@@ -182,7 +182,7 @@ pub struct TradeNote {
 /// What is to be kept of a gateway's answer about a trade that is not paid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TradeFinding {
-    /// Nobody can pay it any more.
+    /// It can no longer be paid.
     Gone,
     /// The gateway knows no such trade, and that is believed, unless it was seen meanwhile.
     Absent,

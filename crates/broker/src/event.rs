@@ -45,8 +45,8 @@ struct CloudEvent<'a> {
 }
 
 impl From<Event<'_>> for Outgoing {
-    /// A CloudEvent whose type is the routing key. It counts as published also if no queue has taken it: perhaps nobody
-    /// listens.
+    /// A CloudEvent whose type is the routing key. It counts as published even if no queue has taken it: there may be no
+    /// subscriber.
     fn from(event: Event<'_>) -> Self {
         let body = CloudEvent {
             specversion: "1.0",

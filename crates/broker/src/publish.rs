@@ -85,7 +85,7 @@ impl Publisher {
                 batch.fail_rest(&NotPublished::Broker(error));
             }
             Err(_) => {
-                // Whatever the broker confirms from now on belongs to nobody. A blocked connection is kept: it
+                // A confirm that comes from now on belongs to no message of ours. A blocked connection is kept: it
                 // cannot even be closed before the broker reads on, and each new one would be blocked as well.
                 if !self.is_blocked() {
                     self.open = None;

@@ -50,7 +50,7 @@ pub fn users() -> [BrokerUser; 3] {
     ]
 }
 
-/// The users as a definitions file for this virtual host. Nobody can log in as one of them before it has a password.
+/// The users as a definitions file for this virtual host. No login is possible before a user has a password.
 #[must_use]
 pub fn user_definitions(vhost: &str) -> Value {
     let permissions = users().map(|user| {

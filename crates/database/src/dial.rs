@@ -6,9 +6,9 @@ use secrecy::SecretString;
 
 use crate::DatabaseError;
 use crate::host::{Host, HostName};
-use crate::session::{self, Purpose};
+use crate::session::{self, Purpose, Target};
 use crate::tls::{Certificates, Verify};
-use crate::url::{DatabaseUrl, SslMode, Target};
+use crate::url::{DatabaseUrl, SslMode};
 
 /// `on` on a standby, and where transactions are read-only by default: what libpq asks for `target_session_attrs`.
 const READ_ONLY: &str = "show transaction_read_only";

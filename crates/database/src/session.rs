@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::url::Target;
-
 /// What connections are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -17,6 +15,27 @@ pub enum Purpose {
     Report,
     /// Looking at orders in a read replica.
     Replica,
+}
+
+/// Which servers will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    Any,
+    /// One that takes writes.
+    Primary,
+    /// One that takes none.
+    Standby,
+}
+
+impl Target {
+    /// Whether a server will do that takes no writes (or takes them).
+    pub(crate) fn is(self, read_only: bool) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Primary => !read_only,
+            Self::Standby => read_only,
+        }
+    }
 }
 
 impl Purpose {
@@ -33,7 +52,7 @@ impl Purpose {
     /// Loading and settling must look rows up by their keys whatever the planner believes of the tables: in a flash sale
     /// the statistics are those of the quiet hour before, and a plan that reads a whole table, or all pending orders, for
     /// each batch would never come to an end. A plan that knows no batch size (generic) and joins that can only be nested
-    /// loops over indexes leave nothing else to choose; it also saves planning each batch anew. And nobody waits for long
+    /// loops over indexes leave nothing else to choose; it also saves planning each batch anew. And no batch waits for long
     /// for a row that another transaction holds locked: a batch goes on without it.
     ///
     /// Rows of the outbox are found by their keys, although the statistics, made when it was empty, say that reading all

@@ -11,6 +11,7 @@ use crate::DatabaseError;
 use crate::host::{Host, HostName, hosts};
 use crate::parts::{Parts, session_settings};
 use crate::passfile::password_for;
+use crate::session::Target;
 
 /// How to reach the database: `postgres://user:password@host:port/database`, with parameters as in libpq.
 #[derive(Debug, Clone)]
@@ -47,27 +48,6 @@ pub(crate) enum SslMode {
     Require,
     VerifyCa,
     VerifyFull,
-}
-
-/// Which servers will do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Target {
-    Any,
-    /// One that takes writes.
-    Primary,
-    /// One that takes none.
-    Standby,
-}
-
-impl Target {
-    /// Whether a server will do that takes no writes (or takes them).
-    pub(crate) fn is(self, read_only: bool) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Primary => !read_only,
-            Self::Standby => read_only,
-        }
-    }
 }
 
 /// How long connecting to a host may take unless the URL says so.

@@ -62,7 +62,7 @@ pub enum Mishap {
     Probe,
     /// Signs as of ten minutes ago.
     Stale,
-    /// Signs with a key that nobody knows.
+    /// Signs with an unknown key.
     UnknownKey,
     /// Sends the answer that it sent before to this kind of call, signature and all.
     Replay,

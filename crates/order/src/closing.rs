@@ -39,7 +39,7 @@ pub enum Step {
 /// What an attempt has shown.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// Nobody has paid, and nobody can any more: the gateway says so.
+    /// The gateway says that it was not paid and can no longer be paid.
     Unpaid,
     /// The gateway knows no such trade, and that is to be believed. A trade that appears all the same is caught
     /// by looking once more later.

@@ -39,7 +39,7 @@ pub struct PaymentFacts {
     pub created_at: OffsetDateTime,
     /// When the gateway first said that it knows no such trade.
     pub not_found_at: Option<OffsetDateTime>,
-    /// Whether the trade may still be paid, as far as the shop knows: it was found neither paid nor closed.
+    /// Whether the trade may still be paid, as far as the shop knows: it was not found paid, and not found closed.
     pub open: bool,
 }
 

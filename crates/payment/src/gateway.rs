@@ -121,7 +121,7 @@ pub enum GatewayFault {
     Rejected {
         /// The gateway's own code.
         code: String,
-        /// What it said besides.
+        /// The rest of its words.
         detail: String,
     },
     /// An answer that cannot be trusted or understood: unsigned, wrongly signed, stale, about something else.
@@ -158,7 +158,7 @@ pub(crate) fn parse_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Ga
     })
 }
 
-/// The number of the one refund that an order can get: the same for every attempt, whoever makes it. At most 64
+/// The number of the one refund that an order can get: the same for every attempt. At most 64
 /// characters of `A-Z a-z 0-9 _ - *`, which WeChat Pay allows; two orders never share one.
 #[must_use]
 pub fn refund_no(order: &OrderId) -> String {

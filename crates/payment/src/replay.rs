@@ -41,7 +41,7 @@ impl ReplayGuard {
     }
 }
 
-/// Whether a signature of this moment (seconds since 1970, as a text) is neither stale nor from the future.
+/// Whether a signature of this moment (seconds since 1970, as a text) is of now: not stale, and not from the future.
 pub(crate) fn is_fresh(timestamp: &str, now: OffsetDateTime) -> bool {
     let signed_at = timestamp.parse::<i64>().ok();
     signed_at.is_some_and(|at| now.unix_timestamp().abs_diff(at) < SKEW_MAX.as_secs())

@@ -28,7 +28,7 @@ impl Waker {
         if self.listener.is_none() {
             self.listener = self.listen().await;
             if self.listener.is_some() {
-                // What was inserted before the listener stood was notified to nobody.
+                // Rows that were inserted before the listener stood sent no notification to it.
                 return;
             }
         }

@@ -44,7 +44,7 @@ pub struct WorkerMetrics {
     pub refunds_arrived: Counter,
     /// Orders that the sweep has closed or found paid: no message brought them in time.
     pub rescued: Counter,
-    /// Orders that were closed or found paid because somebody looked at them.
+    /// Orders that were closed or found paid because a request looked at them.
     pub passively_settled: Counter,
     /// Whether this process sweeps: 1 or 0.
     pub sweep_leader: Gauge,
@@ -124,7 +124,7 @@ impl WorkerMetrics {
         );
         registry.register(
             "passively_settled",
-            "Orders that were settled because somebody looked at them",
+            "Orders that were settled because a request looked at them",
             self.passively_settled.clone(),
         );
         registry.register("waits", "Times that a server that is away was waited for", self.waits.clone());

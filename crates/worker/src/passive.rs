@@ -68,7 +68,7 @@ impl PassiveClose {
     /// How the order stands afterwards is for the caller to look up.
     pub async fn look_at(&self, id: &OrderId, by: Option<Actor>, wait: Duration) {
         if let Some(mut ended) = self.begin(id, by) {
-            // Neither is an error: it goes on by itself, or has broken and the message will do it.
+            // A timeout is no error, and an end without a word is none: the order's message will do it.
             let _ = tokio::time::timeout(wait, ended.changed()).await;
         }
     }

@@ -68,7 +68,7 @@ pub(crate) enum Mode {
     Payment,
     /// Messages of orders whose gateways must be asked.
     Gateway,
-    /// The sweep. Nobody publishes for it: the book arms what must be looked at once more, along with the close.
+    /// The sweep. It publishes nothing: the book arms a second look along with the close.
     Sweep,
     /// The sweep, for orders whose gateways must be asked.
     SweepGateway,

@@ -248,7 +248,7 @@ impl<'a> Progress<'a> {
         }
     }
 
-    /// Takes over what a plan says besides what was to be written. Returns what is to be recorded.
+    /// Takes over the rest of a plan, once its writes are made. Returns what is to be recorded.
     fn conclude(&mut self, plan: Plan) -> Vec<TradeNote> {
         let Plan { mut note, once_closed, ended, rechecks, reload, .. } = plan;
         self.settled.outcomes.extend(ended);

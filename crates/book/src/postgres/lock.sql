@@ -1,6 +1,6 @@
--- Waits for whoever has one of these orders locked. $1: IDs.
+-- Waits until none of these orders is locked by another transaction, and locks them. $1: IDs.
 -- A statement of its own, so that the one that settles begins after the wait and sees what they left: not only
--- the order, but its items too. In the order of the IDs, as everybody locks them, so nobody waits in a circle.
+-- the order, but its items too. In the order of the IDs, as all transactions lock them, so there is no deadlock.
 -- By ID alone: were status or deadline asked for, the planner could take the index of pending orders by
 -- deadline instead, and read all orders of a flash sale for each one.
 select o.id

@@ -1,5 +1,5 @@
 -- Writes down what gateways have said of trades that are not paid. $1: order IDs. $2: gateways. $3: trade numbers.
--- $4: gone (nobody can pay it any more), absent (the gateway knows no such trade, and that is believed), not_found (it
+-- $4: gone (it can no longer be paid), absent (the gateway knows no such trade, and that is believed), not_found (it
 -- knows none, yet), missed (the same, and its order was closed on that: the time counts from now) or exists.
 insert into payments (order_id, gateway, trade_no, prepay, state, not_found_at, created_at)
 select noted.id, gateway, nullif(trade_no, noted.id),
@@ -12,7 +12,7 @@ left join orders o on o.id = noted.id
 on conflict (order_id) do update
 set state = case
         when excluded.not_found_at is not null then payments.state
-        -- It was believed absent by somebody who had asked before another saw it: that one will close it.
+        -- It was believed absent on a question older than the answer that showed it: the later one will close it.
         when excluded.prepay = 'none' and payments.prepay = 'created' then payments.state
         else excluded.state
     end,

@@ -55,7 +55,7 @@ pub(super) fn reply(rows: &[Row], locked: Vec<OrderId>) -> BookResult<Closed> {
     Ok(Reply { time: ServerTime::from(now), items })
 }
 
-/// The same for every attempt at closing this order on this deadline, whoever makes it.
+/// The same for every attempt to close this order on this deadline.
 fn idempotency_key(closing: &Closing) -> String {
     format!("payment-timeout:{}:{}", closing.id, closing.deadline)
 }

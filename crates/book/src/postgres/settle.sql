@@ -2,8 +2,8 @@
 -- transaction. The line that names stock.sql stands for that file.
 -- $1: order IDs, each once. $2: the deadline with which each was loaded. $3: the idempotency key of each.
 -- $4: who does it. $5, $6: trade number and prepay of the payment of
--- which its gateway has said that nobody can make it any more; null: it had none. $7: why. $8, $9: the type of operator
--- and the operator who had it done; null: nobody had. $10: after how many seconds its trade is to be looked for once
+-- which its gateway has said that it can no longer be made; null: it had none. $7: why. $8, $9: the type of operator
+-- and the operator who had it done; null: no operator. $10: after how many seconds its trade is to be looked for once
 -- more; null: it is not. $11: the trace that it is part of. Returns the orders that were closed; those missing from the answer
 -- have changed meanwhile.
 with due as (
@@ -36,7 +36,7 @@ logged as (
     insert into order_log (order_id, from_status, to_status, reason, actor, idempotency_key, operator_type, operator, at)
     select id, 'pending', 'closed', $7, $4, key, $8, $9, closed_at from settled
 ),
--- An order can come to the same deadline twice only if somebody reopened it by hand; the key stays then.
+-- An order can come to the same deadline twice only if it was reopened by hand; the key stays then.
 recorded as (
     insert into idempotency_keys (key, order_id, outcome, created_at)
     select key, id, 'closed', closed_at from settled

@@ -14,7 +14,7 @@ pub(super) enum Fate {
     Pay,
     Cancel,
     Nothing,
-    /// There is a trade at the gateway, and nobody pays it.
+    /// There is a trade at the gateway, and the customer does not pay it.
     IgnoreGateway,
     /// Paid at the gateway, and the shop is never told.
     PayAtGateway,

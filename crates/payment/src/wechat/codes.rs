@@ -1,5 +1,5 @@
-//! The gateway's states and error codes. The JSON `code` is what counts: neither the HTTP status of a code nor
-//! its spelling is fixed, and the message is for people.
+//! The gateway's states and error codes. The JSON `code` counts: a code can come with different HTTP statuses and
+//! spellings, and the message is for people.
 
 use order::{CloseOutcome, TradeState};
 
