@@ -46,7 +46,11 @@ impl Keys {
     /// # Errors
     /// If `openssl` is missing or the directory cannot be written.
     pub fn in_directory(directory: &Path) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        let cannot_create = || format!("cannot create {}", directory.display());
+        std::fs::create_dir_all(directory).with_context(cannot_create)?;
+        // One process at a time: each of several would find what another has made by half.
+        let lock = std::fs::File::create(directory.join("lock")).with_context(cannot_create)?;
+        lock.lock().with_context(cannot_create)?;
         let keys = Self { directory: directory.to_owned() };
         keys.make("merchant")?;
         for signer in Signer::ALL {

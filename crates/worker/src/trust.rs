@@ -24,7 +24,7 @@ impl Trust {
         if self.careful.is_some() { 1 } else { prefetch_max }
     }
 
-    /// A batch was acked. Says whether this session has done its part, and the next may take more.
+    /// A batch was acked. Says whether the session has done its part, and the next may take more.
     pub(crate) fn acked(&mut self) -> bool {
         let Some(batches) = &mut self.careful else { return false };
         *batches += 1;
