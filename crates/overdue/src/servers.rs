@@ -8,8 +8,7 @@ use crate::settings::{BrokerSettings, DatabaseSettings};
 
 /// A connection to a database that answers.
 pub(crate) async fn database(settings: &DatabaseSettings) -> Result<SqlxConnection, Failure> {
-    // The stricter of the two drivers first: sqlx trusts the system's authorities, too, where others are named.
-    client(settings, 1, Purpose::Shop)?.probe().await?;
+    probe(settings).await?;
     Ok(pool(settings, 1, Purpose::Shop)?.get().await?)
 }
 
@@ -18,6 +17,23 @@ pub(crate) async fn migrated_database(settings: &DatabaseSettings) -> Result<Sql
     let mut connection = database(settings).await?;
     database::check(&mut connection).await?;
     Ok(connection)
+}
+
+/// Connections of sqlx to a database that has the schema that we need. The one that found this out waits among them.
+pub(crate) async fn migrated_pool(
+    settings: &DatabaseSettings,
+    connections_max: usize,
+    purpose: Purpose,
+) -> Result<SqlxPool, Failure> {
+    probe(settings).await?;
+    let pool = pool(settings, connections_max, purpose)?;
+    database::check(&mut *pool.get().await?).await?;
+    Ok(pool)
+}
+
+/// The stricter of the two drivers first: sqlx trusts the system's authorities, too, where others are named.
+async fn probe(settings: &DatabaseSettings) -> Result<(), Failure> {
+    Ok(client(settings, 1, Purpose::Shop)?.probe().await?)
 }
 
 /// Connections of sqlx. They are made when they are first used.

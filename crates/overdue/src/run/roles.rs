@@ -4,7 +4,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use book::{OrderBook, PostgresBook, Refunds, Trades};
 use broker::{Broker, Topology};
-use database::{Client, Purpose};
+use database::{Client, Purpose, SqlxPool};
 use order::Lanes;
 use relay::{Relay, RelayMetrics};
 use tokio::task::JoinSet;
@@ -50,7 +50,8 @@ impl Roles {
         let settles = [Role::Worker, Role::Sweep, Role::Api].into_iter().any(wanted);
         let gateways = if settles { gateways(&settings.gateways)? } else { Gateways::none() };
         let http = Http::bind(http, wanted(Role::Api)).await?;
-        servers::migrated_database(&settings.database).await?;
+        // Whatever the roles are, the database is looked at through the relay's connections: then its first is there already.
+        let relay_pool = servers::migrated_pool(&settings.database, Relay::CONNECTIONS, Purpose::Relay).await?;
         // Sweep and HTTP work without a broker.
         let broker = if wanted(Role::Relay) || wanted(Role::Worker) {
             let broker = servers::broker(&settings.broker, "run").await?;
@@ -69,7 +70,7 @@ impl Roles {
         };
         let mut samples = Samples::default();
         if let (true, Some(broker)) = (wanted(Role::Relay), &broker) {
-            roles.start_relay(settings, broker.clone(), lanes.clone())?;
+            roles.start_relay(settings, relay_pool, broker.clone(), lanes.clone());
         }
         if wanted(Role::Worker) || wanted(Role::Sweep) {
             let pipelines = [settings.pipelines().pipelines, settings.pipelines().gateway_pipelines];
@@ -111,13 +112,11 @@ impl Roles {
         Ok(roles)
     }
 
-    fn start_relay(&mut self, settings: &RoleSettings, broker: Broker, lanes: Lanes) -> Result<(), Failure> {
-        let pool = servers::pool(&settings.database, Relay::CONNECTIONS, Purpose::Relay)?;
+    fn start_relay(&mut self, settings: &RoleSettings, pool: SqlxPool, broker: Broker, lanes: Lanes) {
         let relay = Relay::new(pool, broker, lanes, settings.relay());
         self.names.push("relay");
         self.relay = Some(relay.metrics());
         self.spawn(relay.run(self.shutdown.clone()));
-        Ok(())
     }
 
     fn start_worker(
