@@ -49,10 +49,13 @@ pub(crate) fn follow_ups<'a>(
 ) -> Vec<FollowUp<'a>> {
     let Settled { outcomes, rechecks, .. } = settled;
     let (mut waiting, mut handed_over) = (Vec::new(), Vec::new());
+    let (mut unsettled, mut parked) = (HashMap::new(), HashMap::new());
     for (id, outcome) in outcomes {
         match outcome {
             Outcome::Waiting(deadline) => waiting.push((id.clone(), *deadline)),
             Outcome::HandedOver(deadline) => handed_over.push((id.clone(), *deadline)),
+            Outcome::LookAgain { attempts, when } => drop(unsettled.insert(id, (attempts, *when))),
+            Outcome::Parked { reason, detail } => drop(parked.insert(id, (*reason, detail.as_str()))),
             _ => {}
         }
     }
@@ -61,8 +64,8 @@ pub(crate) fn follow_ups<'a>(
     let mut follow_ups: Vec<FollowUp<'a>> = waiting.into_iter().map(FollowUp::Wait).collect();
     follow_ups.extend(handed_over);
     follow_ups.extend(recheck(rechecks, now));
-    follow_ups.extend(messages.iter().filter_map(|message| look_again(message, outcomes)));
-    follow_ups.extend(messages.iter().flat_map(|message| park(message, outcomes)));
+    follow_ups.extend(messages.iter().filter_map(|message| look_again(message, &unsettled)));
+    follow_ups.extend(messages.iter().flat_map(|message| park(message, &parked)));
     follow_ups
 }
 
@@ -87,11 +90,11 @@ fn recheck(rechecks: &[Recheck], now: OffsetDateTime) -> Vec<FollowUp<'static>> 
 
 /// The orders of this message that are to be looked at again. They came together and go on together, when the last of them
 /// is to be looked at.
-fn look_again<'a>(message: &'a Incoming, outcomes: &HashMap<OrderId, Outcome>) -> Option<FollowUp<'a>> {
+fn look_again<'a>(message: &'a Incoming, unsettled: &HashMap<&OrderId, (&Attempts, When)>) -> Option<FollowUp<'a>> {
     let mut latest: Option<(&Attempts, When)> = None;
     let mut orders = Vec::new();
     for id in &message.content.as_ref().ok()?.orders {
-        let Some(Outcome::LookAgain { attempts, when }) = outcomes.get(id) else { continue };
+        let Some((attempts, when)) = unsettled.get(id) else { continue };
         if !orders.contains(id) {
             orders.push(id.clone());
         }
@@ -104,7 +107,7 @@ fn look_again<'a>(message: &'a Incoming, outcomes: &HashMap<OrderId, Outcome>) -
 
 /// What of this message is parked: all of it if it cannot be understood, else each entry that names no order or an order
 /// that cannot be handled.
-fn park<'a>(message: &'a Incoming, outcomes: &'a HashMap<OrderId, Outcome>) -> Vec<FollowUp<'a>> {
+fn park<'a>(message: &'a Incoming, parked: &HashMap<&OrderId, (ParkReason, &str)>) -> Vec<FollowUp<'a>> {
     let park = |part, reason, detail| FollowUp::Park { message, part, reason, detail };
     let content = match &message.content {
         Ok(content) => content,
@@ -113,14 +116,8 @@ fn park<'a>(message: &'a Incoming, outcomes: &'a HashMap<OrderId, Outcome>) -> V
     let bad = content.bad_entries.iter();
     let bad = bad.map(|entry| park(Part::Entry(&entry.json), entry.fault.reason(), entry.fault.to_string()));
     // An order that the message names twice is parked once.
-    let parked: BTreeMap<&OrderId, (ParkReason, &str)> = content
-        .orders
-        .iter()
-        .filter_map(|id| match outcomes.get(id) {
-            Some(Outcome::Parked { reason, detail }) => Some((id, (*reason, detail.as_str()))),
-            _ => None,
-        })
-        .collect();
+    let parked: BTreeMap<&OrderId, (ParkReason, &str)> =
+        content.orders.iter().filter_map(|id| Some((id, *parked.get(id)?))).collect();
     let parked = parked.into_iter().map(|(id, (reason, detail))| park(Part::Order(id), reason, detail.to_owned()));
     bad.chain(parked).collect()
 }

@@ -1,6 +1,6 @@
 //! Calls to the order book about many orders: the good go through, and the bad are left alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use book::{BookError, BookResult, Closing, ItemReply, Payment, Reply, ServerTime};
 use futures_util::future::BoxFuture;
@@ -87,17 +87,25 @@ fn alone<T: AboutOrder, R>(part: &[T], item: ItemReply<R>, time: ServerTime) -> 
     Reply { time, items: items.into_iter().collect() }
 }
 
+/// Adds a reply about a part to what is known: an item for each order of it, and for no other.
 fn take<T: AboutOrder, R>(mut reply: Reply<R>, part: &[T], replies: &mut Reply<R>) {
     replies.time = reply.time;
     for about in part {
-        let id = about.order();
-        let item = match reply.items.remove(id) {
-            Some(ItemReply::Refused(detail)) => ItemReply::Refused(about.refusal(&detail)),
-            Some(item) => item,
+        match reply.items.get_mut(about.order()) {
+            Some(ItemReply::Refused(detail)) => *detail = about.refusal(detail),
+            Some(_) => {}
             // Its outcome is not known.
-            None => ItemReply::Changed,
-        };
-        replies.items.insert(id.clone(), item);
+            None => drop(reply.items.insert(about.order().clone(), ItemReply::Changed)),
+        }
+    }
+    if reply.items.len() > part.len() {
+        let asked: HashSet<&OrderId> = part.iter().map(AboutOrder::order).collect();
+        reply.items.retain(|id, _| asked.contains(id));
+    }
+    if replies.items.is_empty() {
+        replies.items = reply.items;
+    } else {
+        replies.items.extend(reply.items);
     }
 }
 
@@ -170,6 +178,17 @@ mod tests {
         let items = close(&book, &closings).await;
         assert!(matches!(items[&id("o-0")], ItemReply::Done(_)));
         assert_eq!(items[&id("o-1")], ItemReply::Changed);
+    }
+
+    #[tokio::test]
+    async fn what_the_book_was_not_asked_about_is_left_out() {
+        let (_, closings) = book(2);
+        let call = |_| -> BoxFuture<'_, BookResult<()>> {
+            let items = HashMap::from(["o-0", "o-7"].map(|name| (id(name), ItemReply::Done(()))));
+            Box::pin(async { Ok(Reply { time: known(), items }) })
+        };
+        let reply = call_in_parts(&closings, &context().patience, known(), "trouble", call).await.unwrap();
+        assert_eq!(reply.items, HashMap::from([(id("o-0"), ItemReply::Done(())), (id("o-1"), ItemReply::Changed)]));
     }
 
     #[tokio::test]

@@ -20,9 +20,10 @@ pub(super) async fn load(client: &Client, ids: &[OrderId], gateway: Option<&str>
         client.query(&statement, &[&ids, &gateway]).await
     });
     let rows = rows.await?;
-    let (mut items, mut now) = (HashMap::with_capacity(rows.len()), OffsetDateTime::UNIX_EPOCH);
+    // Each row has the time at which it was read.
+    let now = rows.last().map_or(Ok(OffsetDateTime::UNIX_EPOCH), |row| row.try_get("now"))?;
+    let mut items = HashMap::with_capacity(rows.len());
     for row in rows {
-        now = row.try_get("now")?;
         let Ok(id) = OrderId::new(row.try_get("id")?) else { continue };
         let item = match row.try_get("status")? {
             None => ItemReply::Unknown,

@@ -37,7 +37,7 @@ pub(super) fn columns<'a>(
 }
 
 pub(super) fn reply(rows: &[Row], locked: Vec<OrderId>) -> BookResult<Credited> {
-    let (mut items, mut now) = (HashMap::with_capacity(rows.len()), OffsetDateTime::UNIX_EPOCH);
+    let mut items = HashMap::with_capacity(rows.len());
     for row in rows {
         let credited = match row.try_get("outcome")? {
             "paid" => Credited::Paid,
@@ -47,10 +47,10 @@ pub(super) fn reply(rows: &[Row], locked: Vec<OrderId>) -> BookResult<Credited> 
             "unchanged" => Credited::Unchanged,
             other => return Err(BookError::Away(format!("{other:?} is no outcome of a payment"))),
         };
-        now = row.try_get("now")?;
         let Ok(id) = OrderId::new(row.try_get("id")?) else { continue };
         items.insert(id, ItemReply::Done(credited));
     }
+    let now = rows.last().map_or(Ok(OffsetDateTime::UNIX_EPOCH), |row| row.try_get("now"))?;
     items.extend(locked.into_iter().map(|id| (id, ItemReply::Locked)));
     Ok(Reply { time: ServerTime::from(now), items })
 }

@@ -41,16 +41,14 @@ pub(super) fn columns<'a>(
 }
 
 pub(super) fn reply(rows: &[Row], locked: Vec<OrderId>) -> BookResult<Closed> {
-    let (mut items, mut now) = (HashMap::with_capacity(rows.len()), OffsetDateTime::UNIX_EPOCH);
+    let mut items = HashMap::with_capacity(rows.len());
     for row in rows {
-        let (closed_at, deadline): (OffsetDateTime, OffsetDateTime) =
-            (row.try_get("closed_at")?, row.try_get("deadline")?);
         // It is one of those that were sent.
         let Ok(id) = OrderId::new(row.try_get("id")?) else { continue };
-        let lateness = Duration::try_from(closed_at - deadline).unwrap_or_default();
+        let lateness = Duration::try_from_secs_f64(row.try_get("late_s")?).unwrap_or_default();
         items.insert(id, ItemReply::Done(Closed { lateness }));
-        now = now.max(closed_at);
     }
+    let now = rows.last().map_or(Ok(OffsetDateTime::UNIX_EPOCH), |row| row.try_get("closed_at"))?;
     items.extend(locked.into_iter().map(|id| (id, ItemReply::Locked)));
     Ok(Reply { time: ServerTime::from(now), items })
 }

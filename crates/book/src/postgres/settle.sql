@@ -53,4 +53,4 @@ announced as (
          overdue_event('order.closed', settled.id, settled.key, settled.closed_at, $11::text, settled.amount_minor, settled.currency,
              fact_at => settled.closed_at, deadline => settled.deadline, reason => $7::text, actor => $4::text) e
 )
-select id, closed_at, deadline from settled
+select id, closed_at, extract(epoch from closed_at - deadline)::float8 as late_s from settled
