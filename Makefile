@@ -64,10 +64,11 @@ bench: ## measure speed beside the limits of the servers, on servers of its own:
 bench-quick: ## the same in small, for a first look
 	@$(BENCH) --quick
 
-check: ## formatting, lints, docs, layers, circles, licences
+check: ## formatting, lints, docs, the fuzz target, layers, circles, licences
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets $(FEATURES) -- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --workspace $(FEATURES) --no-deps --document-private-items
+	$(CARGO) check --locked --manifest-path fuzz/Cargo.toml
 	scripts/check-layers
 	scripts/check-circles
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check bans licenses sources; \
