@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use crate::BrokerError;
 use crate::amqp_url::AmqpUrl;
+use crate::guarded_stream::{self, GuardedRuntime, guarded_runtime};
 
 /// How to reach the broker.
 #[derive(Debug, Clone)]
@@ -101,8 +102,8 @@ impl Broker {
             ConnectionProperties::default().with_connection_name(format!("{} {purpose}", self.name).into());
         let identity = self.tls.identity.clone().map(|(pem, key)| OwnedIdentity::PKCS8 { pem, key });
         let tls = OwnedTLSConfig { identity, cert_chain: self.tls.ca_pem.clone() };
-        let runtime = lapin::runtime::default_runtime().map_err(|error| self.error(&error))?;
-        self.in_time(Connection::connect_uri_with_config(self.uri.clone(), properties, tls, runtime)).await
+        let dial = async move |uri: AMQPUri, _: GuardedRuntime| Ok(guarded_stream::connect(&uri, &tls).await?);
+        self.in_time(Connection::connector(self.uri.clone(), guarded_runtime(), dial, properties)).await
     }
 
     /// Connects, opens a channel and hangs up again: tells whether the broker can be used.

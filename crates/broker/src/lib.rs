@@ -10,6 +10,8 @@ mod error;
 mod event;
 mod finding;
 mod forward;
+mod guard;
+mod guarded_stream;
 mod headers;
 mod incoming;
 mod live;
