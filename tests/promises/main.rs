@@ -12,6 +12,7 @@ mod documents;
 mod events;
 mod foreign;
 mod outages;
+mod own_fault;
 mod parked;
 mod parking;
 mod payments;

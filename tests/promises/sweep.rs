@@ -20,7 +20,7 @@ struct Sweeping {
 }
 
 fn sweep(world: &World, gateways: &Gateways, settings: SweepSettings, shutdown: CancellationToken) -> Sweep {
-    Sweep::new(world.book(), world.client(2, Purpose::Settle), gateways, settings, shutdown)
+    Sweep::new(worker::SharedBook::new(world.book()), world.client(2, Purpose::Settle), gateways, settings, shutdown)
 }
 
 impl Sweeping {

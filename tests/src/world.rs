@@ -20,7 +20,7 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
-use worker::{Gateways, Notifications, PipelineSettings, Refunder, Worker, WorkerMetrics};
+use worker::{Gateways, Notifications, PipelineSettings, Refunder, SharedBook, Worker, WorkerMetrics};
 
 use crate::process::binary;
 use crate::servers::install;
@@ -204,7 +204,7 @@ impl World {
     #[must_use]
     pub fn worker_asking(&self, gateways: Gateways, settings: PipelineSettings) -> Roles {
         let client = self.client(8, Purpose::Settle);
-        let book: Arc<dyn OrderBook> = Arc::new(PostgresBook::new(client.clone()));
+        let book = SharedBook::new(Arc::new(PostgresBook::new(client.clone())));
         let refunder = Refunder::new(Refunds::new(client), gateways.clone());
         let worker = Worker::new(self.broker(), book, self.lanes.clone(), gateways, settings);
         let (shutdown, metrics) = (CancellationToken::new(), worker.metrics());
@@ -226,7 +226,7 @@ impl World {
     #[must_use]
     pub fn notifications(&self, gateways: &Gateways) -> Notifications {
         let client = self.client(8, Purpose::Settle);
-        let book: Arc<dyn OrderBook> = Arc::new(PostgresBook::new(client.clone()));
+        let book = SharedBook::new(Arc::new(PostgresBook::new(client.clone())));
         Notifications::new(gateways.clone(), book, Trades::new(client.clone()), Refunds::new(client))
     }
 

@@ -3,20 +3,25 @@ use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use broker::Broker;
+use broker::{Broker, Topology};
 use database::Client;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::problem::{Problem, ProblemKind};
 
-/// Whether the servers that a process needs answer.
+/// Whether the servers that a process needs answer, and whether it can do its work with them.
 pub struct Readiness {
     database: Client,
-    broker: Option<Broker>,
+    /// With what the process needs in it.
+    broker: Option<(Broker, Topology)>,
+    troubles: Vec<Trouble>,
     /// The last finding, and when: a probe now and then must not become a load.
     last: Mutex<Option<(Instant, Result<(), String>)>>,
 }
+
+/// Tells what keeps the process from its work, as far as it has met that itself.
+pub type Trouble = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// For how long a finding holds.
 const HOLDS: Duration = Duration::from_secs(3);
@@ -25,10 +30,11 @@ const HOLDS: Duration = Duration::from_secs(3);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Readiness {
-    /// Of a process that needs this database, and this broker if any.
+    /// Of a process that needs this database, and this broker, if any, with this topology in it; `troubles` is what else may
+    /// keep it from its work.
     #[must_use]
-    pub fn of(database: Client, broker: Option<Broker>) -> Self {
-        Self { database, broker, last: Mutex::new(None) }
+    pub fn of(database: Client, broker: Option<(Broker, Topology)>, troubles: Vec<Trouble>) -> Self {
+        Self { database, broker, troubles, last: Mutex::new(None) }
     }
 
     async fn look(&self) -> Result<(), String> {
@@ -47,11 +53,11 @@ impl Readiness {
         let silent = |server: &str| format!("the {server} does not answer");
         let database = timeout(ANSWER_TIMEOUT, self.database.probe()).await;
         database.map_err(|_| silent("database"))?.map_err(|error| format!("database: {error}"))?;
-        if let Some(broker) = &self.broker {
-            let broker = timeout(ANSWER_TIMEOUT, broker.probe()).await;
-            broker.map_err(|_| silent("broker"))?.map_err(|error| format!("broker: {error}"))?;
+        if let Some((broker, topology)) = &self.broker {
+            let present = timeout(ANSWER_TIMEOUT, broker::check_presence(topology, broker)).await;
+            present.map_err(|_| silent("broker"))?.map_err(|error| format!("broker: {error}"))?;
         }
-        Ok(())
+        self.troubles.iter().find_map(|trouble| trouble()).map_or(Ok(()), Err)
     }
 }
 

@@ -21,7 +21,7 @@ mod tidy;
 
 pub use auth::{BadToken, Token};
 pub use body::{Item, LogEntry, OrderView, PaymentView, TimelineEntry};
-pub use health::Readiness;
+pub use health::{Readiness, Trouble};
 pub use metrics::Metrics;
 pub use openapi::openapi;
 pub use problem::{Problem, ProblemKind};

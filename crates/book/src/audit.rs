@@ -112,7 +112,7 @@ pub async fn audit(client: &Client, grace: Duration) -> Result<Audit, BookError>
     for (name, rule, query) in CHECKS {
         let counted = format!(
             "with broken as ({query})
-             select (select count(*) from broken), coalesce((select array_agg(key) from (select key from broken order by key limit 10) first_ten), '{{}}')"
+             select (select count(*) from broken), coalesce((select array_agg(key::text) from (select key from broken order by key limit 10) first_ten), '{{}}')"
         );
         let row = transaction.query_one(&counted, &[&grace.as_secs_f64()]).await?;
         checks.push(Check { name, rule, violations: row.try_get(0)?, examples: row.try_get(1)? });

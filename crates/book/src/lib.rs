@@ -2,6 +2,7 @@
 //! each in a file of its own: trades, refunds, the lead of the sweep, the audit, and facts for doctor and metrics.
 
 mod audit;
+mod columns;
 mod health;
 mod order_book;
 mod postgres;
@@ -10,6 +11,7 @@ mod sweep;
 mod trades;
 
 pub use audit::{Audit, Check, audit};
+pub use columns::unfit_columns;
 pub use database::ServerTime;
 pub use health::{
     missing_indexes, orders_past_deadline, orders_unclear_at_gateway, outbox_trigger_is_on, refunds_needing_person,

@@ -4,7 +4,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use database::ServerTime;
 use order::{Deadline, Operator, OrderFacts, OrderId, PaymentFacts, Receipt};
-use time::OffsetDateTime;
 use trace::TraceParent;
 
 /// Where orders are looked up and settled. Pipelines, passive close, notifications and the sweep know orders by this alone;
@@ -41,6 +40,15 @@ pub trait OrderBook: Send + Sync {
     /// [`BookError`]: then nothing was recorded, or it is not known.
     async fn note(&self, notes: &[TradeNote]) -> Result<(), BookError>;
 
+    /// Whether orders can be loaded and settled at all: whether everything is there that the calls above need, and may be
+    /// used. Changes nothing.
+    ///
+    /// # Errors
+    /// [`BookError::Misconfigured`] names what is wrong for every order alike; [`BookError::Away`].
+    async fn ready(&self) -> Result<(), BookError> {
+        self.load(&[], None).await.map(drop)
+    }
+
     /// A page of orders that are pending past their deadline. `None`: this book cannot tell, so there is no sweep.
     ///
     /// # Errors
@@ -72,8 +80,8 @@ pub enum ItemReply<T> {
     Changed,
     /// The book has no such order.
     Unknown,
-    /// Another transaction holds the order. Nothing was done; try again later.
-    Locked,
+    /// The order, or what goes with it, is in use, or takes too long; and why. Nothing was done; try again later.
+    Locked(String),
     /// The book will never do this, and why.
     Refused(String),
     /// Nothing was done; try again after this time.
@@ -130,10 +138,13 @@ impl Actor {
 }
 
 /// An order was closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closed {
     /// From the deadline to the close, by the book's clock.
     pub lateness: Duration,
+    /// Its SKUs of which no stock came back, because there is no such SKU any more, or the quantity is none; `None`: all
+    /// came back.
+    pub without_stock: Option<String>,
 }
 
 /// A payment that a gateway vouches for.
@@ -217,8 +228,8 @@ pub struct OverduePage {
 /// The last row of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bookmark {
-    /// Its deadline.
-    pub deadline: OffsetDateTime,
+    /// Its deadline, in a form that only its book knows: it may lie before or after all that a clock can hold.
+    pub deadline: String,
     /// Its ID, which may be none of ours.
     pub id: String,
 }
@@ -226,16 +237,20 @@ pub struct Bookmark {
 /// Why a whole call gave nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BookError {
-    /// The book is away or overloaded. No fault of the orders; the same call again later.
+    /// The book does not answer. No fault of the orders; the same call again later.
     #[error("the order book cannot be used now: {0}")]
     Away(String),
     /// The book is set up wrongly, such as without a right. No fault of the orders; the same call again later.
     #[error("the order book is set up wrongly: {0}")]
     Misconfigured(String),
-    /// It took too long. Fewer orders at a time may do.
+    /// The book answers that it cannot do it now. Most often that is no fault of the orders, and the same call a little later
+    /// will do. If not, fewer orders at a time show whether it is one of them.
+    #[error("the order book is busy: {0}")]
+    Busy(String),
+    /// It took too long, or waited too long for another transaction. Fewer orders at a time may do.
     #[error("the order book was too slow: {0}")]
     Slow(String),
-    /// One of the orders breaks a rule. Fewer orders at a time show which.
+    /// One of the orders breaks a rule, it seems. Fewer orders at a time show which.
     #[error("the order book refused: {0}")]
     Refused(String),
 }

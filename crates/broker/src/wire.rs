@@ -2,11 +2,11 @@
 //!
 //! It has one of two forms: a bare order ID in UTF-8 (`842317`), or
 //! `{"v":1,"orders":[{"id":"842317","due":"2026-11-22T08:30:00Z"}]}`, in which `due` may be missing. `due` is a hint for
-//! people who read the message. The deadline in the order book decides.
+//! people who read the message, in whatever form. The deadline in the order book decides.
 
 use std::borrow::Cow;
 
-use order::{BadDeadline, BadOrderId, Deadline, OrderId, ParkReason, UnknownKind};
+use order::{BadOrderId, Deadline, OrderId, ParkReason, UnknownKind};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -63,15 +63,12 @@ pub enum Fault {
     /// More than [`ORDERS_MAX`].
     #[error("the message names {0} orders, at most {ORDERS_MAX} are allowed")]
     TooManyOrders(usize),
-    /// An entry that is not an object with the text `id` and, perhaps, the text `due`.
+    /// An entry that is not an object with the text `id`.
     #[error("the entry is not of the form {{\"id\":\"…\",\"due\":\"…\"}}")]
     MalformedEntry,
     /// An ID that is none.
     #[error(transparent)]
     IllegalOrderId(#[from] BadOrderId),
-    /// A `due` that is no instant.
-    #[error("due: {0}")]
-    IllegalDue(#[from] BadDeadline),
     /// A routing key that names no kind of timeout of this version.
     #[error(transparent)]
     UnknownKind(#[from] UnknownKind),
@@ -90,7 +87,6 @@ impl Fault {
             Self::TooManyOrders(_) => ParkReason::TooManyOrders,
             Self::MalformedEntry => ParkReason::MalformedEntry,
             Self::IllegalOrderId(_) => ParkReason::IllegalOrderId,
-            Self::IllegalDue(_) => ParkReason::IllegalDue,
             Self::UnknownKind(_) => ParkReason::UnknownKind,
         }
     }
@@ -195,13 +191,8 @@ fn decode_entry(json: &str) -> Result<OrderId, Fault> {
     struct Fields<'a> {
         #[serde(borrow)]
         id: Cow<'a, str>,
-        #[serde(borrow, default)]
-        due: Option<Cow<'a, str>>,
     }
     let entry: Fields<'_> = serde_json::from_str(json).map_err(|_| Fault::MalformedEntry)?;
-    if let Some(due) = entry.due {
-        due.parse::<Deadline>()?;
-    }
     Ok(OrderId::new(&entry.id)?)
 }
 
@@ -224,6 +215,12 @@ mod tests {
         for body in [
             "842317",
             r#"{"v":1,"orders":[{"id":"842317","due":"2026-11-22T08:30:00Z"}]}"#,
+            // A hint in a form that is not ours does not hurt.
+            r#"{"v":1,"orders":[{"id":"842317","due":"2026-11-22 08:30:00"}]}"#,
+            r#"{"v":1,"orders":[{"id":"842317","due":"2026-11-22T08:30:00+0800"}]}"#,
+            r#"{"v":1,"orders":[{"id":"842317","due":1795000000}]}"#,
+            r#"{"v":1,"orders":[{"id":"842317","due":""}]}"#,
+            r#"{"v":1,"orders":[{"id":"842317","due":null}]}"#,
             // More fields do not hurt.
             r#" {"orders":[{"id":"842317","later":[]}],"v":1,"more":0} "#,
         ] {
@@ -256,16 +253,11 @@ mod tests {
     fn a_bad_entry_does_not_spoil_its_neighbours() {
         let body = br#"{"v":1,"orders":[{"id":"a"},{"id":"b b"},{"id":7},7,{"id":"c","due":"soon"},{"id":"d"}]}"#;
         let decoded = decode(body).unwrap();
-        assert_eq!(decoded.orders, [id("a"), id("d")]);
+        assert_eq!(decoded.orders, [id("a"), id("c"), id("d")]);
         let bad: Vec<_> = decoded.bad_entries.iter().map(|bad| (bad.json.get(), bad.fault.reason().code())).collect();
         assert_eq!(
             bad,
-            [
-                (r#"{"id":"b b"}"#, "illegal_order_id"),
-                (r#"{"id":7}"#, "malformed_entry"),
-                ("7", "malformed_entry"),
-                (r#"{"id":"c","due":"soon"}"#, "illegal_due"),
-            ]
+            [(r#"{"id":"b b"}"#, "illegal_order_id"), (r#"{"id":7}"#, "malformed_entry"), ("7", "malformed_entry"),]
         );
     }
 

@@ -12,6 +12,7 @@ use crate::url::DatabaseUrl;
 #[derive(Clone)]
 pub struct Client {
     pool: TokioPool,
+    statement_timeout: Duration,
     answer_timeout: Duration,
 }
 
@@ -35,14 +36,21 @@ impl Client {
     /// # Errors
     /// [`DatabaseError::BadUrl`], [`DatabaseError::BadCertificates`].
     pub fn new(url: &DatabaseUrl, settings: &PoolSettings) -> Result<Self, DatabaseError> {
-        let answer_timeout = answer_timeout(settings.statement_timeout);
-        Ok(Self { pool: TokioPool::new(url, settings)?, answer_timeout })
+        let statement_timeout = settings.statement_timeout;
+        let answer_timeout = answer_timeout(statement_timeout);
+        Ok(Self { pool: TokioPool::new(url, settings)?, statement_timeout, answer_timeout })
     }
 
     /// The same, with another time after which a silent connection counts as dead.
     #[must_use]
     pub fn answering_within(self, answer_timeout: Duration) -> Self {
         Self { answer_timeout, ..self }
+    }
+
+    /// How long a statement may take.
+    #[must_use]
+    pub fn statement_timeout(&self) -> Duration {
+        self.statement_timeout
     }
 
     /// How long a call may take.

@@ -21,7 +21,7 @@ mod url;
 pub use agree::{Difference, Seen, differences, seen_by_both};
 pub use client::{CallError, Client};
 pub use clock::{ServerTime, read_clock};
-pub use deadpool_postgres::ClientWrapper;
+pub use deadpool_postgres::{ClientWrapper, Transaction};
 pub use error::DatabaseError;
 pub use pool::{PoolSettings, PoolState, STATEMENT_TIMEOUT, SqlxConnection, SqlxPool, answer_timeout};
 pub use schema::{SchemaError, check, migrate};

@@ -66,7 +66,7 @@ impl Purpose {
                 ("enable_hashjoin", "off"),
                 ("enable_mergejoin", "off"),
                 ("enable_material", "off"),
-                ("lock_timeout", "3000"),
+                ("lock_timeout", "300"),
             ],
             Self::Relay => &[("plan_cache_mode", "force_custom_plan"), ("enable_seqscan", "off")],
             Self::Replica => &[("default_transaction_read_only", "on")],
@@ -83,7 +83,8 @@ const SERVER_KEEPALIVES: [(&str, &str); 3] =
 /// Whether this program sets this setting itself, so that a value of the user's would have no effect.
 pub(crate) fn is_ours(name: &str) -> bool {
     let all = [Purpose::Settle, Purpose::Relay, Purpose::Replica].into_iter().flat_map(Purpose::settings);
-    let fixed = ["TimeZone", "application_name", "statement_timeout", "idle_in_transaction_session_timeout"];
+    let fixed =
+        ["TimeZone", "DateStyle", "application_name", "statement_timeout", "idle_in_transaction_session_timeout"];
     let ours = all.chain(&SERVER_KEEPALIVES).map(|(name, _)| *name).chain(fixed);
     ours.into_iter().any(|ours| ours.eq_ignore_ascii_case(name))
 }
@@ -97,6 +98,7 @@ pub(crate) fn settings(
     let timeout_ms = statement_timeout.as_millis().to_string();
     let fixed = [
         ("TimeZone", "UTC"),
+        ("DateStyle", "ISO"),
         ("statement_timeout", timeout_ms.as_str()),
         ("idle_in_transaction_session_timeout", timeout_ms.as_str()),
     ];

@@ -21,8 +21,6 @@ pub enum ParkReason {
     MalformedEntry,
     /// An order ID has other characters than an ID may have, or too many.
     IllegalOrderId,
-    /// `due` is not a point in time (RFC 3339).
-    IllegalDue,
     /// The routing key names a kind of timeout that this version does not know.
     UnknownKind,
     /// No lane, or no due queue, is bound for the routing key.
@@ -35,6 +33,8 @@ pub enum ParkReason {
     UnreadableOrder,
     /// The database refuses to change the order.
     RefusedByDatabase,
+    /// The order, or stock of it, stays locked, or takes too long to change, at every attempt.
+    StaysLocked,
     /// The order stays pending although the database accepts the change.
     NotClosed,
     /// The gateway gave no clear answer in all attempts.
@@ -49,6 +49,8 @@ pub enum ParkReason {
     IllegalTradeNo,
     /// The order has two payments.
     PaidTwice,
+    /// An event in the outbox has more data than a message may have.
+    EventTooLarge,
 }
 
 /// A reason that this version does not know, such as one of the broker's own.
@@ -58,7 +60,7 @@ pub struct UnknownReason(pub String);
 
 impl ParkReason {
     /// Every reason.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::TooLarge,
         Self::NotUtf8,
         Self::NotJson,
@@ -67,13 +69,13 @@ impl ParkReason {
         Self::TooManyOrders,
         Self::MalformedEntry,
         Self::IllegalOrderId,
-        Self::IllegalDue,
         Self::UnknownKind,
         Self::Unroutable,
         Self::DeliveryLimit,
         Self::UnknownOrder,
         Self::UnreadableOrder,
         Self::RefusedByDatabase,
+        Self::StaysLocked,
         Self::NotClosed,
         Self::PaymentUnknown,
         Self::PaymentMismatch,
@@ -81,6 +83,7 @@ impl ParkReason {
         Self::TradeMissing,
         Self::IllegalTradeNo,
         Self::PaidTwice,
+        Self::EventTooLarge,
     ];
 
     /// A short, stable name for headers, counters and scripts.
@@ -95,13 +98,13 @@ impl ParkReason {
             Self::TooManyOrders => "too_many_orders",
             Self::MalformedEntry => "malformed_entry",
             Self::IllegalOrderId => "illegal_order_id",
-            Self::IllegalDue => "illegal_due",
             Self::UnknownKind => "unknown_kind",
             Self::Unroutable => "unroutable",
             Self::DeliveryLimit => "delivery_limit",
             Self::UnknownOrder => "unknown_order",
             Self::UnreadableOrder => "unreadable_order",
             Self::RefusedByDatabase => "refused_by_database",
+            Self::StaysLocked => "stays_locked",
             Self::NotClosed => "not_closed",
             Self::PaymentUnknown => "payment_unknown",
             Self::PaymentMismatch => "payment_mismatch",
@@ -109,6 +112,7 @@ impl ParkReason {
             Self::TradeMissing => "trade_missing",
             Self::IllegalTradeNo => "illegal_trade_no",
             Self::PaidTwice => "paid_twice",
+            Self::EventTooLarge => "event_too_large",
         }
     }
 
@@ -123,8 +127,7 @@ impl ParkReason {
             | Self::NoOrders
             | Self::TooManyOrders
             | Self::MalformedEntry
-            | Self::IllegalOrderId
-            | Self::IllegalDue => "Correct the publisher, have it publish again, then drop the message.",
+            | Self::IllegalOrderId => "Correct the publisher, have it publish again, then drop the message.",
             Self::UnknownKind => {
                 "Deploy a version that knows this kind, then requeue. If the kind is a typing error, correct the publisher, have it publish again, then drop the message."
             }
@@ -136,6 +139,9 @@ impl ParkReason {
                 "See whether the order was ever committed; if it was, requeue, else drop the message."
             }
             Self::UnreadableOrder | Self::RefusedByDatabase => "Correct the row that the detail names, then requeue.",
+            Self::StaysLocked => {
+                "Find the session that holds the row or its stock locked, or the trigger that is slow, mend it, then requeue."
+            }
             Self::NotClosed => "Find the trigger or the policy that keeps the row from changing, then requeue.",
             Self::PaymentUnknown => "Look at the trade at the gateway and at the attempts, then requeue.",
             Self::PaymentMismatch | Self::RefundedAtGateway => {
@@ -143,6 +149,7 @@ impl ParkReason {
             }
             Self::TradeMissing | Self::IllegalTradeNo => "Correct the trade number in `payments`, then requeue.",
             Self::PaidTwice => "Refund one of the two payments at the gateway, then drop the message.",
+            Self::EventTooLarge => "Shorten what the event tells, tell its subscribers by hand, then drop the message.",
         }
     }
 }

@@ -103,6 +103,11 @@ pub(crate) struct FakeState {
     pub(crate) poison: Vec<OrderId>,
     /// A call about more orders than this is too slow.
     pub(crate) slow_above: Option<usize>,
+    /// Orders for which every call that changes something is too slow, or the book too busy.
+    pub(crate) slow: Vec<OrderId>,
+    pub(crate) busy: Vec<OrderId>,
+    /// What is wrong for every order alike.
+    pub(crate) unready: Option<BookError>,
     /// Errors of the next calls.
     pub(crate) errors: VecDeque<BookError>,
     /// The sizes of the calls that would change something.
@@ -136,7 +141,7 @@ impl FakeState {
             ItemReply::Done(()) => return None,
             ItemReply::Changed => ItemReply::Changed,
             ItemReply::Unknown => ItemReply::Unknown,
-            ItemReply::Locked => ItemReply::Locked,
+            ItemReply::Locked(why) => ItemReply::Locked(why),
             ItemReply::Refused(detail) => ItemReply::Refused(detail),
             ItemReply::Later(wait) => ItemReply::Later(wait),
         })
@@ -162,6 +167,12 @@ impl FakeState {
             return Err(BookError::Slow("statement timeout".to_owned()));
         }
         for id in ids {
+            if self.slow.contains(id) {
+                return Err(BookError::Slow("statement timeout".to_owned()));
+            }
+            if self.busy.contains(id) {
+                return Err(BookError::Busy("deadlock detected".to_owned()));
+            }
             if self.poison.contains(id) {
                 return Err(BookError::Refused("a rule is broken".to_owned()));
             }
@@ -205,7 +216,10 @@ impl OrderBook for FakeBook {
             if stands {
                 state.becomes(&closing.id, OrderStatus::Closed);
                 state.closings.push(closing.clone());
-                items.insert(closing.id.clone(), ItemReply::Done(Closed { lateness: Duration::from_secs(1) }));
+                items.insert(
+                    closing.id.clone(),
+                    ItemReply::Done(Closed { lateness: Duration::from_secs(1), without_stock: None }),
+                );
             }
         }
         Ok(reply(items))
@@ -235,6 +249,10 @@ impl OrderBook for FakeBook {
         Ok(())
     }
 
+    async fn ready(&self) -> Result<(), BookError> {
+        self.state().unready.clone().map_or(Ok(()), Err)
+    }
+
     async fn overdue(&self, page: &PageRequest) -> Result<Option<OverduePage>, BookError> {
         let state = self.state();
         if state.no_pages {
@@ -244,14 +262,16 @@ impl OrderBook for FakeBook {
             .filter(|(_, facts)| facts.status == OrderStatus::Pending)
             .map(|(id, facts)| (facts.deadline.instant(), id.clone()))
             .filter(|(deadline, id)| {
-                let after = page.after.as_ref().map(|after| (after.deadline, after.id.as_str()));
-                *deadline < now() - page.grace && after.is_none_or(|after| (*deadline, id.as_str()) > after)
+                let after = page.after.as_ref().map(|after| (after.deadline.clone(), after.id.as_str()));
+                let here = (Deadline::at(*deadline).to_string(), id.as_str());
+                *deadline < now() - page.grace && after.is_none_or(|after| here > after)
             })
             .collect();
         pending.sort();
         pending.truncate(page.orders_max);
         let next = pending.last().filter(|_| pending.len() == page.orders_max);
-        let next = next.map(|(deadline, id)| Bookmark { deadline: *deadline, id: id.to_string() });
+        let next =
+            next.map(|(deadline, id)| Bookmark { deadline: Deadline::at(*deadline).to_string(), id: id.to_string() });
         Ok(Some(OverduePage { ids: pending.into_iter().map(|(_, id)| id).collect(), next }))
     }
 }

@@ -1,6 +1,4 @@
-use std::sync::Arc;
-
-use book::{Actor, BookError, Credited, ItemReply, OrderBook, Payment, RefundProgress, Refunds, Trades};
+use book::{Actor, BookError, Credited, ItemReply, Payment, RefundProgress, Refunds, Trades};
 use http::HeaderMap;
 use order::{GatewayAnswer, OrderId, Step, Trade, TradeState, Verdict, next_step};
 use payment::{GatewayFault, Notification, RefundState, refund_no};
@@ -8,12 +6,13 @@ use time::OffsetDateTime;
 
 use crate::gateway_client::GatewayClient;
 use crate::gateways::Gateways;
+use crate::shared_book::SharedBook;
 
 /// Takes the notifications of gateways. They go to the same calls of the order book as the worker's own findings.
 #[derive(Clone)]
 pub struct Notifications {
     gateways: Gateways,
-    book: Arc<dyn OrderBook>,
+    book: SharedBook,
     trades: Trades,
     refunds: Refunds,
 }
@@ -53,7 +52,7 @@ pub enum NotificationError {
 impl Notifications {
     /// Notifications of these gateways.
     #[must_use]
-    pub fn new(gateways: Gateways, book: Arc<dyn OrderBook>, trades: Trades, refunds: Refunds) -> Self {
+    pub fn new(gateways: Gateways, book: SharedBook, trades: Trades, refunds: Refunds) -> Self {
         Self { gateways, book, trades, refunds }
     }
 
@@ -125,7 +124,7 @@ impl Notifications {
         trade: &Trade,
     ) -> Result<NotificationOutcome, NotificationError> {
         // The shop may have told the book nothing of a payment at this gateway. The money is there all the same.
-        let mut loaded = self.book.load(std::slice::from_ref(&id), Some(gateway)).await?;
+        let mut loaded = self.book.book.load(std::slice::from_ref(&id), Some(gateway)).await?;
         let facts = match loaded.items.remove(&id) {
             Some(ItemReply::Done(loaded)) => loaded.facts,
             Some(ItemReply::Unknown) => return Ok(NotificationOutcome::UnknownOrder),
@@ -148,7 +147,7 @@ impl Notifications {
         };
         let (gateway, trade_no) = (gateway.to_owned(), trade_no.to_owned());
         let payment = Payment { id: id.clone(), gateway, trade_no, receipt, refund_no: refund_no(&id) };
-        let mut paid = self.book.pay(&[payment], &Actor::on_timeout("notification"), None).await?;
+        let mut paid = self.book.book.pay(&[payment], &Actor::on_timeout("notification"), None).await?;
         match paid.items.remove(&id) {
             Some(ItemReply::Done(credited)) => Ok(NotificationOutcome::Credited(id, credited)),
             Some(ItemReply::Unknown) => Ok(NotificationOutcome::UnknownOrder),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use book::{Actor, OrderBook};
+use book::Actor;
 use moka::sync::Cache;
 use order::{Attempts, OrderId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -18,6 +18,7 @@ use crate::outcome::Outcome;
 use crate::patience::Patience;
 use crate::plan::{Mode, UnknownOrders};
 use crate::settler::Settler;
+use crate::shared_book::SharedBook;
 
 /// Settles orders one at a time, on the same path as messages do. Nothing depends on it: an order that it does not settle is
 /// settled by its message or by the sweep.
@@ -50,7 +51,7 @@ const IN_VAIN_MAX: u64 = 10_000;
 impl PassiveClose {
     /// Settles by this book and these gateways, until `shutdown`.
     #[must_use]
-    pub fn new(book: Arc<dyn OrderBook>, gateways: &Gateways, shutdown: CancellationToken) -> Self {
+    pub fn new(book: &SharedBook, gateways: &Gateways, shutdown: CancellationToken) -> Self {
         let metrics = gateways.metrics();
         Self {
             handler: Arc::new(Settler::new(book, gateways, Mode::Passive, UnknownOrders::default())),

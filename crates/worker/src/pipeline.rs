@@ -182,15 +182,16 @@ impl Pipeline {
     }
 }
 
-/// The orders that these messages name: each once, in the order of their IDs, with the most attempts that a message counts.
+/// The orders that these messages name: each once, in the order of their IDs, with the fewest attempts that a message counts. A
+/// message may have been forged, with a count of its own.
 fn due(messages: &[Incoming]) -> BTreeMap<OrderId, Attempts> {
     let mut due: BTreeMap<OrderId, Attempts> = BTreeMap::new();
     for message in messages {
         let Ok(content) = &message.content else { continue };
         let attempts = message.attempts();
         for id in &content.orders {
-            let known = due.entry(id.clone()).or_default();
-            if known.made < attempts.made {
+            let known = due.entry(id.clone()).or_insert_with(|| attempts.clone());
+            if known.made > attempts.made {
                 known.clone_from(&attempts);
             }
         }

@@ -94,7 +94,10 @@ impl Default for UnknownOrders {
 }
 
 /// Between looks at an order that another transaction has locked.
-const LOCKED: Policy = Policy { initial: Duration::from_secs(5), max: Duration::from_secs(300) };
+const LOCKED: Policy = Policy { initial: Duration::from_secs(1), max: Duration::from_secs(30) };
+
+/// After so many looks, a quarter of an hour, an order that stays locked is for a person.
+const LOCKED_ATTEMPTS_MAX: u32 = 32;
 
 impl Mode {
     pub(crate) fn asks(self) -> bool {
@@ -128,7 +131,7 @@ impl Rules {
                 ItemReply::Refused(detail) => {
                     plan.end(open.id, parked(ParkReason::UnreadableOrder, detail.clone()));
                 }
-                ItemReply::Locked => plan.end(open.id, look_again_when_free(open.attempts, now)),
+                ItemReply::Locked(why) => plan.end(open.id, look_again_when_free(open.attempts, why.clone(), now)),
                 ItemReply::Later(wait) => {
                     let when = When::at(now + *wait);
                     plan.end(open.id, Outcome::LookAgain { attempts: open.attempts.clone(), when });
@@ -274,9 +277,12 @@ impl Plan {
     }
 }
 
-/// Another transaction has the order locked, perhaps for long.
-pub(crate) fn look_again_when_free(attempts: &Attempts, now: OffsetDateTime) -> Outcome {
+/// Another transaction has the order locked, perhaps for long, or it takes long.
+pub(crate) fn look_again_when_free(attempts: &Attempts, why: String, now: OffsetDateTime) -> Outcome {
     let attempts = attempts.clone().plus(now, &RetryReason::Locked);
+    if attempts.made >= LOCKED_ATTEMPTS_MAX {
+        return parked(ParkReason::StaysLocked, format!("{} attempts; the last: {why}", attempts.made));
+    }
     let when = When::backed_off(now, LOCKED.nominal(attempts.made));
     Outcome::LookAgain { attempts, when }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use book::{Actor, BookError, OrderBook, PageRequest};
+use book::{Actor, BookError, PageRequest};
 use order::{Attempts, OrderId};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -17,11 +17,12 @@ use crate::outcome::Outcome;
 use crate::patience::{Interrupted, Patience};
 use crate::plan::{Mode, UnknownOrders};
 use crate::settler::Settler;
+use crate::shared_book::SharedBook;
 use crate::stuck::Stuck;
 
 /// Rounds over all orders that are past their deadline.
 pub(crate) struct Rounds {
-    book: Arc<dyn OrderBook>,
+    book: SharedBook,
     /// Closes orders for which no gateway must be asked, and tells which orders need one.
     handler: Arc<dyn Handler>,
     /// For those.
@@ -51,9 +52,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const GATEWAY_ORDERS_MAX: usize = 256;
 
 impl Rounds {
-    pub(crate) fn new(book: Arc<dyn OrderBook>, gateways: &Gateways, shutdown: CancellationToken) -> Self {
+    pub(crate) fn new(book: SharedBook, gateways: &Gateways, shutdown: CancellationToken) -> Self {
         let metrics = gateways.metrics();
-        let handler = |mode| Arc::new(Settler::new(Arc::clone(&book), gateways, mode, UnknownOrders::default()));
+        let handler = |mode| Arc::new(Settler::new(&book, gateways, mode, UnknownOrders::default()));
         let patience = Patience::endless(shutdown, metrics.waits.clone());
         Self {
             handler: handler(Mode::Sweep),
@@ -80,8 +81,9 @@ impl Rounds {
             leads().await.map_err(Unfinished::LeadLost)?;
             let page = PageRequest { grace, after, orders_max };
             let patience = self.context.patience.lasting(PATIENCE);
-            let page =
-                patience.until("overdue orders cannot be looked up", |_| false, || self.book.overdue(&page)).await?;
+            let page = patience
+                .until("overdue orders cannot be looked up", |_| false, || self.book.book.overdue(&page))
+                .await?;
             let Ok(Some(page)) = page else { return Err(Unfinished::NoPages) };
             let now = Instant::now();
             let due = page.ids.iter().filter(|id| self.stuck.is_due(id, now)).cloned().collect();
@@ -183,7 +185,7 @@ mod tests {
     const GRACE: Duration = Duration::from_secs(60);
 
     fn rounds(book: &Arc<FakeBook>, gateways: &Gateways) -> Rounds {
-        Rounds::new(Arc::clone(book) as Arc<dyn OrderBook>, gateways, CancellationToken::new())
+        Rounds::new(SharedBook::new(Arc::clone(book) as _), gateways, CancellationToken::new())
     }
 
     async fn round(rounds: &mut Rounds) -> Result<(), Unfinished> {

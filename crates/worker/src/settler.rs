@@ -1,11 +1,10 @@
 //! From order IDs to how each order ended: load, plan, ask, write, note, until nothing is open.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use book::{Closed, Credited, ItemReply, Loaded, OrderBook, Reply, ServerTime, TradeNote};
+use book::{BookError, Closed, Credited, ItemReply, Loaded, Reply, ServerTime, TradeNote};
 use order::{Attempts, OrderId, ParkReason};
 use retry::Delays;
 use time::OffsetDateTime;
@@ -19,13 +18,14 @@ use crate::metrics::WorkerMetrics;
 use crate::outcome::{Outcome, Settled, When};
 use crate::patience::{BROKEN, Interrupted, Patience};
 use crate::plan::{Mode, OnceClosed, Open, Plan, Rules, UnknownOrders, look_again_when_free};
+use crate::shared_book::{Evidence, Fault, SharedBook};
 use crate::throttle::Throttle;
-use crate::writer::{call_in_parts, is_about_orders};
+use crate::writer::{Calls, HOLD, UNCLEAR_HOLD, is_about_orders};
 
 /// Settles orders by the order book and their gateways.
 #[derive(Clone)]
 pub(crate) struct Settler {
-    book: Arc<dyn OrderBook>,
+    book: SharedBook,
     gateways: Gateways,
     rules: Rules,
     metrics: WorkerMetrics,
@@ -46,7 +46,7 @@ struct Progress<'a> {
 }
 
 /// How often an order may be found changed between load and close before something must be wrong with it.
-const ROUNDS_MAX: u32 = 8;
+const ROUNDS_MAX: u32 = 4;
 
 #[async_trait]
 impl Handler for Settler {
@@ -54,28 +54,24 @@ impl Handler for Settler {
         let patience = &context.patience;
         let mut progress = Progress::new(due, &self.gateways);
         let (by, trace) = (&context.by, context.trace.as_ref());
-        let gateway = self.gateways.settings.default.as_deref();
+        let (book, gateway) = (&self.book.book, self.gateways.settings.default.as_deref());
         while self.begin_round(&mut progress, patience).await? {
             let orders = std::mem::take(&mut progress.open);
-            let load = |part| self.book.load(part, gateway);
-            let loaded =
-                call_in_parts(&orders, patience, progress.settled.time, "orders cannot be loaded", load).await?;
+            let loads = self.calls(&self.book.loads, patience, "orders cannot be loaded");
+            let loaded = loads.in_parts(&orders, progress.settled.time, |part| book.load(part, gateway)).await?;
             progress.settled.time = loaded.time;
             let now = loaded.time.now();
             let mut plan = self.rules.plan(&progress.opened(&loaded), &progress.answers, now);
             for question in plan.ask.drain(..) {
                 progress.asking.ask(question, loaded.time);
             }
-            let settle = |part| self.book.settle(part, by, trace);
-            let closed = call_in_parts(&plan.close, patience, loaded.time, "orders cannot be closed", settle).await?;
-            let pay = |part| self.book.pay(part, by, trace);
-            let credited = call_in_parts(&plan.pay, patience, loaded.time, "payments cannot be recorded", pay).await?;
+            let closes = self.calls(&self.book.writes, patience, "orders cannot be closed");
+            let closed = closes.in_parts(&plan.close, loaded.time, |part| book.settle(part, by, trace)).await?;
+            let pays = self.calls(&self.book.writes, patience, "payments cannot be recorded");
+            let credited = pays.in_parts(&plan.pay, loaded.time, |part| book.pay(part, by, trace)).await?;
             for (id, item) in closed.items {
-                let outcome = |closed: Closed| {
-                    self.metrics.closed_late(closed.lateness);
-                    Some(Outcome::Closed)
-                };
-                progress.take(id, item, outcome, now);
+                let of = id.clone();
+                progress.take(id, item, |closed| Some(self.closed(&of, &closed)), now);
             }
             for (id, item) in credited.items {
                 progress.take(id, item, outcome_of_payment, now);
@@ -89,23 +85,48 @@ impl Handler for Settler {
     }
 
     async fn is_ready(&self, patience: &Patience) -> Result<(), Interrupted> {
-        patience.until("orders cannot be loaded", is_about_orders, || self.book.load(&[], None)).await.map(drop)
+        let evidence = &self.book.writes;
+        let is_answer = |error: &BookError| matches!(error, BookError::Slow(_) | BookError::Busy(_));
+        let ready = || async {
+            let ready = self.book.book.ready().await;
+            match &ready {
+                Ok(()) => evidence.works(),
+                Err(error) => evidence.fails(&error.to_string()),
+            }
+            ready
+        };
+        patience.until("orders cannot be settled", is_answer, ready).await.map(drop)
     }
 
     fn closed_for(&self) -> Option<Duration> {
-        self.rules.mode.asks().then(|| self.gateways.closed_for()).flatten()
+        let gateways = self.rules.mode.asks().then(|| self.gateways.closed_for()).flatten();
+        gateways.max(self.book.closed_for())
     }
 }
 
 impl Settler {
-    pub(crate) fn new(book: Arc<dyn OrderBook>, gateways: &Gateways, mode: Mode, unknown: UnknownOrders) -> Self {
+    pub(crate) fn new(book: &SharedBook, gateways: &Gateways, mode: Mode, unknown: UnknownOrders) -> Self {
         Self {
-            book,
+            book: book.clone(),
             rules: Rules::new(mode, &gateways.settings, unknown),
             metrics: gateways.metrics(),
             warnings: Throttle::default(),
             gateways: gateways.clone(),
         }
+    }
+
+    fn calls<'a>(&'a self, evidence: &'a Evidence, patience: &'a Patience, trouble: &'static str) -> Calls<'a> {
+        Calls { book: &self.book, evidence, patience, trouble }
+    }
+
+    fn closed(&self, id: &OrderId, closed: &Closed) -> Outcome {
+        self.metrics.closed_late(closed.lateness);
+        if let Some(skus) = &closed.without_stock
+            && self.warnings.lets_through("without stock")
+        {
+            tracing::warn!(order = %id, skus, "an order was closed of which not all stock came back: there is no such SKU, or its quantity is none");
+        }
+        Outcome::Closed
     }
 
     /// Makes sure that there are orders to be loaded: those that have changed in the last round, or those whose gateways have
@@ -122,7 +143,7 @@ impl Settler {
             }
             progress.round += 1;
             if progress.round > ROUNDS_MAX {
-                progress.park_open();
+                self.give_up(progress);
                 continue;
             }
             if progress.round > 2 {
@@ -154,10 +175,33 @@ impl Settler {
         }
     }
 
+    /// Orders that stay as they are although the book takes the change.
+    fn give_up(&self, progress: &mut Progress<'_>) {
+        let now = progress.settled.time.now();
+        let others =
+            progress.settled.outcomes.values().any(|outcome| matches!(outcome, Outcome::Closed | Outcome::Paid));
+        let open = std::mem::take(&mut progress.open);
+        let faults = self.book.writes.judge(&open.iter().collect::<Vec<_>>(), others);
+        let detail = format!("{ROUNDS_MAX} attempts at closing it changed nothing");
+        if faults.contains(&Fault::Book) {
+            self.book.writes.holds(&format!("every order stays as it is: {detail}"));
+        }
+        for (id, fault) in open.into_iter().zip(faults) {
+            let outcome = match fault {
+                Fault::Book | Fault::Unclear => {
+                    let hold = if fault == Fault::Book { HOLD } else { UNCLEAR_HOLD };
+                    Outcome::LookAgain { attempts: progress.attempts(&id).clone(), when: When::at(now + hold) }
+                }
+                Fault::Order => Outcome::Parked { reason: ParkReason::NotClosed, detail: detail.clone() },
+            };
+            progress.settled.outcomes.insert(id, outcome);
+        }
+    }
+
     /// Records what gateways have said, and waits out a book that is away.
     async fn note(&self, notes: &[TradeNote], patience: &Patience) -> Result<(), Interrupted> {
         const TROUBLE: &str = "the answers of gateways cannot be recorded";
-        if let Err(error) = patience.until(TROUBLE, is_about_orders, || self.book.note(notes)).await? {
+        if let Err(error) = patience.until(TROUBLE, is_about_orders, || self.book.book.note(notes)).await? {
             // They save calls, no more: without them the gateways are asked again.
             tracing::error!(%error, "{TROUBLE}");
         }
@@ -236,7 +280,7 @@ impl<'a> Progress<'a> {
         let outcome = match item {
             ItemReply::Done(done) => outcome(done),
             ItemReply::Changed | ItemReply::Unknown => None,
-            ItemReply::Locked => Some(look_again_when_free(attempts, now)),
+            ItemReply::Locked(why) => Some(look_again_when_free(attempts, why, now)),
             ItemReply::Later(wait) => {
                 Some(Outcome::LookAgain { attempts: attempts.clone(), when: When::at(now + wait) })
             }
@@ -261,12 +305,6 @@ impl<'a> Progress<'a> {
             }
         }
         note
-    }
-
-    fn park_open(&mut self) {
-        let detail = format!("{ROUNDS_MAX} attempts at closing it changed nothing");
-        let parked = |id| (id, Outcome::Parked { reason: ParkReason::NotClosed, detail: detail.clone() });
-        self.settled.outcomes.extend(self.open.drain(..).map(parked));
     }
 }
 

@@ -1,16 +1,16 @@
 //! The second way to the same close: the sweep looks for orders in the book that are past their deadline. Each of them has
 //! been missed by its message.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use book::{Lead, OrderBook};
+use book::Lead;
 use database::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::gateways::Gateways;
 use crate::metrics::WorkerMetrics;
 use crate::rounds::{Rounds, Unfinished};
+use crate::shared_book::SharedBook;
 
 /// How the sweep works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Sweep {
     /// A sweep of this book that has not begun. Which process sweeps is decided in the database of `client`.
     #[must_use]
     pub fn new(
-        book: Arc<dyn OrderBook>,
+        book: SharedBook,
         client: Client,
         gateways: &Gateways,
         settings: SweepSettings,

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use book::{Actor, OrderBook};
+use book::Actor;
 use broker::{Broker, Publisher};
 use order::{COALESCE_WINDOW, Lanes, Shard, TimeoutKind};
 use tokio::task::{JoinError, JoinSet};
@@ -16,6 +16,7 @@ use crate::patience::Patience;
 use crate::pipeline::{Bounds, Pipeline};
 use crate::plan::{Mode, UnknownOrders};
 use crate::settler::Settler;
+use crate::shared_book::SharedBook;
 
 /// How a worker works.
 #[derive(Debug, Clone)]
@@ -62,7 +63,7 @@ impl Default for PipelineSettings {
 /// The pipelines of a process.
 pub struct Worker {
     broker: Broker,
-    book: Arc<dyn OrderBook>,
+    book: SharedBook,
     lanes: Lanes,
     gateways: Gateways,
     settings: PipelineSettings,
@@ -83,13 +84,7 @@ const _: () = assert!(GATEWAY_ORDERS_MAX * GATEWAY_PREFETCH_MESSAGES as usize <=
 impl Worker {
     /// A worker that has not begun.
     #[must_use]
-    pub fn new(
-        broker: Broker,
-        book: Arc<dyn OrderBook>,
-        lanes: Lanes,
-        gateways: Gateways,
-        settings: PipelineSettings,
-    ) -> Self {
+    pub fn new(broker: Broker, book: SharedBook, lanes: Lanes, gateways: Gateways, settings: PipelineSettings) -> Self {
         let metrics = gateways.metrics();
         Self { broker, book, lanes, gateways, settings, metrics }
     }
@@ -112,7 +107,7 @@ impl Worker {
                 TimeoutKind::Payment => (self.settings.pipelines, Mode::Payment),
                 TimeoutKind::Gateway => (self.settings.gateway_pipelines, Mode::Gateway),
             };
-            let handler = Settler::new(Arc::clone(&self.book), &self.gateways, mode, self.settings.unknown);
+            let handler = Settler::new(&self.book, &self.gateways, mode, self.settings.unknown);
             let handler: Arc<dyn Handler> = Arc::new(handler);
             let shards = self.lanes.shards();
             // Each shard has one, at the least; but none is none.

@@ -1,12 +1,15 @@
 //! Calls to the order book about many orders: the good go through, and the bad are left alone.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
 
 use book::{BookError, BookResult, Closing, ItemReply, Payment, Reply, ServerTime};
 use futures_util::future::BoxFuture;
 use order::OrderId;
+use retry::{Delays, Policy};
 
 use crate::patience::{Interrupted, Patience};
+use crate::shared_book::{ALIKE, Evidence, Fault, SharedBook};
 
 /// What a call to the book is about: one order each.
 pub(crate) trait AboutOrder {
@@ -41,50 +44,213 @@ impl AboutOrder for Payment {
     }
 }
 
-/// Calls the book about all of these, and waits out a book that is away. Where the book refuses the whole, or is too slow
-/// with it, the whole is halved, and halved again: until the order that breaks a rule stands alone, and the rest is quick
-/// enough. An order that is too slow alone counts as locked. The reply has an item for each,
-/// and the book's time, or the one that was `known` before.
-pub(crate) async fn call_in_parts<'a, T: AboutOrder, R>(
-    whole: &'a [T],
-    patience: &Patience,
-    known: ServerTime,
-    trouble: &str,
-    call: impl Fn(&'a [T]) -> BoxFuture<'a, BookResult<R>>,
-) -> Result<Reply<R>, Interrupted> {
-    let mut replies = Reply { time: known, items: HashMap::new() };
-    let mut parts = if whole.is_empty() { Vec::new() } else { vec![whole] };
-    while let Some(part) = parts.pop() {
-        let reply = match patience.until(trouble, is_about_orders, || call(part)).await? {
-            Ok(reply) => reply,
-            Err(_) if part.len() > 1 && patience.is_over() => return Err(Interrupted),
-            Err(_) if part.len() > 1 => {
-                let (first_half, second_half) = part.split_at(part.len() / 2);
-                parts.extend([second_half, first_half]);
-                continue;
+/// Calls to the book of one kind.
+pub(crate) struct Calls<'a> {
+    pub(crate) book: &'a SharedBook,
+    /// What calls of this kind have shown.
+    pub(crate) evidence: &'a Evidence,
+    pub(crate) patience: &'a Patience,
+    /// What the log says when the book cannot be called.
+    pub(crate) trouble: &'static str,
+}
+
+/// Orders of a whole, on their way through the book.
+struct Parts<'a, T, R> {
+    /// Still to be called about.
+    open: VecDeque<&'a [T]>,
+    /// Orders about which calls fail even where they stand alone.
+    suspects: Vec<(&'a T, BookError)>,
+    /// Calls that failed.
+    failures: usize,
+    /// Whether any order went through.
+    some_done: bool,
+    /// Whether some orders are known to be at fault themselves.
+    some_refused: bool,
+    replies: Reply<R>,
+}
+
+/// Into how many parts a part is split that fails. It costs as many calls as halving would, and half of the rounds.
+const SPLIT: usize = 4;
+
+/// When so many calls have failed, and none went through, some orders are tried alone: all of them may fail alike.
+const SAMPLE_AFTER_FAILURES: usize = 1 + SPLIT + SPLIT * SPLIT;
+
+/// How long an order is left alone while every order fails alike.
+pub(crate) const HOLD: Duration = Duration::from_secs(15);
+
+/// How long an order is left alone that has failed, when it is not known yet whether others fail, too.
+pub(crate) const UNCLEAR_HOLD: Duration = Duration::from_secs(1);
+
+/// How long an order is left alone with which the book was too busy.
+const BUSY_HOLD: Duration = Duration::from_secs(2);
+
+/// Between tries while the book is busy, and how many there are before it may be one of the orders.
+const BUSY: Policy = Policy { initial: Duration::from_millis(50), max: Duration::from_millis(200) };
+const BUSY_TRIES: u32 = 3;
+
+impl Calls<'_> {
+    /// Calls the book about all of these, and waits out a book that is away. Where the book refuses the whole, or is too slow
+    /// with it, the whole is split, and split again: until the order that breaks a rule stands alone, and the rest is quick
+    /// enough. The parts take turns, so that good orders do not wait for the last bad one. The reply has an item for each, and
+    /// the book's time, or the one that was `known` before.
+    ///
+    /// What fails alone is the order's own fault if others go through. If none does, it is the book's: then nothing is refused;
+    /// all are tried again later.
+    pub(crate) async fn in_parts<'a, T: AboutOrder, R>(
+        &self,
+        whole: &'a [T],
+        known: ServerTime,
+        call: impl Fn(&'a [T]) -> BoxFuture<'a, BookResult<R>>,
+    ) -> Result<Reply<R>, Interrupted> {
+        let mut delays = Policy::RECONNECT.delays();
+        let mut replies = Reply { time: known, items: HashMap::new() };
+        loop {
+            let mut parts = Parts::new(whole, replies);
+            let trouble = loop {
+                self.call_all(&mut parts, &mut delays, &call).await?;
+                if parts.suspects.is_empty() {
+                    report_locked(&parts.replies);
+                    return Ok(parts.replies);
+                }
+                // What is wrong for every order alike is wrong for none, too.
+                if !parts.some_done
+                    && let Err(error) = self.book.book.ready().await
+                {
+                    break error;
+                }
+                if let Some(error) = self.conclude(&mut parts) {
+                    break error;
+                }
+            };
+            self.wait(&mut delays, &trouble).await?;
+            replies = parts.replies;
+        }
+    }
+
+    /// Until nothing is open any more, or so many orders have failed that it must be the book.
+    async fn call_all<'a, T: AboutOrder, R>(
+        &self,
+        parts: &mut Parts<'a, T, R>,
+        delays: &mut Delays,
+        call: &impl Fn(&'a [T]) -> BoxFuture<'a, BookResult<R>>,
+    ) -> Result<(), Interrupted> {
+        while let Some(part) = parts.open.pop_front() {
+            let tries = if parts.failures == 0 { BUSY_TRIES } else { 0 };
+            match self.call(part, tries, delays, call).await? {
+                Ok(reply) => {
+                    if part.is_empty() || reply.items.values().any(|item| matches!(item, ItemReply::Done(_))) {
+                        parts.some_done = true;
+                        self.evidence.succeeded();
+                    }
+                    take(reply, part, &mut parts.replies);
+                }
+                Err(error) => {
+                    parts.failures += 1;
+                    match part {
+                        [single] => parts.suspects.push((single, error)),
+                        _ if self.patience.is_over() => return Err(Interrupted),
+                        _ => parts.split(part),
+                    }
+                    if !parts.some_done && !parts.some_refused && parts.suspects.len() >= ALIKE {
+                        return Ok(());
+                    }
+                }
             }
-            Err(BookError::Refused(detail)) => alone(part, ItemReply::Refused(detail), replies.time),
-            Err(_) => alone(part, ItemReply::Locked, replies.time),
-        };
-        take(reply, part, &mut replies);
+        }
+        Ok(())
     }
-    let mut locked = replies.items.iter().filter(|(_, item)| matches!(item, ItemReply::Locked)).map(|(id, _)| id);
-    if let Some(example) = locked.next() {
-        let orders = locked.count() + 1;
-        tracing::warn!(orders, %example, "orders are locked by another transaction; they are looked at again later");
+
+    /// Until the book answers; and while it says that it is busy, a few times more.
+    async fn call<'a, T, R>(
+        &self,
+        part: &'a [T],
+        mut tries: u32,
+        delays: &mut Delays,
+        call: &impl Fn(&'a [T]) -> BoxFuture<'a, BookResult<R>>,
+    ) -> Result<BookResult<R>, Interrupted> {
+        let mut pauses = BUSY.delays();
+        loop {
+            match call(part).await {
+                Err(error @ (BookError::Away(_) | BookError::Misconfigured(_))) => self.wait(delays, &error).await?,
+                Err(BookError::Busy(_)) if tries > 0 => {
+                    tries -= 1;
+                    tokio::time::sleep(pauses.next_delay()).await;
+                }
+                answer => return Ok(answer),
+            }
+        }
     }
-    Ok(replies)
+
+    async fn wait(&self, delays: &mut Delays, error: &BookError) -> Result<(), Interrupted> {
+        self.evidence.fails(&error.to_string());
+        self.patience.pause(delays, self.trouble, error).await
+    }
+
+    /// Decides what becomes of orders about which calls fail; and, if every order fails alike, of those that were not tried.
+    /// An error: every order is too slow, or the book too busy for any, and all are to be tried again.
+    fn conclude<T: AboutOrder, R>(&self, parts: &mut Parts<'_, T, R>) -> Option<BookError> {
+        let ids: Vec<&OrderId> = parts.suspects.iter().map(|(about, _)| about.order()).collect();
+        let faults = self.evidence.judge(&ids, parts.some_done);
+        let alike = faults.contains(&Fault::Book);
+        if alike && parts.suspects.iter().all(|(_, error)| !matches!(error, BookError::Refused(_))) {
+            return parts.suspects.first().map(|(_, error)| error.clone());
+        }
+        if alike && let Some((_, error)) = parts.suspects.first() {
+            let untried = parts.open.drain(..).flatten();
+            for about in untried {
+                self.evidence.remember(about.order());
+                parts.replies.items.insert(about.order().clone(), ItemReply::Later(HOLD));
+            }
+            let orders = parts.replies.items.len() + parts.suspects.len();
+            tracing::error!(%error, orders, "every order fails alike; none is parked, and they are tried again and again");
+            self.evidence.holds(&format!("every order fails alike: {error}"));
+        }
+        for ((about, error), fault) in parts.suspects.drain(..).zip(faults) {
+            let item = match (error, fault) {
+                (BookError::Refused(_), Fault::Book) => ItemReply::Later(HOLD),
+                (BookError::Refused(_), Fault::Unclear) => ItemReply::Later(UNCLEAR_HOLD),
+                (BookError::Refused(detail), Fault::Order) => ItemReply::Refused(about.refusal(&detail)),
+                (error, Fault::Order) => ItemReply::Locked(error.to_string()),
+                _ => ItemReply::Later(BUSY_HOLD),
+            };
+            parts.replies.items.insert(about.order().clone(), item);
+        }
+        parts.some_refused = true;
+        None
+    }
+}
+
+impl<'a, T, R> Parts<'a, T, R> {
+    fn new(whole: &'a [T], replies: Reply<R>) -> Self {
+        let open = if whole.is_empty() { VecDeque::new() } else { VecDeque::from([whole]) };
+        Self { open, suspects: Vec::new(), failures: 0, some_done: false, some_refused: false, replies }
+    }
+
+    /// Takes the place of a part that failed.
+    fn split(&mut self, part: &'a [T]) {
+        self.open.extend(part.chunks(part.len().div_ceil(SPLIT)));
+        if self.failures == SAMPLE_AFTER_FAILURES && !self.some_done {
+            // One of each part comes first.
+            let (first, rest): (Vec<&[T]>, Vec<&[T]>) = self.open.drain(..).map(|part| part.split_at(1)).unzip();
+            self.open = first.into_iter().chain(rest.into_iter().filter(|part| !part.is_empty())).collect();
+        }
+    }
 }
 
 /// Whether an error may be due to some of the orders, or to their number.
 pub(crate) fn is_about_orders(error: &BookError) -> bool {
-    matches!(error, BookError::Slow(_) | BookError::Refused(_))
+    !matches!(error, BookError::Away(_) | BookError::Misconfigured(_))
 }
 
-/// A reply about the order that stands alone.
-fn alone<T: AboutOrder, R>(part: &[T], item: ItemReply<R>, time: ServerTime) -> Reply<R> {
-    let items = part.first().map(|single| (single.order().clone(), item));
-    Reply { time, items: items.into_iter().collect() }
+fn report_locked<R>(replies: &Reply<R>) {
+    let mut locked = replies.items.iter().filter_map(|(id, item)| match item {
+        ItemReply::Locked(why) => Some((id, why)),
+        _ => None,
+    });
+    if let Some((example, why)) = locked.next() {
+        let orders = locked.count() + 1;
+        tracing::warn!(orders, %example, why, "orders are in use; they are looked at again later");
+    }
 }
 
 /// Adds a reply about a part to what is known: an item for each order of it, and for no other.
@@ -110,127 +276,4 @@ fn take<T: AboutOrder, R>(mut reply: Reply<R>, part: &[T], replies: &mut Reply<R
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    use book::{Actor, OrderBook, Revision};
-    use order::OrderStatus;
-
-    use super::*;
-    use crate::fakes::{FakeBook, context, deadline, id, overdue, receipt};
-
-    fn book(orders: usize) -> (Arc<FakeBook>, Vec<Closing>) {
-        let names: Vec<String> = (0..orders).map(|number| format!("o-{number}")).collect();
-        let facts: Vec<_> = names.iter().map(|name| (name.as_str(), overdue())).collect();
-        (FakeBook::with(&facts), names.iter().map(|name| closing(name)).collect())
-    }
-
-    fn closing(name: &str) -> Closing {
-        let revision = Some(Revision("0".to_owned()));
-        Closing { id: id(name), deadline: deadline(), revision, payment: None, recheck: None }
-    }
-
-    /// A time that no book of these tests tells.
-    fn known() -> ServerTime {
-        ServerTime::from(deadline().instant() + Duration::from_hours(100_000))
-    }
-
-    async fn close(book: &FakeBook, closings: &[Closing]) -> HashMap<OrderId, ItemReply<book::Closed>> {
-        let by = Actor::on_timeout("worker");
-        let patience = context().patience;
-        let closed = call_in_parts(closings, &patience, known(), "trouble", |part| book.settle(part, &by, None)).await;
-        closed.unwrap().items
-    }
-
-    #[tokio::test]
-    async fn an_order_that_breaks_a_rule_stands_alone_in_the_end_and_the_others_close() {
-        let (book, closings) = book(64);
-        book.state().poison = vec![id("o-17"), id("o-40")];
-        let items = close(&book, &closings).await;
-        assert_eq!(items.len(), 64);
-        for (id, item) in &items {
-            let refused = matches!(item, ItemReply::Refused(_));
-            assert_eq!(refused, ["o-17", "o-40"].contains(&id.as_str()), "{id}");
-            assert_eq!(book.status(id.as_str()) == OrderStatus::Closed, !refused, "{id}");
-        }
-        assert!(book.state().changes.len() <= 26, "halving takes few calls: {:?}", book.state().changes);
-    }
-
-    #[tokio::test]
-    async fn a_call_that_is_too_slow_is_halved_and_an_order_that_is_too_slow_alone_counts_as_locked() {
-        let (book, closings) = book(10);
-        book.state().slow_above = Some(3);
-        let items = close(&book, &closings).await;
-        assert!(items.values().all(|item| matches!(item, ItemReply::Done(_))));
-        assert!(book.state().changes.iter().filter(|size| **size <= 3).count() >= 4);
-
-        let (book, closings) = self::book(2);
-        book.state().slow_above = Some(0);
-        let items = close(&book, &closings).await;
-        assert!(items.values().all(|item| *item == ItemReply::Locked));
-    }
-
-    #[tokio::test]
-    async fn an_order_about_which_the_book_says_nothing_has_changed() {
-        let (book, mut closings) = book(2);
-        closings[1].revision = Some(Revision("another".to_owned()));
-        let items = close(&book, &closings).await;
-        assert!(matches!(items[&id("o-0")], ItemReply::Done(_)));
-        assert_eq!(items[&id("o-1")], ItemReply::Changed);
-    }
-
-    #[tokio::test]
-    async fn what_the_book_was_not_asked_about_is_left_out() {
-        let (_, closings) = book(2);
-        let call = |_| -> BoxFuture<'_, BookResult<()>> {
-            let items = HashMap::from(["o-0", "o-7"].map(|name| (id(name), ItemReply::Done(()))));
-            Box::pin(async { Ok(Reply { time: known(), items }) })
-        };
-        let reply = call_in_parts(&closings, &context().patience, known(), "trouble", call).await.unwrap();
-        assert_eq!(reply.items, HashMap::from([(id("o-0"), ItemReply::Done(())), (id("o-1"), ItemReply::Changed)]));
-    }
-
-    #[tokio::test]
-    async fn a_book_that_is_away_is_waited_for_and_the_whole_is_sent_again() {
-        let (book, closings) = book(8);
-        book.state().errors.push_back(BookError::Away("it restarts".to_owned()));
-        let patience = context().patience;
-        let by = Actor::on_timeout("worker");
-        let closed = call_in_parts(&closings, &patience, known(), "trouble", |part| book.settle(part, &by, None)).await;
-        assert_eq!(closed.unwrap().items.len(), 8);
-        assert_eq!(book.state().changes, [8, 8], "nothing is halved because a server is away");
-        book.state().errors.push_back(BookError::Misconfigured("no right".to_owned()));
-        let short = patience.lasting(Duration::ZERO);
-        let held = call_in_parts(&closings, &short, known(), "trouble", |part| book.settle(part, &by, None)).await;
-        assert!(held.is_err(), "no order is parked for a right that is missing");
-    }
-
-    #[tokio::test]
-    async fn a_book_that_refuses_everything_leaves_the_time_as_it_was_known() {
-        let (book, closings) = book(1);
-        book.state().poison = vec![id("o-0")];
-        let by = Actor::on_timeout("worker");
-        let patience = context().patience;
-        let closed = call_in_parts(&closings, &patience, known(), "trouble", |part| book.settle(part, &by, None)).await;
-        assert!(closed.unwrap().time.now() >= known().now() - Duration::from_mins(1));
-    }
-
-    #[tokio::test]
-    async fn halving_ends_with_patience() {
-        let (book, closings) = book(64);
-        book.state().slow_above = Some(0);
-        let by = Actor::on_timeout("worker");
-        let short = context().patience.lasting(Duration::ZERO);
-        let held = call_in_parts(&closings, &short, known(), "trouble", |part| book.settle(part, &by, None)).await;
-        assert!(held.is_err());
-        assert_eq!(book.state().changes.len(), 1);
-    }
-
-    #[test]
-    fn a_refused_payment_mentions_the_money() {
-        let (gateway, trade_no) = ("wechat".to_owned(), "842317".to_owned());
-        let payment = Payment { id: id("1"), gateway, trade_no, receipt: receipt(), refund_no: String::new() };
-        assert_eq!(payment.refusal("no"), "paid at the gateway as 4200, but: no");
-    }
-}
+mod tests;

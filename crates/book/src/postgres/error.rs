@@ -9,8 +9,10 @@ use crate::BookError;
 /// Why a call to the database gave nothing.
 #[derive(Debug)]
 pub(crate) enum Failure {
+    /// There was no answer.
     Away(String),
-    Misconfigured(String),
+    /// The server answers that it cannot do it now.
+    Busy(String),
     /// Another transaction holds a row locked for longer than is waited for. Nothing was changed.
     Locked(String),
     Slow(String),
@@ -21,8 +23,8 @@ impl From<Failure> for BookError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Away(text) => Self::Away(text),
-            Failure::Misconfigured(text) => Self::Misconfigured(text),
-            Failure::Locked(text) => Self::Away(format!("another transaction holds a row locked: {text}")),
+            Failure::Busy(text) => Self::Busy(text),
+            Failure::Locked(text) => Self::Slow(format!("another transaction holds a row locked: {text}")),
             Failure::Slow(text) => Self::Slow(text),
             Failure::Refused(text) => Self::Refused(text),
         }
@@ -56,24 +58,36 @@ impl From<tokio_postgres::Error> for BookError {
     }
 }
 
-/// Only what an order's own data can cause counts as refused: a value that does not fit (class 22), a broken
-/// constraint (23), a check option of a view (44), an error that a trigger raised (P0001). All else, from a
-/// deadlock to a missing right, is no fault of the orders, and they must not be parked for it.
+/// Only these mean that the server cannot do it now: a connection (class 08), resources (53), an operator (57), the system
+/// (58), a serialization failure or deadlock (40), and a server that takes no writes (25006). Everything else may be the fault
+/// of one order, whatever its code: a shop's trigger may raise what it likes. See PostgreSQL's appendix A,
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+///
+/// Even these may come from a trigger, for one order. What succeeds beside it tells, and not the code: see the crate `worker`.
 pub(crate) fn failure(error: &tokio_postgres::Error) -> Failure {
-    let Some(db) = error.as_db_error() else { return Failure::Away(causes(error)) };
+    let Some(db) = error.as_db_error() else {
+        let text = causes(error);
+        return if is_of_a_value(error) { Failure::Refused(text) } else { Failure::Away(text) };
+    };
     let text = format!("{} (SQLSTATE {})", db.message(), db.code().code());
     match &db.code().code()[..2] {
-        "22" | "23" | "44" => Failure::Refused(text),
-        _ if *db.code() == SqlState::RAISE_EXCEPTION => Failure::Refused(text),
         _ if *db.code() == SqlState::LOCK_NOT_AVAILABLE => Failure::Locked(text),
         _ if *db.code() == SqlState::QUERY_CANCELED => Failure::Slow(text),
-        // A table, a column, a function or a right is missing.
-        "42" | "3F" => Failure::Misconfigured(text),
-        _ => Failure::Away(text),
+        _ if *db.code() == SqlState::READ_ONLY_SQL_TRANSACTION => Failure::Busy(text),
+        "08" | "40" | "53" | "57" | "58" => Failure::Busy(text),
+        _ => Failure::Refused(text),
     }
+}
+
+/// Whether the driver could not turn a value into the type that is wanted. It has no other sign of this than its words.
+fn is_of_a_value(error: &tokio_postgres::Error) -> bool {
+    let text = error.to_string();
+    ["error serializing parameter", "error deserializing column", "invalid column", "expected "]
+        .iter()
+        .any(|start| text.starts_with(start))
 }
 
 /// Whether the connection itself may be at fault: it is dead, or leads to a server that has become read-only.
 pub(crate) fn is_bad(error: &tokio_postgres::Error) -> bool {
-    matches!(failure(error), Failure::Away(_))
+    matches!(failure(error), Failure::Away(_) | Failure::Busy(_))
 }

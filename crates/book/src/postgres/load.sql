@@ -4,19 +4,19 @@
 -- statement's own time would be that of its start. Times of infinity are cut to the years 2000 and 9000: no
 -- clock on the other side can hold them.
 select wanted.id,
-       o.status,
+       o.status::text as status,
        case when o.payment_deadline is not null
            then greatest(least(o.payment_deadline, '9000-01-01Z'), '2000-01-01Z')
        end as payment_deadline,
        clock_timestamp() as now,
-       coalesce(p.gateway, $2) as gateway,
-       coalesce(p.trade_no, wanted.id) as trade_no,
-       coalesce(p.prepay, 'attempted') as prepay,
-       coalesce(p.state, 'open') as trade_state,
+       coalesce(p.gateway::text, $2) as gateway,
+       coalesce(p.trade_no::text, wanted.id) as trade_no,
+       coalesce(p.prepay::text, 'attempted') as prepay,
+       coalesce(p.state::text, 'open') as trade_state,
        greatest(least(coalesce(p.created_at, o.created_at, '2000-01-01Z'), '9000-01-01Z'), '2000-01-01Z') as trade_created_at,
-       p.not_found_at,
-       o.amount_minor,
-       o.currency
+       greatest(least(p.not_found_at, '9000-01-01Z'), '2000-01-01Z') as not_found_at,
+       o.amount_minor::bigint as amount_minor,
+       o.currency::text as currency
 from unnest($1::text[]) as wanted (id)
 left join orders o on o.id = wanted.id
 left join payments p on p.order_id = wanted.id

@@ -6,7 +6,10 @@ mod lock;
 mod note;
 mod overdue;
 mod pay;
+mod ready;
 mod settle;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use database::Client;
@@ -14,22 +17,24 @@ use order::OrderId;
 use trace::TraceParent;
 
 pub(crate) use self::error::is_bad;
+use self::lock::UnderLock;
 use crate::{
-    Actor, BookError, BookResult, Closed, Closing, Credited, Loaded, OrderBook, OverduePage, PageRequest, Payment,
-    TradeNote,
+    Actor, BookError, BookResult, Closed, Closing, Credited, ItemReply, Loaded, OrderBook, OverduePage, PageRequest,
+    Payment, TradeNote,
 };
 
 /// Orders in PostgreSQL, in tables of ours or in views over a shop's own.
 #[derive(Clone)]
 pub struct PostgresBook {
     client: Client,
+    under_lock: Arc<UnderLock>,
 }
 
 impl PostgresBook {
     /// The book in this database.
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self { under_lock: Arc::new(UnderLock::new(client.clone())), client }
     }
 }
 
@@ -41,21 +46,30 @@ impl OrderBook for PostgresBook {
 
     async fn settle(&self, closings: &[Closing], by: &Actor, trace: Option<&TraceParent>) -> BookResult<Closed> {
         let columns = settle::columns(by, trace);
-        let (rows, locked) = lock::run(&self.client, closings, |closing| &closing.id, &settle::SQL, columns).await?;
-        settle::reply(&rows, locked)
+        let (rows, held) = self.under_lock.run(closings, |closing| &closing.id, &settle::SQL, columns).await?;
+        settle::reply(&rows, held)
     }
 
     async fn pay(&self, payments: &[Payment], by: &Actor, trace: Option<&TraceParent>) -> BookResult<Credited> {
         let columns = pay::columns(by, trace);
-        let (rows, locked) = lock::run(&self.client, payments, |payment| &payment.id, &pay::SQL, columns).await?;
-        pay::reply(&rows, locked)
+        let (rows, held) = self.under_lock.run(payments, |payment| &payment.id, &pay::SQL, columns).await?;
+        pay::reply(&rows, held)
     }
 
     async fn note(&self, notes: &[TradeNote]) -> Result<(), BookError> {
         note::note(&self.client, notes).await
     }
 
+    async fn ready(&self) -> Result<(), BookError> {
+        ready::ready(&self.client, &self.under_lock).await
+    }
+
     async fn overdue(&self, page: &PageRequest) -> Result<Option<OverduePage>, BookError> {
         overdue::page(&self.client, page).await.map(Some)
     }
+}
+
+/// Another transaction holds the order, or stock that it reserves.
+fn locked<T>() -> ItemReply<T> {
+    ItemReply::Locked("another transaction holds it, or stock of it, locked".to_owned())
 }

@@ -22,6 +22,16 @@ pub(super) async fn note(client: &Client, notes: &[TradeNote]) -> Result<(), Boo
     Ok(noted.await.map(drop)?)
 }
 
+/// Whether notes can be recorded at all.
+pub(super) async fn try_out(client: &Client) -> Result<(), BookError> {
+    let nothing: Vec<&str> = Vec::new();
+    let noted = client.within(is_bad, async |client| {
+        let note = client.prepare_cached(include_str!("note.sql")).await?;
+        client.execute(&note, &[&nothing, &nothing, &nothing, &nothing]).await
+    });
+    Ok(noted.await.map(drop)?)
+}
+
 /// As `note.sql` calls it.
 fn name(finding: TradeFinding) -> &'static str {
     match finding {

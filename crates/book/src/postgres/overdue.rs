@@ -1,6 +1,5 @@
 use database::Client;
 use order::OrderId;
-use time::OffsetDateTime;
 
 use super::error::is_bad;
 use crate::{BookError, Bookmark, OverduePage, PageRequest};
@@ -9,17 +8,17 @@ use crate::{BookError, Bookmark, OverduePage, PageRequest};
 pub(super) async fn page(client: &Client, page: &PageRequest) -> Result<OverduePage, BookError> {
     // Before all that there is, if there is no page before.
     let (deadline, id) = match &page.after {
-        Some(after) => (after.deadline, after.id.as_str()),
-        None => (OffsetDateTime::UNIX_EPOCH, ""),
+        Some(after) => (after.deadline.as_str(), after.id.as_str()),
+        None => ("-infinity", ""),
     };
     let (grace, count_max) = (page.grace.as_secs_f64(), i64::try_from(page.orders_max).unwrap_or(i64::MAX));
     let rows = client.within(is_bad, async |client| {
         let page = client
             .prepare_cached(
-                "select payment_deadline, id from orders
+                "select payment_deadline::text as payment_deadline, id from orders
                  where status = 'pending' and payment_deadline < statement_timestamp() - $1 * interval '1 second'
-                   and (payment_deadline, id) > ($2, $3)
-                 order by payment_deadline, id limit $4",
+                   and (payment_deadline, id) > ($2::text::timestamptz, $3)
+                 order by orders.payment_deadline, id limit $4",
             )
             .await?;
         client.query(&page, &[&grace, &deadline, &id, &count_max]).await

@@ -8,6 +8,7 @@ use tokio_postgres::Row;
 use trace::TraceParent;
 
 use super::lock::Columns;
+use super::locked;
 use crate::{Actor, BookError, BookResult, Credited, ItemReply, Payment, Reply};
 
 pub(super) static SQL: LazyLock<String> =
@@ -36,7 +37,7 @@ pub(super) fn columns<'a>(
     }
 }
 
-pub(super) fn reply(rows: &[Row], locked: Vec<OrderId>) -> BookResult<Credited> {
+pub(super) fn reply(rows: &[Row], held: Vec<OrderId>) -> BookResult<Credited> {
     let mut items = HashMap::with_capacity(rows.len());
     for row in rows {
         let credited = match row.try_get("outcome")? {
@@ -45,13 +46,13 @@ pub(super) fn reply(rows: &[Row], locked: Vec<OrderId>) -> BookResult<Credited> 
             "already" => Credited::Already,
             "twice" => Credited::Twice,
             "unchanged" => Credited::Unchanged,
-            other => return Err(BookError::Away(format!("{other:?} is no outcome of a payment"))),
+            other => return Err(BookError::Refused(format!("{other:?} is no outcome of a payment"))),
         };
         let Ok(id) = OrderId::new(row.try_get("id")?) else { continue };
         items.insert(id, ItemReply::Done(credited));
     }
     let now = rows.last().map_or(Ok(OffsetDateTime::UNIX_EPOCH), |row| row.try_get("now"))?;
-    items.extend(locked.into_iter().map(|id| (id, ItemReply::Locked)));
+    items.extend(held.into_iter().map(|id| (id, locked())));
     Ok(Reply { time: ServerTime::from(now), items })
 }
 

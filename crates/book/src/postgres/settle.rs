@@ -9,6 +9,7 @@ use tokio_postgres::Row;
 use trace::TraceParent;
 
 use super::lock::Columns;
+use super::locked;
 use crate::{Actor, BookResult, Closed, Closing, ItemReply, Reply};
 
 pub(super) static SQL: LazyLock<String> =
@@ -40,16 +41,17 @@ pub(super) fn columns<'a>(
     }
 }
 
-pub(super) fn reply(rows: &[Row], locked: Vec<OrderId>) -> BookResult<Closed> {
+pub(super) fn reply(rows: &[Row], held: Vec<OrderId>) -> BookResult<Closed> {
     let mut items = HashMap::with_capacity(rows.len());
     for row in rows {
         // It is one of those that were sent.
         let Ok(id) = OrderId::new(row.try_get("id")?) else { continue };
         let lateness = Duration::try_from_secs_f64(row.try_get("late_s")?).unwrap_or_default();
-        items.insert(id, ItemReply::Done(Closed { lateness }));
+        let without_stock = row.try_get("without_stock")?;
+        items.insert(id, ItemReply::Done(Closed { lateness, without_stock }));
     }
     let now = rows.last().map_or(Ok(OffsetDateTime::UNIX_EPOCH), |row| row.try_get("closed_at"))?;
-    items.extend(locked.into_iter().map(|id| (id, ItemReply::Locked)));
+    items.extend(held.into_iter().map(|id| (id, locked())));
     Ok(Reply { time: ServerTime::from(now), items })
 }
 

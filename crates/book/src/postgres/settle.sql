@@ -10,9 +10,11 @@ with due as (
     select * from unnest($1::text[], $2::timestamptz[], $3::text[], $5::text[], $6::text[], $10::float8[])
         as due (id, deadline, key, trade_no, prepay, again_s)
 ),
--- Looked up by ID alone, as in lock.sql; what they were found to be is compared in the next step.
+-- Looked up by ID alone, as in lock.sql; what they were found to be is compared in the next step. Deadlines are cut as in
+-- load.sql.
 found as materialized (
-    select o.id, o.status, o.payment_deadline, due.deadline, due.key, due.again_s,
+    select o.id, o.status, due.deadline, due.key, due.again_s,
+           greatest(least(o.payment_deadline, '9000-01-01Z'), '2000-01-01Z') = due.deadline as stands,
            case
                when due.trade_no is null then p.order_id is null or p.gateway = 'none'
                else coalesce(p.trade_no, o.id) = due.trade_no and coalesce(p.prepay, 'attempted') = due.prepay
@@ -27,14 +29,25 @@ settled as (
     update orders o
     set status = 'closed', closed_at = clock_timestamp()
     from found
-    where o.id = found.id and found.status = 'pending' and found.payment_deadline = found.deadline
-      and found.heard
+    where o.id = found.id and found.status = 'pending' and found.stands and found.heard
     returning o.id, o.status, o.closed_at, o.amount_minor, o.currency, found.deadline, found.key, found.again_s
 ),
 -- stock.sql
+-- Lines of which nothing can come back: there is no such SKU any more, or the quantity is none.
+missing as (
+    select r.sku_id from reserved r where not exists (select from inventory s where s.sku_id = r.sku_id)
+),
+odd as (
+    select id, string_agg(sku_id, ', ' order by sku_id) as skus
+    from lines
+    where not quantity > 0 or sku_id in (select sku_id from missing)
+    group by id
+),
 logged as (
     insert into order_log (order_id, from_status, to_status, reason, actor, idempotency_key, operator_type, operator, at)
-    select id, 'pending', 'closed', $7, $4, key, $8, $9, closed_at from settled
+    select s.id, 'pending', 'closed', $7 || coalesce('; no stock came back of: ' || odd.skus, ''), $4, s.key, $8, $9, s.closed_at
+    from settled s
+    left join odd on odd.id = s.id
 ),
 -- An order can come to the same deadline twice only if it was reopened by hand; the key stays then.
 recorded as (
@@ -53,4 +66,6 @@ announced as (
          overdue_event('order.closed', settled.id, settled.key, settled.closed_at, $11::text, settled.amount_minor, settled.currency,
              fact_at => settled.closed_at, deadline => settled.deadline, reason => $7::text, actor => $4::text) e
 )
-select id, closed_at, extract(epoch from closed_at - deadline)::float8 as late_s from settled
+select s.id, s.closed_at, extract(epoch from s.closed_at - s.deadline)::float8 as late_s, odd.skus as without_stock
+from settled s
+left join odd on odd.id = s.id

@@ -1,10 +1,15 @@
--- What the orders of `settled` had reserved, added up, so that a hot SKU is updated once.
-reserved as (
-    select i.sku_id, sum(i.quantity)::bigint as quantity,
-           coalesce(sum(i.quantity) filter (where settled.status <> 'paid'), 0)::bigint as returned
+-- What the orders of `settled` had reserved, added up, so that a hot SKU is updated once. The sum keeps the type of the
+-- quantities: a fraction is not rounded. A line of nothing, or of less, moves nothing.
+lines as materialized (
+    select settled.id, settled.status, i.sku_id, i.quantity
     from settled
     join order_items i on i.order_id = settled.id
-    group by i.sku_id
+),
+reserved as (
+    select sku_id, sum(quantity) as quantity, coalesce(sum(quantity) filter (where status <> 'paid'), 0) as returned
+    from lines
+    where quantity > 0
+    group by sku_id
 ),
 -- Locked in the order of the SKUs, after the orders, as everybody does.
 stock as materialized (

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use api::{Listener, Metrics, OrderService, Readiness, Replica, Token, Vitals};
-use broker::{Broker, Management};
+use api::{Listener, Metrics, OrderService, Readiness, Replica, Token, Trouble, Vitals};
+use broker::{Broker, Management, Topology};
 use database::{DatabaseUrl, Purpose};
 use prometheus_client::registry::Registry;
 use relay::RelayMetrics;
 use tokio_util::sync::CancellationToken;
-use worker::{Gateways, Notifications, PassiveClose};
+use worker::{Gateways, Notifications, PassiveClose, SharedBook};
 
 use super::samples::{Sampler, Samples};
 use crate::failure::Failure;
@@ -28,8 +28,12 @@ pub(super) struct Http {
 pub(super) struct Parts<'a> {
     pub(super) database: &'a DatabaseSettings,
     pub(super) broker: Option<Broker>,
+    /// What the process needs in the broker.
+    pub(super) topology: Option<Topology>,
     /// What the order service settles orders and takes notifications with; `None`: there is none.
     pub(super) orders: Option<(PassiveClose, Notifications)>,
+    /// What orders are settled in, if they are here.
+    pub(super) book: Option<SharedBook>,
     pub(super) gateways: Gateways,
     /// Whether orders are settled in this process, so that there is something to be counted.
     pub(super) settles: bool,
@@ -69,7 +73,7 @@ impl Http {
 
     /// Serves until the program is to stop.
     pub(super) async fn start(self, parts: Parts<'_>) -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
-        let Parts { database, broker, orders, gateways, settles, relay, mut samples, shutdown } = parts;
+        let Parts { database, broker, topology, orders, book, gateways, settles, relay, mut samples, shutdown } = parts;
         let client = servers::client(database, VITAL_CONNECTIONS, Purpose::Shop)?;
         let service = match orders.filter(|_| self.serves_orders) {
             None => None,
@@ -90,9 +94,11 @@ impl Http {
             relay.register(&mut registry);
         }
         registry.register_collector(Box::new(samples.clone()));
+        let trouble = |book: SharedBook| -> Trouble { Box::new(move || Some(book.trouble()?.0)) };
+        let troubles = book.map(trouble).into_iter().collect();
         let vhost = broker.as_ref().map(|broker| broker.vhost().to_owned());
         let vitals = Vitals {
-            readiness: Arc::new(Readiness::of(client.clone(), broker)),
+            readiness: Arc::new(Readiness::of(client.clone(), broker.zip(topology), troubles)),
             metrics: Arc::new(Metrics::new(registry)),
         };
         if let Ok(address) = self.listener.address() {

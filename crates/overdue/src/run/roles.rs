@@ -2,14 +2,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use book::{OrderBook, PostgresBook, Refunds, Trades};
+use book::{PostgresBook, Refunds, Trades};
 use broker::{Broker, Topology};
 use database::{Client, Purpose, SqlxPool};
 use order::Lanes;
 use relay::{Relay, RelayMetrics};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use worker::{Gateways, Notifications, PassiveClose, Refunder, Sweep, Worker, WorkerMetrics};
+use worker::{Gateways, Notifications, PassiveClose, Refunder, SharedBook, Sweep, Worker, WorkerMetrics};
 
 use super::http::{Http, Parts};
 use super::report;
@@ -52,10 +52,11 @@ impl Roles {
         let http = Http::bind(http, wanted(Role::Api)).await?;
         // Whatever the roles are, the database is looked at through the relay's connections: then its first is there already.
         let relay_pool = servers::migrated_pool(&settings.database, Relay::CONNECTIONS, Purpose::Relay).await?;
+        let topology = Topology::new(&lanes);
         // Sweep and HTTP work without a broker.
         let broker = if wanted(Role::Relay) || wanted(Role::Worker) {
             let broker = servers::broker(&settings.broker, "run").await?;
-            broker::check_presence(&Topology::new(&lanes), &broker).await?;
+            broker::check_presence(&topology, &broker).await?;
             Some(broker)
         } else {
             None
@@ -69,6 +70,7 @@ impl Roles {
             shutdown: shutdown.clone(),
         };
         let mut samples = Samples::default();
+        let mut shared = None;
         if let (true, Some(broker)) = (wanted(Role::Relay), &broker) {
             roles.start_relay(settings, relay_pool, broker.clone(), lanes.clone());
         }
@@ -79,11 +81,13 @@ impl Roles {
             let connections = [(Role::Worker, pipelines + 1), (Role::Sweep, 2)];
             let connections = connections.iter().filter(|(role, _)| wanted(*role)).map(|(_, count)| count).sum();
             let client = client(&settings.database, connections, "worker", &mut samples)?;
+            let book = book(&client, None);
+            shared = Some(book.clone());
             if let (true, Some(broker)) = (wanted(Role::Worker), &broker) {
-                roles.start_worker(settings, broker.clone(), &client, lanes, &gateways);
+                roles.start_worker(settings, broker.clone(), book.clone(), &client, lanes, &gateways);
             }
             if wanted(Role::Sweep) {
-                roles.start_sweep(settings, client, &gateways);
+                roles.start_sweep(settings, book, client, &gateways);
             }
         }
         if let Some(http) = http {
@@ -92,15 +96,18 @@ impl Roles {
                 roles.names.push("api");
                 // Apart, so that many clients who look at orders leave the pipelines their connections.
                 let client = client(&settings.database, PASSIVE_CONNECTIONS, "passive", &mut samples)?;
-                let book = book(&client);
-                let passive = PassiveClose::new(Arc::clone(&book), &gateways, shutdown.clone());
+                let book = book(&client, shared.as_ref());
+                shared.get_or_insert_with(|| book.clone());
+                let passive = PassiveClose::new(&book, &gateways, shutdown.clone());
                 let (trades, refunds) = (Trades::new(client.clone()), Refunds::new(client));
                 orders = Some((passive, Notifications::new(gateways.clone(), book, trades, refunds)));
             }
             let parts = Parts {
                 database: &settings.database,
+                topology: broker.as_ref().map(|_| topology),
                 broker,
                 orders,
+                book: shared,
                 gateways,
                 settles,
                 relay: roles.relay.clone(),
@@ -123,12 +130,13 @@ impl Roles {
         &mut self,
         settings: &RoleSettings,
         broker: Broker,
+        book: SharedBook,
         client: &Client,
         lanes: Lanes,
         gateways: &Gateways,
     ) {
         self.names.push("worker");
-        let worker = Worker::new(broker, book(client), lanes, gateways.clone(), settings.pipelines());
+        let worker = Worker::new(broker, book, lanes, gateways.clone(), settings.pipelines());
         let shutdown = self.shutdown.clone();
         let broke = |error| anyhow!("the worker broke: {error}");
         self.tasks.spawn(async move { worker.run(shutdown).await.map_err(broke) });
@@ -136,9 +144,9 @@ impl Roles {
         self.spawn(refunder.run(self.shutdown.clone()));
     }
 
-    fn start_sweep(&mut self, settings: &RoleSettings, client: Client, gateways: &Gateways) {
+    fn start_sweep(&mut self, settings: &RoleSettings, book: SharedBook, client: Client, gateways: &Gateways) {
         self.names.push("sweep");
-        let sweep = Sweep::new(book(&client), client, gateways, settings.sweep(), self.shutdown.clone());
+        let sweep = Sweep::new(book, client, gateways, settings.sweep(), self.shutdown.clone());
         self.spawn(sweep.run());
     }
 
@@ -207,6 +215,8 @@ fn client(
     Ok(client)
 }
 
-fn book(client: &Client) -> Arc<dyn OrderBook> {
-    Arc::new(PostgresBook::new(client.clone()))
+/// The order book through these connections. What one role learns of it the others know.
+fn book(client: &Client, known: Option<&SharedBook>) -> SharedBook {
+    let book = Arc::new(PostgresBook::new(client.clone()));
+    known.map_or_else(|| SharedBook::new(Arc::clone(&book) as _), |known| known.through(Arc::clone(&book) as _))
 }

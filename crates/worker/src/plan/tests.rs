@@ -267,9 +267,11 @@ fn an_order_that_nobody_knows_is_looked_up_again_and_then_parked() {
 
 #[test]
 fn other_replies_of_the_book_lead_to_another_look() {
-    let locked = plan(Mode::Payment, &ItemReply::Locked, 1, None);
+    let locked = plan(Mode::Payment, &ItemReply::Locked("in use".to_owned()), 1, None);
     let Outcome::LookAgain { attempts, when } = ended(&locked) else { panic!("{locked:?}") };
-    assert_eq!((attempts.made, *when), (2, When::backed_off(now(), Duration::from_secs(10))));
+    assert_eq!((attempts.made, *when), (2, When::backed_off(now(), Duration::from_secs(2))));
+    let locked = plan(Mode::Payment, &ItemReply::Locked("in use".to_owned()), 31, None);
+    assert_eq!(parked_for(&locked), ParkReason::StaysLocked);
 
     let later = plan(Mode::Payment, &ItemReply::Later(MINUTE), 1, None);
     let Outcome::LookAgain { attempts, when } = ended(&later) else { panic!("{later:?}") };

@@ -1,6 +1,7 @@
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use book::TradeFinding;
+use book::{OrderBook, TradeFinding};
 use order::{Attempts, OrderStatus, RetryReason, TradeState};
 use payment::GatewayFault;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +14,7 @@ use crate::metrics::WorkerMetrics;
 use crate::outcome::OutcomeKind;
 
 fn settler(book: &Arc<FakeBook>, gateways: &Gateways, mode: Mode) -> Settler {
-    Settler::new(Arc::clone(book) as Arc<dyn OrderBook>, gateways, mode, UnknownOrders::default())
+    Settler::new(&SharedBook::new(Arc::clone(book) as _), gateways, mode, UnknownOrders::default())
 }
 
 /// Settles these orders, each without an attempt so far.
@@ -64,7 +65,8 @@ async fn a_change_between_load_and_close_is_seen_and_decided_again() {
     // The customer pays when the order has been loaded: the close finds another revision.
     let gate = CancellationToken::new();
     let racing = RacingBook { book: Arc::clone(&book), gate: gate.clone() };
-    let settler = Settler::new(Arc::new(racing), &Gateways::none(), Mode::Payment, UnknownOrders::default());
+    let settler =
+        Settler::new(&SharedBook::new(Arc::new(racing)), &Gateways::none(), Mode::Payment, UnknownOrders::default());
     let settled = settler.handle(&due(&["1"]), &context()).await.unwrap();
     assert!(gate.is_cancelled(), "the close was tried");
     assert_eq!((&settled.outcomes[&id("1")], book.status("1")), (&Outcome::Unchanged, OrderStatus::Paid));
@@ -182,7 +184,7 @@ async fn an_unclear_answer_is_an_attempt() {
 async fn locked_orders_and_refused_orders_are_told_apart() {
     let book = FakeBook::with(&[("locked", overdue()), ("bad", overdue()), ("good", overdue())]);
     book.state().poison = vec![id("bad")];
-    book.state().replies.insert(id("locked"), vec![ItemReply::Locked].into());
+    book.state().replies.insert(id("locked"), vec![ItemReply::Locked("in use".to_owned())].into());
     let settled = settle(&book, &Gateways::none(), Mode::Payment, &["locked", "bad", "good"]).await;
     let Outcome::LookAgain { attempts, .. } = &settled.outcomes[&id("locked")] else { panic!("{settled:?}") };
     assert_eq!(attempts.made, 1);

@@ -1,0 +1,27 @@
+use database::Client;
+use trace::TraceParent;
+
+use super::lock::UnderLock;
+use super::{load, note, pay, settle};
+use crate::columns::unfit_columns;
+use crate::{Actor, BookError};
+
+/// Runs each statement about no order at all. What is wrong for every order alike (a missing right, table or column, a view
+/// that takes no update, a type that does not fit) is wrong then, too; what is wrong with one order is not.
+pub(super) async fn ready(client: &Client, under_lock: &UnderLock) -> Result<(), BookError> {
+    let (by, trace) = (Actor::on_timeout("worker"), None::<&TraceParent>);
+    let tried = async {
+        load::load(client, &[], None).await?;
+        under_lock.try_out(&settle::SQL, &settle::columns(&by, trace)(&[])).await.map_err(BookError::from)?;
+        under_lock.try_out(&pay::SQL, &pay::columns(&by, trace)(&[])).await.map_err(BookError::from)?;
+        note::try_out(client).await
+    };
+    let Err(error) = tried.await else { return Ok(()) };
+    let error = match error {
+        BookError::Refused(text) => text,
+        other => return Err(other),
+    };
+    // A column of a wrong type shows in words about operators; its name helps more.
+    let unfit = unfit_columns(client).await.unwrap_or_default();
+    Err(BookError::Misconfigured(if unfit.is_empty() { error } else { unfit.join("; ") }))
+}
