@@ -18,10 +18,11 @@ end
 $$;
 
 -- Every process checks that the schema is the version that it needs.
-grant select on _sqlx_migrations to overdue_relay, overdue_worker, overdue_api, overdue_operator;
+grant select on overdue_migrations to overdue_relay, overdue_worker, overdue_api, overdue_operator;
 
 -- Relay: publishes the outbox. Of orders it reads status and deadline alone, for metrics.
 grant select, update (claimed_until), delete on outbox to overdue_relay;
+grant select, insert, update on parked to overdue_relay;
 
 -- Worker and sweep: settle orders. They cannot create them, and cannot change amount or items.
 grant select, update (status, paid_at, closed_at, transaction_id) on orders to overdue_worker;
@@ -32,6 +33,7 @@ grant select (key), insert on idempotency_keys to overdue_worker;
 grant insert on outbox to overdue_worker;
 grant select, insert, update on payments to overdue_worker;
 grant select, insert, update on refunds to overdue_worker;
+grant select, insert, update, delete on parked to overdue_worker;
 
 -- API: creates, pays and cancels orders, closes those that a request finds overdue, and deletes its old answers.
 grant overdue_worker to overdue_api;
@@ -43,6 +45,7 @@ grant select, insert, update, delete on api_requests to overdue_api;
 -- Operator: audit, doctor, order show, refunds. Reads everything, and ends the refunds that needed a person.
 grant select on orders, order_items, inventory, order_log, idempotency_keys, outbox, payments, refunds, api_requests
     to overdue_operator;
+grant select, insert, update on parked to overdue_operator;
 grant update (state, succeeded_at, updated_at, problem) on refunds to overdue_operator;
 
 -- Health and metrics (`--listen`) read these in every process.

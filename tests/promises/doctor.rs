@@ -129,7 +129,7 @@ async fn faults_of_the_database_are_named() {
     ] {
         assert!(found.iter().any(|(o, p)| o == object && p.contains(problem)), "{object}: {problem} in {found:?}");
     }
-    world.execute("delete from _sqlx_migrations where version > 2").await;
+    world.execute("delete from overdue_migrations where version > 2").await;
     let found = findings(doctor(&world)).await;
     assert!(found.iter().any(|(o, p)| o == "schema" && p.contains("it has version 2")), "{found:?}");
     world.close().await;
@@ -163,7 +163,9 @@ async fn faults_of_the_broker_are_named() {
     let foreign = world.foreign().await;
     finds(&world, "queue overdue.v1.due.payment", "has no consumer").await;
     foreign.publish("overdue.delay", "17m.payment", b"o-0", BasicProperties::default()).await;
-    finds(&world, "queue overdue.v1.parked", "1 messages wait for a person").await;
+    finds(&world, "queue overdue.v1.parked", "1 messages wait to be taken into the table").await;
+    assert!(world.overdue(&["parked", "list"]).await.status.success());
+    finds(&world, "parked messages", "1 messages wait for a person: unroutable").await;
     let nothing = FieldTable::default;
     foreign
         .channel

@@ -201,3 +201,80 @@ async fn an_order_that_takes_long_for_whatever_reason_delays_no_other() {
     worker.stop().await;
     world.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_of_other_types_work_or_are_named_at_the_start() {
+    let world = World::new().await;
+    world.stock("tea", 100).await;
+    world
+        .execute(
+            "create type order_state as enum ('pending', 'paid', 'cancelled', 'closed');
+             alter table orders drop constraint orders_status_check, drop constraint orders_check, drop constraint orders_check1,
+                 drop constraint orders_check2, alter column status drop default;
+             drop trigger order_moved on orders;
+             drop index orders_pending_by_deadline;
+             alter table orders alter column status type order_state using status::order_state,
+                 alter column status set default 'pending', alter column amount_minor type integer;
+             create index orders_pending_by_deadline on orders (payment_deadline, id) where status = 'pending';
+             alter table inventory alter column available type numeric, alter column reserved type numeric;
+             alter table order_items alter column quantity type numeric",
+        )
+        .await;
+    let order = "insert into orders (id, amount_minor, currency, payment_deadline) values ('A-1', 1, 'CNY', now() - interval '1 s');
+                 insert into order_items (order_id, sku_id, quantity) values ('A-1', 'tea', 1.2);
+                 update inventory set available = available - 1.2, reserved = reserved + 1.2";
+    world.execute(order).await;
+    let process = world.start(&["run", "--only", "worker"]);
+    world.foreign().await.due_now(b"A-1").await;
+    eventually("it closes, and every fraction comes back", async || {
+        world
+            .number(
+                "select count(*) from orders, inventory where status = 'closed' and available = 100 and reserved = 0",
+            )
+            .await
+            == 1
+    })
+    .await;
+    process.terminate().await;
+    assert_eq!(world.overdue(&["audit"]).await.status.code(), Some(0));
+
+    for (change, name) in [
+        (
+            "alter table orders alter column payment_deadline type timestamp",
+            "orders.payment_deadline is of the type timestamp",
+        ),
+        (
+            "alter table inventory alter column available type bigint",
+            "order_items.quantity is numeric and inventory.available is not",
+        ),
+        ("alter table orders rename column currency to cur", "orders.currency is missing"),
+    ] {
+        world.execute(change).await;
+        for arguments in [&["run", "--only", "worker"][..], &["audit"]] {
+            let output = world.overdue(arguments).await;
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(4), "{arguments:?}: {said}");
+            assert!(said.contains(name), "{arguments:?}: {said}");
+        }
+    }
+    world.close().await;
+}
+
+/// Deadlines as far back as a database can hold: they have passed.
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_with_deadlines_at_the_edge_of_time_close() {
+    let world = World::new().await;
+    world.stock("tea", 100).await;
+    world.execute("alter table orders drop constraint orders_payment_deadline_check").await;
+    let foreign = world.foreign().await;
+    let worker = world.worker();
+    for deadline in ["-infinity", "0001-01-01", "4712-01-01 BC", "1900-01-01", "1999-12-31"] {
+        let order = world.overdue_order("tea").await;
+        let sql = "update orders set payment_deadline = $2::text::timestamptz where id = $1";
+        sqlx::query(sql).bind(order.id.as_str()).bind(deadline).execute(&world.pool).await.unwrap();
+        foreign.due_now(order.id.as_str().as_bytes()).await;
+        world.becomes(&order.id, "closed").await;
+    }
+    worker.stop().await;
+    world.close().await;
+}

@@ -86,9 +86,11 @@ async fn is_refused(url: &str, deed: &Deed) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_works_under_the_users_of_the_broker() {
     let (world, simulator) = (World::bare(&["2s"]).await, simulator().await);
-    let [publisher, worker, operator] = ["overdue-publisher", "overdue-worker", "overdue-operator"].map(user);
-    let [publisher, worker, operator] = [
+    let [publisher, relay_user, worker, operator] =
+        ["overdue-publisher", "overdue-relay", "overdue-worker", "overdue-operator"].map(user);
+    let [publisher, relay_user, worker, operator] = [
         broker_user(&world, &publisher).await,
+        broker_user(&world, &relay_user).await,
         broker_user(&world, &worker).await,
         broker_user(&world, &operator).await,
     ];
@@ -102,12 +104,12 @@ async fn all_works_under_the_users_of_the_broker() {
         let output = command(&operator, arguments).output().await.unwrap();
         assert!(output.status.success(), "{arguments:?}: {output:?}");
     }
-    for url in [&publisher, &worker] {
+    for url in [&publisher, &relay_user, &worker] {
         assert_eq!(command(url, &["topology", "declare"]).output().await.unwrap().status.code(), Some(3));
     }
     // The roles work: an early order waits on, an unpaid one closes, one at a gateway is asked for, nonsense is parked.
     world.stock("tea", 10).await;
-    let relay = world.start_command(command(&publisher, &["run", "--only", "relay"]));
+    let relay = world.start_command(command(&relay_user, &["run", "--only", "relay"]));
     let mut with_gateway = command(&worker, &["run", "--only", "worker"]);
     with_gateway.envs(tests::wechat_environment(&simulator));
     let worker_process = world.start_command(with_gateway);
@@ -121,11 +123,12 @@ async fn all_works_under_the_users_of_the_broker() {
     world.becomes(&at_gateway.id, "closed").await;
     world.becomes(&order.id, "closed").await;
     world.becomes(&again.id, "closed").await;
-    foreign.queue_holds("overdue.v1.parked", 1).await;
+    let held = async || world.number("select count(*) from parked where state = 'held'").await;
+    eventually("nonsense is parked", async || held().await == 1).await;
     eventually("events and timeouts are sent", async || world.number("select count(*) from outbox").await == 0).await;
     // And the operator sends in again, and drops.
     for arguments in [&["parked", "requeue", "--all"][..], &["parked", "drop", "--all", "--yes"]] {
-        foreign.queue_holds("overdue.v1.parked", 1).await;
+        eventually("it is parked, or parked again", async || held().await == 1).await;
         let output = command(&operator, arguments).output().await.unwrap();
         assert!(output.status.success(), "{arguments:?}: {output:?}");
         if arguments[1] == "requeue" {
@@ -139,6 +142,10 @@ async fn all_works_under_the_users_of_the_broker() {
 
     for (url, deed) in [
         (&publisher, Deed::Publish("overdue.parked")),
+        (&publisher, Deed::Publish("overdue.events")),
+        (&publisher, Deed::Publish("overdue.lanes")),
+        (&relay_user, Deed::Publish("overdue.delay")),
+        (&relay_user, Deed::Consume("overdue.v1.parked")),
         (&publisher, Deed::Publish("overdue.due")),
         (&publisher, Deed::Consume("overdue.v1.due.payment")),
         (&publisher, Deed::Consume("overdue.v1.parked")),
@@ -147,14 +154,13 @@ async fn all_works_under_the_users_of_the_broker() {
         (&worker, Deed::Publish("overdue.delay")),
         (&worker, Deed::Publish("overdue.due")),
         (&worker, Deed::Publish("overdue.events")),
-        (&worker, Deed::Consume("overdue.v1.parked")),
         (&worker, Deed::Consume("overdue.v1.delay.30m")),
         (&worker, Deed::DeclareQueue),
         (&worker, Deed::Purge("overdue.v1.delay.30m")),
     ] {
         assert!(is_refused(url, &deed).await);
     }
-    assert!(!is_refused(&publisher, &Deed::Publish("overdue.events")).await, "the test can tell");
+    assert!(!is_refused(&relay_user, &Deed::Publish("overdue.events")).await, "the test can tell");
     delete_users(&world).await;
     world.close().await;
 }
@@ -176,7 +182,10 @@ impl<'a> DatabaseRoles<'a> {
 
     async fn create(world: &'a World) -> Self {
         // Roles belong to all databases of a server, and other tests must not see these.
-        let script = include_str!("../../docs/database-roles.sql").replace("overdue_", &format!("{}_", world.vhost));
+        let mut script = include_str!("../../docs/database-roles.sql").to_owned();
+        for role in Self::NAMES {
+            script = script.replace(&format!("overdue_{role}"), &format!("{}_{role}", world.vhost));
+        }
         for _ in 0..2 {
             world.execute(&script).await;
         }

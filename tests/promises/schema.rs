@@ -25,7 +25,6 @@ async fn nonsense_is_refused() {
         "update inventory set reserved = reserved - 2",
         "update inventory set available = -1",
         "insert into order_log (order_id, from_status, to_status, reason, actor) values ('x', 'paid', 'paid', 'r', 'a')",
-        "insert into outbox (order_id, due_at) values ('a b', now())",
         "insert into outbox (order_id, due_at, event) values ('x', now(), 'order.closed')",
         "insert into outbox (order_id, due_at, event, event_id, data) values ('x', now(), 'order.eaten', 'e', '{}')",
         "delete from inventory",
@@ -180,10 +179,93 @@ async fn an_upgrade_finds_its_way_where_orders_is_a_view() {
         include_str!("../../migrations/0006_traces.sql"),
         include_str!("../../migrations/0007_fillfactor.sql"),
         include_str!("../../migrations/0008_kinds_and_events.sql"),
+        include_str!("../../migrations/0009_foreign.sql"),
     ] {
         world.execute(migration).await;
     }
     world.stock("tea", 100).await;
     closes_as_ever(&world).await;
+    world.close().await;
+}
+
+/// A shop that uses sqlx in the same database, and one that has an `orders` of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_may_be_shared_with_a_shop() {
+    let world = World::bare(&[]).await;
+    // As an earlier version left it, with a migration of the shop's in the same table.
+    world
+        .execute(
+            "create table _sqlx_migrations (like overdue_migrations including all);
+             insert into _sqlx_migrations select * from overdue_migrations;
+             insert into _sqlx_migrations (version, description, success, checksum, execution_time) values (20260101, 'of the shop', true, 'x', 0);
+             drop table overdue_migrations",
+        )
+        .await;
+    let behind = world.overdue(&["audit"]).await;
+    assert_eq!(behind.status.code(), Some(4), "{behind:?}");
+    assert!(String::from_utf8_lossy(&behind.stderr).contains("run `overdue migrate`"));
+    for _ in 0..2 {
+        assert_eq!(world.overdue(&["migrate"]).await.status.code(), Some(0));
+    }
+    assert_eq!(world.number("select count(*) from _sqlx_migrations where version = 20260101").await, 1);
+    assert_eq!(world.number("select count(*) from _sqlx_migrations").await, 1);
+    assert_eq!(world.overdue(&["audit"]).await.status.code(), Some(0));
+
+    // A search path that leads elsewhere.
+    let mut command = world.command(&["audit"]);
+    command.env("OVERDUE_DATABASE_URL", format!("{}{}search_path=elsewhere", world.database_url, separator(&world)));
+    let elsewhere = command.output().await.unwrap();
+    assert!(String::from_utf8_lossy(&elsewhere.stderr).contains("search_path=public"), "{elsewhere:?}");
+
+    // An `orders` that is not ours.
+    world.execute("drop schema public cascade; create schema public; create table orders (no int)").await;
+    let refused = world.overdue(&["migrate"]).await;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(4), "{said}");
+    assert!(said.contains("search_path=overdue") && said.contains("views"), "{said}");
+    assert_eq!(world.number("select count(*) from pg_tables where schemaname = 'public'").await, 1, "nothing was made");
+    // The first of the two ways that it names, to the letter.
+    world.execute("create schema overdue").await;
+    let url = format!("{}{}search_path=overdue", world.database_url, separator(&world));
+    for arguments in
+        [&["migrate"][..], &["stock", "add", "tea", "5"], &["order", "create", "A-1", "--item", "tea=1"], &["audit"]]
+    {
+        let mut command = world.command(arguments);
+        let output = command.env("OVERDUE_DATABASE_URL", &url).output().await.unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+    assert_eq!(world.number("select count(*) from overdue.orders").await, 1);
+    world.close().await;
+}
+
+fn separator(world: &World) -> char {
+    if world.database_url.contains('?') { '&' } else { '?' }
+}
+
+/// What is changed by hand is written down, and a deadline that is brought forward arms itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_changed_by_hand_is_written_down_and_armed() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let (relay, worker) = (world.relay(), world.worker());
+    let order = world.order("tea", Duration::from_secs(3600)).await;
+    eventually("it is armed", async || world.number("select count(*) from outbox").await == 0).await;
+    world.execute("update orders set payment_deadline = clock_timestamp() + interval '1 s'").await;
+    world.becomes(&order.id, "closed").await;
+    let moved = "select count(*) from order_log where from_status = 'pending' and to_status = 'pending' and reason like 'deadline moved by hand%'";
+    assert_eq!(world.number(moved).await, 1);
+    world.execute("update orders set status = 'pending', closed_at = null, payment_deadline = clock_timestamp() + interval '1 s'; update inventory set available = 4, reserved = 1").await;
+    world.becomes(&order.id, "closed").await;
+    assert_eq!(
+        world.number("select count(*) from order_log where to_status = 'pending' and from_status = 'closed'").await,
+        1
+    );
+    assert_eq!(world.shelf("tea").await, (5, 0));
+    // The audit judges what is, and takes what is explained for explained.
+    world.execute("update orders set payment_deadline = payment_deadline + interval '1 day'").await;
+    let audit = world.overdue(&["audit"]).await;
+    assert_eq!(audit.status.code(), Some(0), "{}", String::from_utf8_lossy(&audit.stdout));
+    worker.stop().await;
+    relay.stop().await;
     world.close().await;
 }

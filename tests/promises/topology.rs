@@ -47,7 +47,7 @@ async fn importing_the_file_and_declaring_are_the_same() {
     let imported = World::bare(&[]).await;
     management(Method::POST, &["definitions", &imported.vhost], Some(standard().definitions(&imported.vhost))).await;
     let both = (live(&declared.vhost).await, live(&imported.vhost).await);
-    assert_eq!(both.0["queues"].as_array().map(Vec::len), Some(13));
+    assert_eq!(both.0["queues"].as_array().map(Vec::len), Some(14));
     assert_eq!(both.0, both.1);
     // And declaring on top of an import changes nothing and conflicts with nothing.
     declare(&standard(), &imported.broker()).await.unwrap();
@@ -120,7 +120,7 @@ async fn verify_names_everything_that_is_off() {
 async fn verify_changes_nothing() {
     let world = World::bare(&[]).await;
     let verification = verify(&standard(), &world.broker(), None).await.unwrap();
-    assert_eq!(verification.findings.len(), 19, "{:?}", verification.findings);
+    assert_eq!(verification.findings.len(), 21, "{:?}", verification.findings);
     assert_eq!(verification.unchecked.len(), 1, "says what it could not check without the management API");
     let left = live(&world.vhost).await;
     assert_eq!(left, json!({ "exchanges": [], "queues": [], "bindings": [] }));

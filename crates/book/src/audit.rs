@@ -48,30 +48,40 @@ const CHECKS: [(&str, &str, &str); 10] = [
     ),
     (
         "closed_once",
-        "every closed order has exactly one closing row in its log",
+        "every closed order has exactly one closing row in its log, and one more for each time that it was opened again",
         "select o.id as key from orders o
-         left join order_log l on l.order_id = o.id and l.to_status = 'closed'
+         left join order_log l on l.order_id = o.id
          where o.status = 'closed' and $1::float8 is not null
-         group by o.id having count(l.order_id) <> 1",
+         group by o.id
+         having count(*) filter (where l.to_status = 'closed') - count(*) filter (where l.from_status = 'closed') <> 1",
     ),
     (
         "closed_in_fact",
-        "every order with a closing row in its log is closed",
-        "select distinct o.id as key from orders o
-         join order_log l on l.order_id = o.id and l.to_status = 'closed'
-         where o.status <> 'closed' and $1::float8 is not null",
+        "every order with a closing row in its log is closed, or was opened again",
+        "select o.id as key from orders o
+         join order_log l on l.order_id = o.id
+         where o.status <> 'closed' and $1::float8 is not null
+         group by o.id
+         having count(*) filter (where l.to_status = 'closed') > count(*) filter (where l.from_status = 'closed')",
     ),
     (
         "closed_on_time",
-        "no order was closed before its deadline",
-        "select id as key from orders
-         where status = 'closed' and closed_at < payment_deadline and $1::float8 is not null",
+        "no order was closed before the deadline that it had then",
+        "select o.id as key from orders o
+         left join lateral (
+             select substr(l.idempotency_key, length('payment-timeout:' || o.id || ':') + 1)::timestamptz as deadline
+             from order_log l
+             where l.order_id = o.id and l.to_status = 'closed' and l.idempotency_key like 'payment-timeout:%'
+             order by l.id desc limit 1
+         ) closed on true
+         where o.status = 'closed' and o.closed_at < coalesce(closed.deadline, o.payment_deadline) and $1::float8 is not null",
     ),
     (
         "keys_kept",
-        "every order that an idempotency key calls closed is closed",
+        "every order that an idempotency key calls closed is closed, or was opened again",
         "select distinct o.id as key from idempotency_keys k join orders o on o.id = k.order_id
-         where k.outcome = 'closed' and o.status <> 'closed' and $1::float8 is not null",
+         where k.outcome = 'closed' and o.status <> 'closed' and $1::float8 is not null
+           and not exists (select from order_log l where l.order_id = o.id and l.from_status = 'closed' and l.at >= k.created_at)",
     ),
     (
         "paid_once",

@@ -8,7 +8,7 @@ use crate::postgres::is_bad;
 
 /// Indexes that each statement in a hurry stands on, and what is slow without them. Where the tables are the shop's own,
 /// they need the like.
-const INDEXES: [(&str, &str); 8] = [
+const INDEXES: [(&str, &str); 9] = [
     ("orders_pending_by_deadline", "the sweep, and the metrics, read all orders"),
     ("outbox_timeouts", "the timeouts of new orders wait behind events"),
     ("outbox_events", "events are looked for among all timeouts"),
@@ -16,6 +16,7 @@ const INDEXES: [(&str, &str); 8] = [
     ("payments_by_transaction", "one payment could pay two orders"),
     ("refunds_to_follow_up", "refunds are slow to find"),
     ("refunds_by_order", "the refunds of an order are slow to find"),
+    ("parked_held", "parked messages are slow to count"),
     ("api_requests_by_age", "old answers of the API are slow to delete"),
 ];
 

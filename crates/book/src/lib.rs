@@ -5,6 +5,7 @@ mod audit;
 mod columns;
 mod health;
 mod order_book;
+mod parked;
 mod postgres;
 mod refunds;
 mod sweep;
@@ -20,6 +21,7 @@ pub use order_book::{
     Actor, BookError, BookResult, Bookmark, Closed, Closing, Credited, ItemReply, Loaded, OrderBook, OverduePage,
     PageRequest, Payment, Reply, Revision, TradeFinding, TradeNote,
 };
+pub use parked::{KEPT_FOR, ParkedFilter, ParkedGroup, ParkedRow, ParkedState, ParkedTable, Parking};
 pub use postgres::PostgresBook;
 pub use refunds::{DueRefund, RefundProgress, RefundRecord, RefundStep, Refunds};
 pub use sweep::{Lead, is_led};

@@ -19,24 +19,27 @@ impl Trades {
         Self { client }
     }
 
-    /// The order that a gateway knows by this number; `None`: no order has it.
+    /// The orders that a gateway knows by this number: none, one, or, where one payment is for several orders, two of them.
     ///
     /// # Errors
     /// [`BookError`] where the database cannot be asked.
-    pub async fn order_of(&self, gateway: &str, trade_no: &str) -> Result<Option<OrderId>, BookError> {
-        let row = self.client.within(is_bad, async |client| {
+    pub async fn orders_of(&self, gateway: &str, trade_no: &str) -> Result<Vec<OrderId>, BookError> {
+        let rows = self.client.within(is_bad, async |client| {
             let find = client
                 .prepare_cached(
-                    "select coalesce(
-                         (select order_id from payments where trade_no = $1 and gateway = $2 limit 1),
-                         (select id from orders where id = $1)) as id",
+                    "with named as (select order_id as id from payments where trade_no = $1 and gateway = $2 limit 2)
+                     select id from named
+                     union all
+                     select id from orders where id = $1 and not exists (select from named)",
                 )
                 .await?;
-            client.query_one(&find, &[&trade_no, &gateway]).await
+            client.query(&find, &[&trade_no, &gateway]).await
         });
-        let row = row.await?;
-        let id: Option<&str> = row.try_get("id")?;
-        Ok(id.and_then(|id| OrderId::new(id).ok()))
+        let mut orders = Vec::new();
+        for row in rows.await? {
+            orders.extend(OrderId::new(row.try_get("id")?).ok());
+        }
+        Ok(orders)
     }
 
     /// Records money that a gateway has taken and that belongs to no order here, or not to the one that it names, so that a

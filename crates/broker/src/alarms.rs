@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use crate::finding::Finding;
 use crate::management::Node;
-use crate::topology::PARKED_QUEUE;
+use crate::topology::{PARKED_QUEUE, UNREADABLE_QUEUE};
 use crate::{Management, ManagementError, QueueState};
 
 /// How often the queues are looked at again before a dead letter counts as held for good, and the time between two looks.
@@ -35,9 +35,14 @@ pub(crate) async fn alarms(
             let advice = "see what is missing behind it: `overdue topology declare` creates it";
             findings.push(Finding::new(&object, problem, advice));
         }
-        if queue.name == PARKED_QUEUE && queue.messages > 0 {
-            let problem = format!("{} messages wait for a person", queue.messages);
-            findings.push(Finding::new(&object, problem, "run `overdue parked list`, it tells why"));
+        if queue.name == PARKED_QUEUE && queue.messages > 0 && queue.consumers == 0 {
+            let problem = format!("{} messages wait to be taken into the table of parked messages", queue.messages);
+            findings.push(Finding::new(&object, problem, "start a worker, or run `overdue parked list`"));
+        }
+        if queue.name == UNREADABLE_QUEUE && queue.messages > 0 {
+            let problem = format!("{} messages could not even be stored for a person", queue.messages);
+            let advice = "look at them in the management UI, correct their publisher, and delete them";
+            findings.push(Finding::new(&object, problem, advice));
         }
     }
     if let (Some(clock), Some(broker)) = (clock, management.clock().await?) {

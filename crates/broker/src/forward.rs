@@ -8,12 +8,28 @@ use crate::headers::{ATTEMPT_HEADER, HISTORY_HEADER, ORIGINAL_ID_HEADER, insert_
 
 /// The most bytes of names and texts in foreign headers that are kept. All headers must fit into one AMQP frame (128 KiB
 /// by default) together with ours.
-const HEADER_BYTES_MAX: usize = 64 * 1024;
+const HEADER_BYTES_MAX: usize = 96 * 1024;
 
-/// The properties of a message with these headers in the place of the original.
+/// The properties of a message with these headers in the place of the original. Properties that would act on the broker, or that
+/// ours take the place of, go on as headers: an expiration would take the message out of its queue, a user ID must be the
+/// publisher's own, a priority lets messages overtake.
 pub(crate) fn carried_on(original: &BasicProperties, mut headers: FieldTable) -> BasicProperties {
-    if let Some(id) = original.message_id().as_ref().filter(|_| !headers.contains_key(ORIGINAL_ID_HEADER)) {
-        insert_text(&mut headers, ORIGINAL_ID_HEADER, id.as_str());
+    let number = |number: Option<u64>| number.map(|number| number.to_string());
+    let text = |text: &Option<lapin::types::ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
+    let foreign = original.app_id().as_ref().is_none_or(|app| app.as_str() != "overdue");
+    let all = [
+        (ORIGINAL_ID_HEADER, text(original.message_id()), true),
+        ("x-overdue-original-reply-to", text(original.reply_to()), foreign),
+        ("x-overdue-original-expiration", text(original.expiration()), foreign),
+        ("x-overdue-original-user-id", text(original.user_id()), foreign),
+        ("x-overdue-original-app-id", text(original.app_id()), foreign),
+        ("x-overdue-original-priority", number(original.priority().map(u64::from)), foreign),
+        ("x-overdue-original-timestamp", number(*original.timestamp()), foreign),
+    ];
+    for (name, value, _) in all.into_iter().filter(|(_, _, kept)| *kept) {
+        if let Some(value) = value.filter(|_| !headers.contains_key(name)) {
+            insert_text(&mut headers, name, &value);
+        }
     }
     let mut properties = BasicProperties::default().with_headers(headers);
     if let Some(content_type) = original.content_type() {
@@ -21,6 +37,12 @@ pub(crate) fn carried_on(original: &BasicProperties, mut headers: FieldTable) ->
     }
     if let Some(correlation_id) = original.correlation_id() {
         properties = properties.with_correlation_id(correlation_id.clone());
+    }
+    if let Some(encoding) = original.content_encoding() {
+        properties = properties.with_content_encoding(encoding.clone());
+    }
+    if let Some(kind) = original.kind() {
+        properties = properties.with_type(kind.clone());
     }
     properties
 }

@@ -97,18 +97,19 @@ impl Incoming {
         self.parked_as(self.body.clone(), reason, detail)
     }
 
-    /// A bad entry of the message as one to be parked: its own bytes in a message of its own.
+    /// Bad entries of the message as one to be parked: their own bytes in a message of their own.
     #[must_use]
-    pub fn parked_entry(&self, entry: &RawValue, reason: ParkReason, detail: &str) -> Outgoing {
-        let body = if self.is_single() { self.body.clone() } else { wire::encode_entry(entry) };
+    pub fn parked_entries(&self, entries: &[&RawValue], reason: ParkReason, detail: &str) -> Outgoing {
+        let body = if self.is_single() { self.body.clone() } else { wire::encode_entries(entries) };
         self.parked_as(body, reason, detail)
     }
 
-    /// One order of the message as one to be parked. It has a message of its own, so that to send it in again sends in
-    /// this order alone. A message that names one order is parked as it is.
+    /// Orders of the message as one to be parked. They have a message of their own, so that to send it in again sends in
+    /// these orders alone. A message that names one order is parked as it is.
     #[must_use]
-    pub fn parked_order(&self, order: &OrderId, reason: ParkReason, detail: &str) -> Outgoing {
-        let body = if self.is_single() { self.body.clone() } else { wire::encode_ids(std::slice::from_ref(order)) };
+    pub fn parked_orders(&self, orders: &[&OrderId], reason: ParkReason, detail: &str) -> Outgoing {
+        let orders: Vec<OrderId> = orders.iter().map(|order| (*order).clone()).collect();
+        let body = if self.is_single() { self.body.clone() } else { wire::encode_ids(&orders) };
         self.parked_as(body, reason, detail)
     }
 
@@ -122,6 +123,8 @@ impl Incoming {
         insert_text(&mut headers, REASON_HEADER, reason.code());
         let detail: String = detail.chars().take(DETAIL_CHARACTERS_MAX).collect();
         insert_text(&mut headers, DETAIL_HEADER, &detail);
+        // One that its publisher has written is none of ours.
+        let mut headers = without(&headers, |name| name == ATTEMPTS_MADE_HEADER);
         insert_attempts(&mut headers, ATTEMPTS_MADE_HEADER, &self.attempts());
         self.in_its_place(PARKED_EXCHANGE, self.routing_key.clone(), body, headers)
     }

@@ -14,6 +14,7 @@ mod guard;
 mod guarded_stream;
 mod headers;
 mod incoming;
+mod json;
 mod live;
 mod management;
 mod outgoing;

@@ -1,33 +1,36 @@
-use std::hash::{DefaultHasher, Hash, Hasher};
+//! Messages that were set aside, on their way out of the parked queue.
 
-use lapin::message::BasicGetMessage;
-use lapin::options::{BasicAckOptions, BasicGetOptions};
+use std::time::Duration;
+
+use futures_util::{FutureExt, StreamExt};
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Connection};
+use lapin::{BasicProperties, Channel, Connection, Consumer};
 use order::{Attempts, OrderId, ParkReason, Shard, UnknownKind};
+use serde_json::{Map, Value};
 use time::OffsetDateTime;
+use tokio::time::timeout;
 
 use crate::connection::close;
-use crate::forward::{carried_on, kept_headers, tells_of_death, without};
+use crate::forward::{kept_headers, tells_of_death, without};
 use crate::headers::{ATTEMPTS_MADE_HEADER, DETAIL_HEADER, REASON_HEADER, attempts, text};
+use crate::json::{of_properties, of_table, storable, to_table};
 use crate::routing::{kind_and_shard, routing_key};
-use crate::topology::{LANES_EXCHANGE, PARKED_QUEUE};
+use crate::topology::{LANES_EXCHANGE, PARKED_EXCHANGE, PARKED_QUEUE, UNREADABLE_EXCHANGE};
 use crate::{Broker, BrokerError, Outgoing, wire};
 
-/// The parked queue, gone through by a person. Messages that were taken out and not acked go back when it is closed, or
-/// when the program dies.
+/// A consumer of the parked queue. What it has taken and not acked goes back when it is closed, or when the program dies.
 pub struct ParkedQueue {
     broker: Broker,
     connection: Connection,
     channel: Channel,
-    /// How many messages are still to be looked at, of those that were there at the beginning.
-    left: Option<u32>,
+    consumer: Consumer,
 }
 
 /// A message that was set aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParkedMessage {
-    /// Its message ID. A message without one gets a number made from its content.
-    pub id: String,
     /// The code of the reason: one of [`ParkReason`], or the broker's own word for why it dead-lettered the message.
     pub reason: String,
     /// Why, in a sentence.
@@ -40,121 +43,156 @@ pub struct ParkedMessage {
     pub attempts: Attempts,
     /// The key that it came with.
     pub routing_key: String,
+    /// All properties but the headers, by their names in AMQP.
+    pub properties: Map<String, Value>,
+    /// Its headers.
+    pub headers: Map<String, Value>,
     /// Its bytes.
     pub body: Vec<u8>,
-    properties: BasicProperties,
     delivery_tag: u64,
 }
 
 /// The lane by which a message that is sent in again gets to its due queue.
 const AGAIN_LANE: &str = "1s";
 
+/// How many messages the broker sends ahead. They may be large.
+const PREFETCH: u16 = 64;
+
+/// How many bytes are taken together.
+const BYTES_MAX: usize = 4 * 1024 * 1024;
+
 impl ParkedQueue {
-    /// Connects.
+    /// Connects and subscribes.
     ///
     /// # Errors
     /// [`BrokerError`].
     pub async fn open(broker: &Broker) -> Result<Self, BrokerError> {
         let connection = broker.connect("parked").await?;
         let channel = broker.channel(&connection).await?;
-        Ok(Self { broker: broker.clone(), connection, channel, left: None })
+        let error = |error: lapin::Error| broker.error(&error);
+        channel.basic_qos(PREFETCH, BasicQosOptions::default()).await.map_err(error)?;
+        let (options, nothing) = (BasicConsumeOptions::default(), FieldTable::default());
+        let consumer = channel.basic_consume(PARKED_QUEUE.into(), "".into(), options, nothing).await.map_err(error)?;
+        Ok(Self { broker: broker.clone(), connection, channel, consumer })
     }
 
-    /// The next message; `None` after the last that was there at the beginning. What was sent in again may have come
-    /// back meanwhile.
+    /// Waits for a message and takes with it the others that have arrived. `None` when the subscription has ended.
     ///
-    /// # Errors
-    /// [`BrokerError`].
-    pub async fn next(&mut self) -> Result<Option<ParkedMessage>, BrokerError> {
-        if self.left == Some(0) {
-            return Ok(None);
+    /// May be dropped while it waits.
+    pub async fn receive(&mut self) -> Option<Vec<ParkedMessage>> {
+        let mut messages = vec![ParkedMessage::read(self.consumer.next().await?.ok()?)];
+        let mut bytes = messages[0].body.len();
+        while bytes < BYTES_MAX
+            && let Some(Some(Ok(delivery))) = self.consumer.next().now_or_never()
+        {
+            bytes += delivery.data.len();
+            messages.push(ParkedMessage::read(delivery));
         }
-        let got = self.channel.basic_get(PARKED_QUEUE.into(), BasicGetOptions::default()).await;
-        let Some(got) = got.map_err(|error| self.broker.error(&error))? else { return Ok(None) };
-        self.left = Some(self.left.map_or(got.message_count, |left| left - 1));
-        Ok(Some(ParkedMessage::read(got)))
+        Some(messages)
     }
 
-    /// Takes a message out for good.
+    /// As [`ParkedQueue::receive`], but empty when none has come for a while.
+    pub async fn receive_within(&mut self, wait: Duration) -> Option<Vec<ParkedMessage>> {
+        timeout(wait, self.receive()).await.unwrap_or_else(|_| Some(Vec::new()))
+    }
+
+    /// Takes these messages, and all before them, out of the queue for good.
     ///
     /// # Errors
-    /// [`BrokerError`]: it is still there then.
-    pub async fn ack(&self, message: &ParkedMessage) -> Result<(), BrokerError> {
-        let acked = self.channel.basic_ack(message.delivery_tag, BasicAckOptions::default()).await;
+    /// [`BrokerError`]: they come again then.
+    pub async fn ack(&self, messages: &[ParkedMessage]) -> Result<(), BrokerError> {
+        let Some(last) = messages.last() else { return Ok(()) };
+        let acked = self.channel.basic_ack(last.delivery_tag, BasicAckOptions { multiple: true }).await;
         acked.map_err(|error| self.broker.error(&error))
     }
 
     /// Gives everything back that was not acked, and hangs up.
     pub async fn close(self) {
         // Politely, so that the acks before it have arrived.
-        let _ = self.channel.close(200, "OK".into()).await;
+        let _ = timeout(Duration::from_secs(2), self.channel.close(200, "OK".into())).await;
         close(&self.connection).await;
     }
 }
 
 impl ParkedMessage {
-    fn read(got: BasicGetMessage) -> Self {
-        let delivery = got.delivery;
+    fn read(delivery: Delivery) -> Self {
         let headers = delivery.properties.headers().clone().unwrap_or_default();
         let death = first_death(&headers);
-        let ours = text(&headers, REASON_HEADER);
+        let died_when_due =
+            death.as_ref().and_then(|death| text(death, "queue")).is_some_and(|queue| is_due_queue(&queue));
+        // What a worker has parked came by the parked queue's exchange, and has not died on its way. In every other message the
+        // headers are its publisher's, and say what that likes.
+        let ours = delivery.exchange.as_str() == PARKED_EXCHANGE && !died_when_due;
+        let routing_key = storable(delivery.routing_key.as_str());
+        let died_of = death.as_ref().and_then(|death| text(death, "reason"));
+        let reason = text(&headers, REASON_HEADER).filter(|_| ours);
         let time = match death.as_ref().and_then(|death| death.inner().get("time")) {
-            Some(AMQPValue::Timestamp(seconds)) if ours.is_none() => Some(*seconds),
+            Some(AMQPValue::Timestamp(seconds)) if !ours => Some(*seconds),
             _ => *delivery.properties.timestamp(),
         };
-        let routing_key = delivery.routing_key.as_str().to_owned();
-        let died_of = death.as_ref().and_then(|death| text(death, "reason"));
-        let reason = ours.unwrap_or_else(|| reason_of_the_broker(died_of, &routing_key));
-        let id = match delivery.properties.message_id() {
-            Some(id) => id.as_str().to_owned(),
-            None => {
-                let mut hasher = DefaultHasher::new();
-                (&delivery.data, &routing_key, time).hash(&mut hasher);
-                format!("x{:016x}", hasher.finish())
-            }
-        };
+        let mut attempts = if ours { attempts(&headers, ATTEMPTS_MADE_HEADER) } else { Attempts::default() };
+        attempts.history = attempts.history.iter().map(|line| storable(line)).collect();
         Self {
-            id,
-            reason,
-            detail: text(&headers, DETAIL_HEADER),
+            reason: storable(&reason.unwrap_or_else(|| reason_of_the_broker(died_of, &routing_key))),
+            detail: text(&headers, DETAIL_HEADER).filter(|_| ours).map(|detail| storable(&detail)),
             parked_at: time.and_then(|time| OffsetDateTime::from_unix_timestamp(time.cast_signed()).ok()),
             orders: wire::decode(&delivery.data).map(|decoded| decoded.orders).unwrap_or_default(),
-            attempts: attempts(&headers, ATTEMPTS_MADE_HEADER),
+            attempts,
             routing_key,
-            properties: delivery.properties,
+            properties: of_properties(&delivery.properties),
+            headers: of_table(&headers),
             body: delivery.data,
             delivery_tag: delivery.delivery_tag,
         }
     }
 
-    /// Its headers, each in a line.
+    /// The message for the queue of those that cannot even be stored.
     #[must_use]
-    pub fn headers(&self) -> Vec<String> {
-        let headers = self.properties.headers().as_ref().map(FieldTable::inner);
-        let line = |(name, value): (&lapin::types::ShortString, &AMQPValue)| match value {
-            AMQPValue::LongString(text) => format!("{name}: {text}"),
-            AMQPValue::LongUInt(number) => format!("{name}: {number}"),
-            AMQPValue::LongInt(number) => format!("{name}: {number}"),
-            AMQPValue::LongLongInt(number) => format!("{name}: {number}"),
-            AMQPValue::Boolean(value) => format!("{name}: {value}"),
-            other => format!("{name}: {other:?}"),
-        };
-        headers.into_iter().flatten().map(line).collect()
+    pub fn unreadable(&self) -> Outgoing {
+        let properties = BasicProperties::default().with_headers(kept_headers(Some(&to_table(&self.headers))));
+        Outgoing {
+            exchange: UNREADABLE_EXCHANGE,
+            routing_key: self.routing_key.clone(),
+            body: self.body.clone(),
+            properties,
+            mandatory: true,
+        }
     }
+}
 
-    /// The same message as one that is sent in anew: byte for byte, of the same kind, with no attempts behind it.
+impl Outgoing {
+    /// A message that was parked, as one that is sent in anew: byte for byte, of the same kind, with no attempts behind it.
     ///
     /// # Errors
     /// [`UnknownKind`] where this version does not know its kind: no other kind would be right.
-    pub fn sent_in_again(&self) -> Result<Outgoing, UnknownKind> {
-        let (kind, _) = kind_and_shard(&self.routing_key)?;
-        let headers = kept_headers(self.properties.headers().as_ref());
+    pub fn sent_in_again(
+        key: &str,
+        body: Vec<u8>,
+        properties: &Map<String, Value>,
+        headers: &Map<String, Value>,
+    ) -> Result<Self, UnknownKind> {
+        let (kind, _) = kind_and_shard(key)?;
+        let headers = kept_headers(Some(&to_table(headers)));
         let ours = [REASON_HEADER, DETAIL_HEADER, ATTEMPTS_MADE_HEADER];
-        let headers = without(&headers, |name| tells_of_death(name) || ours.contains(&name));
-        let properties = carried_on(&self.properties, headers);
+        let headers =
+            without(&headers, |name| tells_of_death(name) || name == "x-delivery-count" || ours.contains(&name));
+        let text = |name: &str| properties.get(name).and_then(Value::as_str);
+        let mut sent = BasicProperties::default().with_headers(headers);
+        if let Some(value) = text("content-type") {
+            sent = sent.with_content_type(value.into());
+        }
+        if let Some(value) = text("content-encoding") {
+            sent = sent.with_content_encoding(value.into());
+        }
+        if let Some(value) = text("correlation-id") {
+            sent = sent.with_correlation_id(value.into());
+        }
+        if let Some(value) = text("type") {
+            sent = sent.with_type(value.into());
+        }
         // Of the first shard, which there always is.
         let routing_key = routing_key(AGAIN_LANE, kind, Shard::FIRST);
-        Ok(Outgoing { exchange: LANES_EXCHANGE, routing_key, body: self.body.clone(), properties, mandatory: true })
+        Ok(Self { exchange: LANES_EXCHANGE, routing_key, body, properties: sent, mandatory: true })
     }
 }
 
@@ -165,6 +203,10 @@ fn reason_of_the_broker(died_of: Option<String>, routing_key: &str) -> String {
         None | Some("expired") => ParkReason::Unroutable.code().to_owned(),
         Some(reason) => reason.to_owned(),
     }
+}
+
+fn is_due_queue(name: &str) -> bool {
+    name.starts_with("overdue.v1.due.")
 }
 
 /// What the broker says of the last time that it dead-lettered the message.

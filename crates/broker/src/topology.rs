@@ -22,16 +22,20 @@ pub const PARKED_EXCHANGE: &str = "overdue.parked";
 pub const UNROUTABLE_EXCHANGE: &str = "overdue.unroutable";
 /// Where events are announced.
 pub const EVENTS_EXCHANGE: &str = "overdue.events";
-/// The queue of messages that were set aside. Nothing consumes it.
+/// Where messages go that cannot even be stored in the table of parked messages.
+pub const UNREADABLE_EXCHANGE: &str = "overdue.unreadable";
+/// The queue of messages that were set aside. Workers take them out of it into the table of parked messages.
 pub const PARKED_QUEUE: &str = "overdue.v1.parked";
+/// The queue of messages that cannot even be stored there. Nothing consumes it.
+pub const UNREADABLE_QUEUE: &str = "overdue.v1.unreadable";
 
 /// How often a message may come back to its due queue before the broker parks it: a worker that dies each time it meets
 /// the message must not do so for ever. 20 is also the default of RabbitMQ 4.0
 /// (<https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling>).
 pub const DELIVERY_LIMIT: i64 = 20;
 
-/// The delivery limit of the parked queue. To look at a parked message takes it out and gives it back. RabbitMQ 4 would drop
-/// it after 20 looks, and has no word for "never" that older versions take too.
+/// The delivery limit of the queues of parked messages. A message that was taken and could not be stored, since the database is
+/// away, goes back. RabbitMQ 4 would drop it after 20 times, and has no word for "never" that older versions take too.
 pub const PARKED_DELIVERY_LIMIT: i64 = 1_000_000_000;
 
 /// All objects of a deployment with certain lanes.
@@ -103,10 +107,13 @@ impl Topology {
                 topology.due_queues.push(queue);
             }
         }
-        topology.add_queue(
-            PARKED_QUEUE,
-            vec![("x-queue-type", Text("quorum")), ("x-delivery-limit", Number(PARKED_DELIVERY_LIMIT))],
-        );
+        for queue in [PARKED_QUEUE, UNREADABLE_QUEUE] {
+            topology.add_queue(
+                queue,
+                vec![("x-queue-type", Text("quorum")), ("x-delivery-limit", Number(PARKED_DELIVERY_LIMIT))],
+            );
+        }
+        topology.bind(UNREADABLE_EXCHANGE, UNREADABLE_QUEUE, String::new());
         topology.bind(PARKED_EXCHANGE, PARKED_QUEUE, String::new());
         topology.bind(UNROUTABLE_EXCHANGE, PARKED_QUEUE, String::new());
         topology
@@ -157,6 +164,7 @@ fn exchanges() -> Vec<Exchange> {
     vec![
         exchange(UNROUTABLE_EXCHANGE, "fanout", vec![]),
         exchange(PARKED_EXCHANGE, "fanout", vec![]),
+        exchange(UNREADABLE_EXCHANGE, "fanout", vec![]),
         exchange(DELAY_EXCHANGE, "topic", rescued()),
         exchange(LANES_EXCHANGE, "topic", vec![]),
         exchange(DUE_EXCHANGE, "topic", rescued()),

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 /// read from (<https://www.rabbitmq.com/docs/access-control#authorisation>).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerUser {
-    /// What it is for: `overdue-publisher`, `overdue-worker` or `overdue-operator`.
+    /// What it is for: `overdue-publisher`, `overdue-relay`, `overdue-worker` or `overdue-operator`.
     pub name: &'static str,
     /// What it may create and delete.
     pub configure: &'static str,
@@ -21,22 +21,29 @@ const NOTHING: &str = "^$";
 
 /// The users of a deployment. To look whether an object exists (a passive declaration) takes no right.
 #[must_use]
-pub fn users() -> [BrokerUser; 3] {
+pub fn users() -> [BrokerUser; 4] {
     let kinds = TimeoutKind::ALL.map(TimeoutKind::as_str).join("|");
     [
-        // Relays, and services that publish order IDs themselves.
+        // Services that publish order IDs themselves. What they could publish as an event, others would believe.
         BrokerUser {
             name: "overdue-publisher",
             configure: NOTHING,
-            write: "^overdue[.](delay|lanes|events)$",
+            write: "^overdue[.]delay$",
+            read: NOTHING.to_owned(),
+            tags: "",
+        },
+        BrokerUser {
+            name: "overdue-relay",
+            configure: NOTHING,
+            write: "^overdue[.](lanes|events)$",
             read: NOTHING.to_owned(),
             tags: "",
         },
         BrokerUser {
             name: "overdue-worker",
             configure: NOTHING,
-            write: "^overdue[.](lanes|parked)$",
-            read: format!("^overdue[.]v1[.]due[.]({kinds})([.][0-9]+)?$"),
+            write: "^overdue[.](lanes|parked|unreadable)$",
+            read: format!("^overdue[.]v1[.](parked|due[.]({kinds})([.][0-9]+)?)$"),
             tags: "",
         },
         // `topology`, `doctor`, `parked`: to bind a queue takes the right to write to it and to read the exchange.

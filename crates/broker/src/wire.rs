@@ -123,10 +123,10 @@ pub fn encode_ids(orders: &[OrderId]) -> Vec<u8> {
     json(orders.iter().map(|id| Entry { id: id.as_str(), due: None }).collect())
 }
 
-/// The body of a single entry that is kept byte for byte, in version 1. Under it a bad entry is parked.
+/// The body of entries that are kept byte for byte, in version 1. Under it bad entries are parked.
 #[must_use]
-pub fn encode_entry(entry: &RawValue) -> Vec<u8> {
-    json(vec![entry])
+pub fn encode_entries(entries: &[&RawValue]) -> Vec<u8> {
+    json(entries.to_vec())
 }
 
 fn json<E: Serialize>(orders: Vec<E>) -> Vec<u8> {

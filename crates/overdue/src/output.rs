@@ -10,6 +10,14 @@ pub(crate) fn print(line: impl Display) {
     let _ = writeln!(stdout(), "{line}");
 }
 
+/// A text of others, with what a terminal would take for a command, or would show in another place, escaped.
+pub(crate) fn plain(text: &str) -> String {
+    let hidden =
+        |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let escaped = |c: char| if c.is_control() || hidden(c) { c.escape_unicode().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
+}
+
 /// Prints JSON to standard output, with line breaks.
 pub(crate) fn print_json(value: &impl Serialize) -> Result<(), anyhow::Error> {
     print(serde_json::to_string_pretty(value)?);

@@ -3,7 +3,7 @@
 use broker::Broker;
 use database::{Client, DatabaseUrl, PoolSettings, Purpose, SqlxConnection, SqlxPool};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::settings::{BrokerSettings, DatabaseSettings};
 
 /// A connection to a database that answers.
@@ -54,6 +54,16 @@ pub(crate) fn pool_at(
 /// Connections of tokio-postgres. They are made when they are first used.
 pub(crate) fn client(settings: &DatabaseSettings, connections_max: usize, purpose: Purpose) -> Result<Client, Failure> {
     Ok(Client::new(&settings.url()?, &bounds(settings, connections_max, purpose))?)
+}
+
+/// Fails unless the columns of orders, items and stock are of types that can be worked with. The tables may be the shop's own.
+pub(crate) async fn check_columns(client: &Client) -> Result<(), Failure> {
+    let unfit = book::unfit_columns(client).await?;
+    if unfit.is_empty() {
+        return Ok(());
+    }
+    let error = anyhow::anyhow!("{}; docs/contract.md says what the columns must be", unfit.join("; "));
+    Err(Failure::new(Kind::Mismatch, error))
 }
 
 fn bounds(settings: &DatabaseSettings, connections_max: usize, purpose: Purpose) -> PoolSettings {

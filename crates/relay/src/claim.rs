@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use database::ServerTime;
-use order::{Deadline, OrderId, TimeoutKind};
+use order::{Deadline, OrderId, ParkReason, TimeoutKind};
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection, Row};
 use time::OffsetDateTime;
@@ -68,12 +68,32 @@ impl FromRow<'_, PgRow> for TimeoutRow {
     }
 }
 
-/// Claims the oldest timeouts. Returns how many rows there were, the timeouts in them, and the database's time.
+/// A row of the outbox that cannot be sent, and why.
+pub(crate) struct Unsendable {
+    pub(crate) row: i64,
+    pub(crate) reason: ParkReason,
+    pub(crate) detail: String,
+}
+
+/// Claimed timeouts, and rows that are none.
+pub(crate) struct Claimed {
+    /// How many rows there were.
+    pub(crate) count: usize,
+    pub(crate) timeouts: Vec<ClaimedTimeout>,
+    pub(crate) unsendable: Vec<Unsendable>,
+    /// The database's time.
+    pub(crate) now: ServerTime,
+}
+
+/// How many bytes of data an event may have: it must fit into a message, and others wait behind it.
+const EVENT_BYTES_MAX: i64 = 1024 * 1024;
+
+/// Claims the oldest timeouts.
 pub(crate) async fn claim_timeouts(
     connection: &mut PgConnection,
     count_max: usize,
     lease: Duration,
-) -> Result<(usize, Vec<ClaimedTimeout>, ServerTime), sqlx::Error> {
+) -> Result<Claimed, sqlx::Error> {
     // By ctid, which leads to the rows whatever the planner believes of an outbox that was empty a moment
     // ago: joined in as a subquery, the choice may be run anew for each row, limit and all.
     let rows: Vec<TimeoutRow> = sqlx::query_as(
@@ -82,7 +102,8 @@ pub(crate) async fn claim_timeouts(
              select ctid from outbox
              where event is null and (claimed_until is null or claimed_until < clock_timestamp())
              order by id limit $1 for update skip locked))
-         returning o.id, o.kind, o.order_id, o.due_at, o.traceparent, clock_timestamp() as now",
+         returning o.id, o.kind, left(o.order_id, 200) as order_id,
+             greatest(least(o.due_at, '9000-01-01Z'), '2000-01-01Z') as due_at, o.traceparent, clock_timestamp() as now",
     )
     .bind(i64::try_from(count_max).unwrap_or(i64::MAX))
     .bind(milliseconds(lease))
@@ -90,26 +111,55 @@ pub(crate) async fn claim_timeouts(
     .await?;
     // Without a row there is nothing to be sent, and the time is not needed.
     let now = ServerTime::from(rows.last().map_or(OffsetDateTime::UNIX_EPOCH, |row| row.now));
-    Ok((rows.len(), rows.into_iter().filter_map(timeout).collect(), now))
-}
-
-fn timeout(row: TimeoutRow) -> Option<ClaimedTimeout> {
-    let TimeoutRow { id, kind, order_id, due_at, traceparent, .. } = row;
-    let parts = OrderId::new(&order_id).map_err(|error| error.to_string()).and_then(|order| {
-        let kind: TimeoutKind = kind.parse().map_err(|error: order::UnknownKind| error.to_string())?;
-        Ok((order, kind))
-    });
-    match parts {
-        Ok((order, kind)) => {
-            let traceparent = traceparent.and_then(|text| text.parse().ok());
-            Some(ClaimedTimeout { row: id, kind, order, due: Deadline::at(due_at), traceparent })
-        }
-        // The table's CHECKs keep such a row out. Should they be gone: the others must not suffer.
-        Err(error) => {
-            tracing::error!(outbox_id = id, error, "a row of the outbox is no timeout; it stays");
-            None
+    let mut claimed =
+        Claimed { count: rows.len(), timeouts: Vec::with_capacity(rows.len()), unsendable: Vec::new(), now };
+    for row in rows {
+        match timeout(row) {
+            Ok(timeout) => claimed.timeouts.push(timeout),
+            Err(row) => claimed.unsendable.push(row),
         }
     }
+    Ok(claimed)
+}
+
+/// A row may have been written by anybody, in whatever form: a checkout does not fail for it.
+fn timeout(row: TimeoutRow) -> Result<ClaimedTimeout, Unsendable> {
+    let TimeoutRow { id, kind, order_id, due_at, traceparent, .. } = row;
+    let unsendable = |reason, detail: String| Unsendable { row: id, reason, detail };
+    let order = OrderId::new(&order_id).map_err(|error| unsendable(ParkReason::IllegalOrderId, error.to_string()))?;
+    let kind: TimeoutKind =
+        kind.parse().map_err(|error: order::UnknownKind| unsendable(ParkReason::UnknownKind, error.to_string()))?;
+    let traceparent = traceparent.and_then(|text| text.parse().ok());
+    Ok(ClaimedTimeout { row: id, kind, order, due: Deadline::at(due_at), traceparent })
+}
+
+/// Moves rows that cannot be sent to the messages that wait for a person.
+pub(crate) async fn park(connection: &mut PgConnection, rows: &[Unsendable]) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<i64> = rows.iter().map(|row| row.row).collect();
+    let reasons: Vec<&str> = rows.iter().map(|row| row.reason.code()).collect();
+    let details: Vec<&str> = rows.iter().map(|row| row.detail.as_str()).collect();
+    sqlx::query(include_str!("park.sql")).bind(ids).bind(reasons).bind(details).execute(connection).await?;
+    Ok(())
+}
+
+/// Events that have too much data to be sent. They would hold up all others.
+pub(crate) async fn oversized_events(connection: &mut PgConnection) -> Result<Vec<Unsendable>, sqlx::Error> {
+    let rows: Vec<(i64, i64)> = sqlx::query_as(
+        "select id, octet_length(data::text)::bigint from outbox
+         where event is not null and pg_column_size(data) > 8192 and octet_length(data::text) > $1 order by id limit 16",
+    )
+    .bind(EVENT_BYTES_MAX)
+    .fetch_all(connection)
+    .await?;
+    let unsendable = |(row, bytes): (i64, i64)| Unsendable {
+        row,
+        reason: ParkReason::EventTooLarge,
+        detail: format!("the event has {bytes} bytes of data, at most {EVENT_BYTES_MAX} are sent"),
+    };
+    Ok(rows.into_iter().map(unsendable).collect())
 }
 
 /// Claims the oldest events.
@@ -123,11 +173,13 @@ pub(crate) async fn claim_events(
          where o.ctid = any(array(
              select ctid from outbox
              where event is not null and (claimed_until is null or claimed_until < clock_timestamp())
+               and (pg_column_size(data) <= 8192 or octet_length(data::text) <= $3)
              order by id limit $1 for update skip locked))
          returning o.id, o.order_id, o.due_at, o.event, o.event_id, o.data::text, o.traceparent",
     )
     .bind(i64::try_from(count_max).unwrap_or(i64::MAX))
     .bind(milliseconds(lease))
+    .bind(EVENT_BYTES_MAX)
     .fetch_all(connection)
     .await
 }

@@ -7,7 +7,7 @@ use retry::Policy;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
-use crate::claim::{claim_events, claim_timeouts, delete, release};
+use crate::claim::{self, Claimed, Unsendable, claim_events, claim_timeouts, delete, oversized_events, release};
 use crate::timeouts::Load;
 use crate::wake::Waker;
 use crate::{RelayMetrics, events, timeouts};
@@ -236,16 +236,30 @@ impl Forwarder {
             RowKind::Timeouts => {
                 let count_max = self.settings.claim_orders_max;
                 let claiming = claim_timeouts(connection, count_max, lease);
-                let (count, claimed, now) = self.answered(claiming).await?;
-                let loads = timeouts::loads(claimed, &self.lanes, self.settings.window, now.now());
+                let Claimed { count, timeouts, unsendable, now } = self.answered(claiming).await?;
+                self.park(connection, &unsendable).await?;
+                let loads = timeouts::loads(timeouts, &self.lanes, self.settings.window, now.now());
                 (count, count_max, loads)
             }
             RowKind::Events => {
                 let claimed = self.answered(claim_events(connection, CLAIM_EVENTS_MAX, lease)).await?;
+                if claimed.len() < CLAIM_EVENTS_MAX {
+                    // Those that are too large are passed over until the others are sent.
+                    let oversized = self.answered(oversized_events(connection)).await?;
+                    self.park(connection, &oversized).await?;
+                }
                 (claimed.len(), CLAIM_EVENTS_MAX, events::loads(&claimed, &self.settings.event_source))
             }
         };
         Ok((loads, if claimed < claim_max { More::No } else { More::Perhaps }))
+    }
+
+    async fn park(&self, connection: &mut PgConnection, rows: &[Unsendable]) -> Result<(), RelayError> {
+        if let Some(Unsendable { detail, reason, .. }) = rows.first() {
+            tracing::error!(rows = rows.len(), %reason, detail, "rows of the outbox cannot be sent; they are parked");
+            self.answered(claim::park(connection, rows)).await?;
+        }
+        Ok(())
     }
 
     /// A connection may be dead without any sign of it.

@@ -1,6 +1,6 @@
 //! What a batch leads to in the broker: messages that must be confirmed before the batch is acked.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use broker::{Incoming, wire};
@@ -26,11 +26,11 @@ pub(crate) enum FollowUp<'a> {
 }
 
 /// What of a message is parked.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) enum Part<'a> {
     Whole,
-    Entry(&'a RawValue),
-    Order(&'a OrderId),
+    Entries(Vec<&'a RawValue>),
+    Orders(Vec<&'a OrderId>),
 }
 
 /// How many orders whose gateways are to be asked share a message.
@@ -105,21 +105,30 @@ fn look_again<'a>(message: &'a Incoming, unsettled: &HashMap<&OrderId, (&Attempt
     latest.map(|(attempts, when)| FollowUp::LookAgain { message, orders, attempts: attempts.clone(), when })
 }
 
-/// What of this message is parked: all of it if it cannot be understood, else each entry that names no order or an order
-/// that cannot be handled.
+/// What of this message is parked: all of it if it cannot be understood, else the entries that name no order, and the orders
+/// that cannot be handled. Those for the same reason are parked together: a message costs no more than itself.
 fn park<'a>(message: &'a Incoming, parked: &HashMap<&OrderId, (ParkReason, &str)>) -> Vec<FollowUp<'a>> {
     let park = |part, reason, detail| FollowUp::Park { message, part, reason, detail };
     let content = match &message.content {
         Ok(content) => content,
         Err(fault) => return vec![park(Part::Whole, fault.reason(), fault.to_string())],
     };
-    let bad = content.bad_entries.iter();
-    let bad = bad.map(|entry| park(Part::Entry(&entry.json), entry.fault.reason(), entry.fault.to_string()));
+    let mut bad: BTreeMap<(ParkReason, String), Vec<&RawValue>> = BTreeMap::new();
+    for entry in &content.bad_entries {
+        bad.entry((entry.fault.reason(), entry.fault.to_string())).or_default().push(&entry.json);
+    }
+    let bad = bad.into_iter().map(|((reason, detail), entries)| park(Part::Entries(entries), reason, detail));
     // An order that the message names twice is parked once.
-    let parked: BTreeMap<&OrderId, (ParkReason, &str)> =
-        content.orders.iter().filter_map(|id| Some((id, *parked.get(id)?))).collect();
-    let parked = parked.into_iter().map(|(id, (reason, detail))| park(Part::Order(id), reason, detail.to_owned()));
-    bad.chain(parked).collect()
+    let mut alike: BTreeMap<(ParkReason, &str), BTreeSet<&OrderId>> = BTreeMap::new();
+    for id in &content.orders {
+        if let Some(why) = parked.get(id) {
+            alike.entry(*why).or_default().insert(id);
+        }
+    }
+    let orders = alike
+        .into_iter()
+        .map(|((reason, detail), orders)| park(Part::Orders(orders.into_iter().collect()), reason, detail.to_owned()));
+    bad.chain(orders).collect()
 }
 
 #[cfg(test)]
@@ -239,8 +248,8 @@ mod tests {
                 let FollowUp::Park { part, reason, .. } = follow_up else { panic!("nothing else follows") };
                 let part = match part {
                     Part::Whole => "whole".to_owned(),
-                    Part::Entry(json) => json.get().to_owned(),
-                    Part::Order(id) => id.to_string(),
+                    Part::Entries(all) => all.iter().map(|json| json.get()).collect::<Vec<_>>().join(" "),
+                    Part::Orders(all) => all.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(" "),
                 };
                 (part, *reason)
             })

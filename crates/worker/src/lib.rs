@@ -4,6 +4,7 @@
 mod answer;
 mod asking;
 mod attempt;
+mod attendant;
 mod circuit;
 #[cfg(test)]
 mod fakes;
@@ -31,6 +32,7 @@ mod trust;
 mod worker;
 mod writer;
 
+pub use attendant::Attendant;
 pub use gateway_settings::GatewaySettings;
 pub use gateways::Gateways;
 pub use metrics::WorkerMetrics;

@@ -94,9 +94,15 @@ impl Notifications {
         trade_no: &str,
         trade: &Trade,
     ) -> Result<NotificationOutcome, NotificationError> {
-        let outcome = match self.trades.order_of(gateway, trade_no).await? {
-            Some(id) => self.credit(client, gateway, id, trade_no, trade).await?,
-            None => NotificationOutcome::UnknownOrder,
+        let mut orders = self.trades.orders_of(gateway, trade_no).await?;
+        let outcome = match (orders.pop(), orders.pop()) {
+            (None, _) => NotificationOutcome::UnknownOrder,
+            (Some(id), None) => self.credit(client, gateway, id, trade_no, trade).await?,
+            // Which of them it pays, and how much of each, only a person can say.
+            (Some(id), Some(other)) => {
+                let detail = format!("the trade is on record for several orders, among them {other} and {id}");
+                NotificationOutcome::Mismatch(id, detail)
+            }
         };
         let problem = match &outcome {
             NotificationOutcome::UnknownOrder => "the database knows no such order",

@@ -85,8 +85,8 @@ impl Outbound {
             FollowUp::LookAgain { message, orders, attempts, .. } => message.again(orders, self.hop(wait), attempts),
             FollowUp::Park { message, part, reason, detail } => match part {
                 Part::Whole => message.parked(*reason, detail),
-                Part::Entry(entry) => message.parked_entry(entry, *reason, detail),
-                Part::Order(id) => message.parked_order(id, *reason, detail),
+                Part::Entries(entries) => message.parked_entries(entries, *reason, detail),
+                Part::Orders(orders) => message.parked_orders(orders, *reason, detail),
             },
         };
         message.traced(trace)

@@ -264,7 +264,7 @@ impl Rules {
         }
         let attempts = open.attempts.clone().plus(now, &RetryReason::UnknownOrder);
         if attempts.made >= self.unknown.attempts_max {
-            return parked(ParkReason::UnknownOrder, format!("the database has no order {}", open.id));
+            return parked(ParkReason::UnknownOrder, "the database has no such order".to_owned());
         }
         let when = When::backed_off(now, self.unknown.back_off.nominal(attempts.made));
         Outcome::LookAgain { attempts, when }

@@ -27,6 +27,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
     servers::migrated_database(&args.database).await?;
     let client = servers::client(&args.database, 1, Purpose::Report)?;
+    servers::check_columns(&client).await?;
     let audit = book::audit(&client, args.grace.0).await?;
     if args.json {
         print_json(&audit)?;

@@ -1,57 +1,90 @@
 use std::io::{IsTerminal, Write, stderr, stdin};
 
-use broker::{ParkedMessage, ParkedQueue, Publisher};
+use book::{BookError, KEPT_FOR, ParkedFilter, ParkedGroup, ParkedRow, ParkedState, ParkedTable};
+use broker::{Outgoing, Publisher};
 use clap::Subcommand;
 use comfy_table::{Table, presets};
+use database::Purpose;
 use order::{OrderId, ParkReason};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio_util::sync::CancellationToken;
+use worker::Attendant;
 
 use crate::failure::Failure;
-use crate::output::{complain, print, print_json};
+use crate::output::{complain, plain, print, print_json};
 use crate::servers;
-use crate::settings::{BrokerSettings, Human};
+use crate::settings::{BrokerSettings, DatabaseSettings, Human};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Args {
     /// Print what is parked; changes nothing
     List {
         #[command(flatten)]
-        broker: BrokerSettings,
+        servers: Servers,
         #[command(flatten)]
         selection: Selection,
+        /// The most messages to print
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..), value_name = "COUNT")]
+        limit: u32,
+        /// Those that were dropped in the last 24 hours
+        #[arg(long)]
+        dropped: bool,
         /// For machines
         #[arg(long)]
         json: bool,
     },
-    /// Print all of one message: reason, what to do, attempts, headers, body
+    /// Print how many messages are parked for each reason, since when, and what to do
+    Groups {
+        #[command(flatten)]
+        servers: Servers,
+        /// For machines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print all of one message: reason, what to do, attempts, properties, headers, body
     Show {
         #[command(flatten)]
-        broker: BrokerSettings,
+        servers: Servers,
         /// The message, as `list` calls it
-        id: String,
+        id: i64,
         /// For machines
         #[arg(long)]
         json: bool,
     },
-    /// Send messages in again, with no attempts made; each leaves the queue when the broker has confirmed the new one
+    /// Send messages in again, with no attempts made: those that are parked now, not those that come back meanwhile
     Requeue {
         #[command(flatten)]
-        broker: BrokerSettings,
+        servers: Servers,
         #[command(flatten)]
         selection: Selection,
     },
-    /// Delete messages for good; asks first
+    /// Drop messages; asks first. They can be restored for 24 hours
     Drop {
         #[command(flatten)]
-        broker: BrokerSettings,
+        servers: Servers,
         #[command(flatten)]
         selection: Selection,
         /// Do not ask
         #[arg(long)]
         yes: bool,
     },
+    /// Park messages again that were dropped
+    Restore {
+        #[command(flatten)]
+        servers: Servers,
+        #[command(flatten)]
+        selection: Selection,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Servers {
+    #[command(flatten)]
+    database: DatabaseSettings,
+    #[command(flatten)]
+    broker: BrokerSettings,
 }
 
 /// Which parked messages: those for which all that is given holds.
@@ -59,7 +92,7 @@ pub(crate) enum Args {
 pub(crate) struct Selection {
     /// Messages, as `list` calls them
     #[arg(value_name = "MESSAGE")]
-    ids: Vec<String>,
+    ids: Vec<i64>,
     /// Only those parked for this reason, such as unknown_order
     #[arg(long)]
     reason: Option<String>,
@@ -72,56 +105,59 @@ pub(crate) struct Selection {
     /// All of them
     #[arg(long)]
     all: bool,
-    /// How many messages are looked at, at most
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..), value_name = "COUNT")]
-    scan_max: u32,
 }
+
+/// How many messages are handled at a time.
+const CHUNK: i64 = 100;
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     match args {
-        Args::List { broker, selection, json } => {
-            let broker = servers::broker(&broker, "parked").await?;
-            let mut queue = ParkedQueue::open(&broker).await?;
-            let listed = list(&mut queue, &selection, json).await;
-            queue.close().await;
-            listed
+        Args::List { servers, selection, limit, dropped, json } => {
+            let table = servers.table().await?;
+            let state = if dropped { ParkedState::Dropped } else { ParkedState::Held };
+            list(&table, &selection, state, limit.into(), json).await
         }
-        Args::Show { broker, id, json } => {
-            let broker = servers::broker(&broker, "parked").await?;
-            let mut queue = ParkedQueue::open(&broker).await?;
-            let shown = show(&mut queue, &id, json).await;
-            queue.close().await;
-            shown
-        }
-        Args::Requeue { broker: settings, selection } => {
+        Args::Groups { servers, json } => groups(&servers.table().await?, json).await,
+        Args::Show { servers, id, json } => show(&servers.table().await?, id, json).await,
+        Args::Requeue { servers, selection } => {
             check(&selection)?;
-            let broker = servers::broker(&settings, "parked").await?;
-            let publisher = Publisher::new(broker.clone(), "parked", settings.confirm_timeout());
-            let mut queue = ParkedQueue::open(&broker).await?;
-            let count = requeue(&mut queue, publisher, &selection).await;
-            queue.close().await;
-            tell(count?, "sent in again")
+            let table = servers.table().await?;
+            let broker = servers::broker(&servers.broker, "parked").await?;
+            let publisher = Publisher::new(broker, "parked", servers.broker.confirm_timeout());
+            requeue(&table, publisher, &selection).await
         }
-        Args::Drop { broker, selection, yes } => {
+        Args::Drop { servers, selection, yes } => {
             check(&selection)?;
-            let broker = servers::broker(&broker, "parked").await?;
-            let mut queue = ParkedQueue::open(&broker).await?;
-            let count = drop_selected(&mut queue, &selection, yes).await;
-            queue.close().await;
-            match count? {
-                Some(count) => tell(count, "dropped"),
-                None => {
-                    print("nothing was dropped");
-                    Ok(())
-                }
+            drop_selected(&servers.table().await?, &selection, yes).await
+        }
+        Args::Restore { servers, selection } => {
+            check(&selection)?;
+            let move_back = (ParkedState::Dropped, ParkedState::Held);
+            tell(change(&servers.table().await?, &selection, move_back).await?, "parked again", "was dropped")
+        }
+    }
+}
+
+impl Servers {
+    /// The table, with what is still in the queue taken in: perhaps no worker runs that does so.
+    async fn table(&self) -> Result<ParkedTable, Failure> {
+        servers::migrated_database(&self.database).await?;
+        let table = ParkedTable::new(servers::client(&self.database, 2, Purpose::Report)?);
+        if self.broker.is_set() {
+            let broker = servers::unprobed_broker(&self.broker, "parked")?;
+            let confirm_timeout = self.broker.confirm_timeout();
+            let attendant = Attendant::new(broker, table.clone(), confirm_timeout, CancellationToken::new());
+            if let Err(error) = attendant.take_in().await {
+                complain(format_args!("what is still in the queue overdue.v1.parked is left out: {error}"));
             }
         }
+        Ok(table)
     }
 }
 
 /// Messages that are to be changed must be named.
 fn check(selection: &Selection) -> Result<(), Failure> {
-    let Selection { ids, reason, order, older_than, all, .. } = selection;
+    let Selection { ids, reason, order, older_than, all } = selection;
     if ids.is_empty() && reason.is_none() && order.is_none() && older_than.is_none() && !all {
         return Err(Failure::settings(
             "say which messages: by ID, --reason, --order, --older-than, or --all".to_owned(),
@@ -130,210 +166,268 @@ fn check(selection: &Selection) -> Result<(), Failure> {
     Ok(())
 }
 
-fn tell(count: usize, what: &str) -> Result<(), Failure> {
+fn filter(selection: &Selection) -> ParkedFilter {
+    let Selection { ids, reason, order, older_than, .. } = selection;
+    ParkedFilter {
+        ids: ids.clone(),
+        reason: reason.clone(),
+        order: order.as_ref().map(ToString::to_string),
+        older_than: older_than.map(|age| age.0),
+    }
+}
+
+fn tell(count: u64, what: &str, otherwise: &str) -> Result<(), Failure> {
     if count == 0 {
-        return Err(Failure::negative("there is no such message in the parked queue".to_owned()));
+        return Err(Failure::negative(format!("no such message {otherwise}")));
     }
     print(format_args!("{count} message{} {what}", if count == 1 { "" } else { "s" }));
     Ok(())
 }
 
-/// Goes through the queue; `true` from `visit` goes on.
-async fn each(
-    queue: &mut ParkedQueue,
-    scan_max: u32,
-    mut visit: impl AsyncFnMut(&mut ParkedQueue, ParkedMessage) -> Result<bool, Failure>,
+async fn list(
+    table: &ParkedTable,
+    selection: &Selection,
+    state: ParkedState,
+    limit: i64,
+    json: bool,
 ) -> Result<(), Failure> {
-    for _ in 0..scan_max {
-        let Some(message) = queue.next().await? else { return Ok(()) };
-        if !visit(queue, message).await? {
-            return Ok(());
-        }
+    let filter = filter(selection);
+    let rows = table.page(&filter, state, (0, i64::MAX), limit).await?;
+    if json {
+        let values: Vec<Value> = rows.iter().map(as_json).collect();
+        print_json(&values)?;
+    } else if rows.is_empty() {
+        print(if state == ParkedState::Held { "nothing is parked" } else { "nothing was dropped" });
+    } else {
+        print(table_of(&rows));
     }
-    complain(format_args!("only the first {scan_max} messages were looked at; --scan-max looks at more"));
+    let (count, _) = table.count(&filter, state).await?;
+    if count > limit {
+        complain(format_args!(
+            "these are {limit} of {count} messages; --limit prints more, `overdue parked groups` counts them"
+        ));
+    }
     Ok(())
 }
 
-async fn list(queue: &mut ParkedQueue, selection: &Selection, json: bool) -> Result<(), Failure> {
-    let mut listed: Vec<ParkedMessage> = Vec::new();
-    each(queue, selection.scan_max, async |_, message| {
-        if selects(selection, &message) {
-            listed.push(message);
-        }
-        Ok(true)
-    })
-    .await?;
+async fn groups(table: &ParkedTable, json: bool) -> Result<(), Failure> {
+    let groups = table.groups().await?;
     if json {
-        let values: Vec<Value> = listed.iter().map(as_json).collect();
+        let values: Vec<Value> = groups
+            .iter()
+            .map(|group| {
+                json!({
+                    "reason": group.reason, "messages": group.messages, "first_at": text(group.first_at),
+                    "last_at": text(group.last_at), "detail": group.detail, "advice": advice(&group.reason),
+                })
+            })
+            .collect();
         print_json(&values)?;
-    } else if listed.is_empty() {
+    } else if groups.is_empty() {
         print("nothing is parked");
     } else {
-        print(table(&listed));
+        let mut table = Table::new();
+        table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        table.set_header(["reason", "messages", "first", "last", "what to do"]);
+        for ParkedGroup { reason, messages, first_at, last_at, .. } in &groups {
+            let row = [
+                plain(reason),
+                messages.to_string(),
+                text(*first_at),
+                text(*last_at),
+                advice(reason).unwrap_or_default().to_owned(),
+            ];
+            table.add_row(row);
+        }
+        print(table);
     }
     Ok(())
 }
 
-async fn show(queue: &mut ParkedQueue, id: &str, json: bool) -> Result<(), Failure> {
-    let mut found = None;
-    each(queue, u32::MAX, async |_, message| {
-        let here = message.id == id;
-        if here {
-            found = Some(message);
-        }
-        Ok(!here)
-    })
-    .await?;
-    let message = found.ok_or_else(|| Failure::negative(format!("no message {id} is parked")))?;
+async fn show(table: &ParkedTable, id: i64, json: bool) -> Result<(), Failure> {
+    let row = table.get(id).await?.ok_or_else(|| Failure::negative(format!("no message {id} is parked")))?;
     if json {
-        print_json(&as_json(&message))?;
+        print_json(&as_json(&row))?;
         return Ok(());
     }
-    print(format_args!("message      {}", message.id));
-    print(format_args!("reason       {}", message.reason));
-    if let Some(detail) = &message.detail {
-        print(format_args!("detail       {detail}"));
+    let ParkedRow { parking, times, last_at, state, .. } = &row;
+    print(format_args!("message      {id}"));
+    print(format_args!("state        {state}"));
+    print(format_args!("reason       {}", plain(&parking.reason)));
+    if let Some(detail) = &parking.detail {
+        print(format_args!("detail       {}", plain(detail)));
     }
-    if let Some(advice) = advice(&message) {
+    if let Some(advice) = advice(&parking.reason) {
         print(format_args!("what to do   {advice}"));
     }
-    print(format_args!("parked       {}", at(&message)));
-    print(format_args!("routing key  {}", message.routing_key));
-    print(format_args!("orders       {}", orders(&message)));
-    print(format_args!("attempts     {}", message.attempts.made));
-    for line in &message.attempts.history {
-        print(format_args!("attempt      {line}"));
+    print(format_args!("parked       {}", text(parking.at)));
+    if *times > 1 {
+        print(format_args!("came         {times} times, the last at {}", text(*last_at)));
     }
-    for line in message.headers() {
-        print(format_args!("header       {line}"));
+    print(format_args!("routing key  {}", plain(&parking.routing_key)));
+    print(format_args!("orders       {}", orders(&row)));
+    print(format_args!("attempts     {}", parking.attempts));
+    for line in &parking.history {
+        print(format_args!("attempt      {}", plain(line)));
     }
-    match std::str::from_utf8(&message.body) {
-        Ok(text) if !text.chars().any(char::is_control) => print(format_args!("body         {text}")),
-        _ => print(format_args!("body         {} (escaped)", message.body.escape_ascii())),
+    for (name, value) in &parking.properties {
+        print(format_args!("property     {name}: {}", shown(value)));
+    }
+    for (name, value) in &parking.headers {
+        print(format_args!("header       {}: {}", plain(name), shown(value)));
+    }
+    match std::str::from_utf8(&parking.body) {
+        Ok(text) if !text.chars().any(char::is_control) => print(format_args!("body         {}", plain(text))),
+        _ => print(format_args!("body         {} (escaped)", parking.body.escape_ascii())),
     }
     Ok(())
 }
 
-/// A message is taken out of the queue only when the broker has confirmed the new one: at worst there are two. Messages of
-/// a kind that this version does not know stay where they are.
-async fn requeue(queue: &mut ParkedQueue, mut publisher: Publisher, selection: &Selection) -> Result<usize, Failure> {
-    let (mut count, mut unknown) = (0, None);
-    let done = each(queue, selection.scan_max, async |queue, message| {
-        if selects(selection, &message) {
-            match message.sent_in_again() {
+/// A row says that its message was sent in again only when the broker has confirmed it: at worst it is sent twice. Messages of
+/// a kind that this version does not know stay parked.
+async fn requeue(table: &ParkedTable, mut publisher: Publisher, selection: &Selection) -> Result<(), Failure> {
+    let filter = filter(selection);
+    // What comes back while this is at work is left alone.
+    let (_, until) = table.count(&filter, ParkedState::Held).await?;
+    let (mut after, mut count, mut unknown) = (0, 0, None);
+    let outcome = loop {
+        let rows = table.page(&filter, ParkedState::Held, (after, until), CHUNK).await?;
+        let Some(last) = rows.last() else { break Ok(()) };
+        after = last.id;
+        let (mut ids, mut messages) = (Vec::new(), Vec::new());
+        for ParkedRow { id, parking, .. } in rows {
+            let again =
+                Outgoing::sent_in_again(&parking.routing_key, parking.body, &parking.properties, &parking.headers);
+            match again {
                 Ok(again) => {
-                    publisher.publish_all(&[again]).await?;
-                    queue.ack(&message).await?;
-                    count += 1;
+                    ids.push(id);
+                    messages.push(again);
                 }
                 Err(kind) => unknown = Some(kind),
             }
         }
-        Ok(true)
-    })
-    .await;
-    publisher.close().await;
-    done?;
-    if let Some(kind) = unknown {
-        if count > 0 {
-            tell(count, "sent in again")?;
+        let fates = publisher.publish(&messages).await;
+        let sent: Vec<i64> = ids.iter().zip(&fates).filter(|(_, fate)| fate.is_ok()).map(|(id, _)| *id).collect();
+        count += table.change(&sent, (ParkedState::Held, ParkedState::Requeued), &operator()).await?;
+        if let Some(error) = fates.into_iter().find_map(Result::err) {
+            break Err(Failure::from(error));
         }
+    };
+    publisher.close().await;
+    if count > 0 {
+        tell(count, "sent in again", "")?;
+    }
+    outcome?;
+    if let Some(kind) = unknown {
         let advice = ParkReason::UnknownKind.advice();
         return Err(Failure::negative(format!("some messages stay parked, among them one because {kind}. {advice}")));
     }
-    Ok(count)
+    if count == 0 { tell(0, "", "is parked") } else { Ok(()) }
 }
 
-/// How many were dropped; `None`: the answer was no.
-async fn drop_selected(queue: &mut ParkedQueue, selection: &Selection, yes: bool) -> Result<Option<usize>, Failure> {
-    let mut selected: Vec<ParkedMessage> = Vec::new();
-    each(queue, selection.scan_max, async |_, message| {
-        if selects(selection, &message) {
-            selected.push(message);
-        }
-        Ok(true)
-    })
-    .await?;
-    if !selected.is_empty() && !yes && !agreed(selected.len())? {
-        return Ok(None);
+async fn drop_selected(table: &ParkedTable, selection: &Selection, yes: bool) -> Result<(), Failure> {
+    let (count, _) = table.count(&filter(selection), ParkedState::Held).await?;
+    if count > 0 && !yes && !agreed(count)? {
+        print("nothing was dropped");
+        return Ok(());
     }
-    for message in &selected {
-        queue.ack(message).await?;
-    }
-    Ok(Some(selected.len()))
+    tell(change(table, selection, (ParkedState::Held, ParkedState::Dropped)).await?, "dropped", "is parked")
 }
 
-fn agreed(count: usize) -> Result<bool, Failure> {
+/// Changes the messages that there are now.
+async fn change(
+    table: &ParkedTable,
+    selection: &Selection,
+    states: (ParkedState, ParkedState),
+) -> Result<u64, BookError> {
+    let filter = filter(selection);
+    let (_, until) = table.count(&filter, states.0).await?;
+    let (mut after, mut count) = (0, 0);
+    loop {
+        let rows = table.page(&filter, states.0, (after, until), CHUNK).await?;
+        let Some(last) = rows.last() else { return Ok(count) };
+        after = last.id;
+        let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+        count += table.change(&ids, states, &operator()).await?;
+    }
+}
+
+/// Who does it, as far as the system knows.
+fn operator() -> String {
+    std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned())
+}
+
+fn agreed(count: i64) -> Result<bool, Failure> {
     if !stdin().is_terminal() {
-        return Err(Failure::settings(format!("{count} messages would be gone for good: give --yes to drop them")));
+        return Err(Failure::settings(format!("{count} messages would be dropped: give --yes to drop them")));
     }
-    let _ = write!(stderr(), "{count} messages will be gone for good. Drop them? [y/N] ");
+    let hours = KEPT_FOR.as_secs() / 3600;
+    let _ =
+        write!(stderr(), "{count} messages will be dropped, and be gone for good in {hours} hours. Drop them? [y/N] ");
     let mut answer = String::new();
     stdin().read_line(&mut answer).map_err(|error| anyhow::anyhow!("cannot read the answer: {error}"))?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-fn selects(selection: &Selection, message: &ParkedMessage) -> bool {
-    let Selection { ids, reason, order, older_than, .. } = selection;
-    let old = |least: &Human| {
-        message.parked_at.is_some_and(|at| {
-            OffsetDateTime::now_utc() - at >= time::Duration::try_from(least.0).unwrap_or(time::Duration::MAX)
-        })
-    };
-    (ids.is_empty() || ids.contains(&message.id))
-        && reason.as_ref().is_none_or(|reason| message.reason == *reason)
-        && order.as_ref().is_none_or(|order: &OrderId| message.orders.contains(order))
-        && older_than.as_ref().is_none_or(old)
-}
-
 /// `None`: a reason that this version does not know.
-fn advice(message: &ParkedMessage) -> Option<&'static str> {
-    message.reason.parse::<ParkReason>().ok().map(ParkReason::advice)
+fn advice(reason: &str) -> Option<&'static str> {
+    reason.parse::<ParkReason>().ok().map(ParkReason::advice)
 }
 
-fn at(message: &ParkedMessage) -> String {
-    message.parked_at.and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_else(|| "-".to_owned())
+fn text(at: OffsetDateTime) -> String {
+    at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_else(|_| "-".to_owned())
+}
+
+fn shown(value: &Value) -> String {
+    plain(&value.as_str().map_or_else(|| value.to_string(), str::to_owned))
 }
 
 /// The first few.
-fn orders(message: &ParkedMessage) -> String {
+fn orders(row: &ParkedRow) -> String {
     const SHOWN_MAX: usize = 3;
-    let shown: Vec<&str> = message.orders.iter().take(SHOWN_MAX).map(OrderId::as_str).collect();
-    let more = message.orders.len().saturating_sub(SHOWN_MAX);
-    if more > 0 { format!("{} and {more} more", shown.join(" ")) } else { shown.join(" ") }
+    let orders = &row.parking.orders;
+    let shown = orders.iter().take(SHOWN_MAX).map(String::as_str).collect::<Vec<_>>().join(" ");
+    let more = orders.len().saturating_sub(SHOWN_MAX);
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
 }
 
-fn table(messages: &[ParkedMessage]) -> Table {
+fn table_of(rows: &[ParkedRow]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["message", "parked", "reason", "orders", "attempts", "detail"]);
-    for message in messages {
-        let detail = message.detail.clone().unwrap_or_default();
-        let row = [
-            message.id.clone(),
-            at(message),
-            message.reason.clone(),
-            orders(message),
-            message.attempts.made.to_string(),
-            detail,
+    table.set_header(["message", "parked", "times", "reason", "orders", "attempts", "detail"]);
+    for row in rows {
+        let parking = &row.parking;
+        let cells = [
+            row.id.to_string(),
+            text(parking.at),
+            row.times.to_string(),
+            plain(&parking.reason),
+            orders(row),
+            parking.attempts.to_string(),
+            plain(parking.detail.as_deref().unwrap_or_default()),
         ];
-        table.add_row(row);
+        table.add_row(cells);
     }
     table
 }
 
-fn as_json(message: &ParkedMessage) -> Value {
+fn as_json(row: &ParkedRow) -> Value {
+    let ParkedRow { id, parking, times, last_at, state } = row;
     json!({
-        "id": message.id,
-        "reason": message.reason,
-        "detail": message.detail,
-        "advice": advice(message),
-        "parked_at": message.parked_at.and_then(|at| at.format(&Rfc3339).ok()),
-        "routing_key": message.routing_key,
-        "orders": message.orders.iter().map(OrderId::as_str).collect::<Vec<_>>(),
-        "attempts": message.attempts.made,
-        "history": message.attempts.history,
-        "headers": message.headers(),
-        "body": String::from_utf8_lossy(&message.body),
+        "id": id.to_string(),
+        "state": state,
+        "reason": parking.reason,
+        "detail": parking.detail,
+        "advice": advice(&parking.reason),
+        "parked_at": text(parking.at),
+        "last_at": text(*last_at),
+        "times": times,
+        "routing_key": parking.routing_key,
+        "orders": parking.orders,
+        "attempts": parking.attempts,
+        "history": parking.history,
+        "properties": parking.properties,
+        "headers": parking.headers,
+        "body": String::from_utf8_lossy(&parking.body),
     })
 }

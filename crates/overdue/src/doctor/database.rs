@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use book::{BookError, OrderBook, PageRequest, PostgresBook};
+use book::{BookError, OrderBook, PageRequest, ParkedGroup, ParkedTable, PostgresBook};
 use database::{Client, DatabaseError, Purpose, SchemaError, Seen, SqlxConnection};
 use time::OffsetDateTime;
 
 use super::finding::Finding;
 use crate::failure::Failure;
+use crate::output::plain;
 use crate::servers;
 use crate::settings::DatabaseSettings;
 
@@ -98,6 +99,9 @@ fn skew(here: OffsetDateTime, there: OffsetDateTime) -> Option<Finding> {
 }
 
 async fn state(connection: &mut SqlxConnection, client: &Client, findings: &mut Vec<Finding>) -> Result<(), Failure> {
+    for column in book::unfit_columns(client).await? {
+        findings.push(Finding::new("columns", column, "change it, or the view that stands in its place"));
+    }
     for (index, consequence) in book::missing_indexes(client).await? {
         let problem = format!("is missing or invalid: {consequence}");
         let advice = "create it as migrations/ does (`create index concurrently`), or `reindex` it if it is invalid";
@@ -132,6 +136,11 @@ async fn state(connection: &mut SqlxConnection, client: &Client, findings: &mut 
     }
     let is_led = book::is_led(client).await?;
     findings.extend(sweep(&PostgresBook::new(client.clone()), is_led).await?);
+    for ParkedGroup { reason, messages, detail, .. } in ParkedTable::new(client.clone()).groups().await? {
+        let detail = detail.map_or_else(String::new, |detail| format!(" ({})", plain(&detail)));
+        let problem = format!("{messages} messages wait for a person: {}{detail}", plain(&reason));
+        findings.push(Finding::new("parked messages", problem, "run `overdue parked groups`, it tells what to do"));
+    }
     let refunds = book::refunds_needing_person(client).await?;
     if refunds > 0 {
         let advice = "`overdue refunds list --state needs_person` says why";

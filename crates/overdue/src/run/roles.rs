@@ -2,14 +2,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use book::{PostgresBook, Refunds, Trades};
+use book::{ParkedTable, PostgresBook, Refunds, Trades};
 use broker::{Broker, Topology};
 use database::{Client, Purpose, SqlxPool};
 use order::Lanes;
 use relay::{Relay, RelayMetrics};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use worker::{Gateways, Notifications, PassiveClose, Refunder, SharedBook, Sweep, Worker, WorkerMetrics};
+use worker::{Attendant, Gateways, Notifications, PassiveClose, Refunder, SharedBook, Sweep, Worker, WorkerMetrics};
 
 use super::http::{Http, Parts};
 use super::report;
@@ -77,10 +77,11 @@ impl Roles {
         if wanted(Role::Worker) || wanted(Role::Sweep) {
             let pipelines = [settings.pipelines().pipelines, settings.pipelines().gateway_pipelines];
             let pipelines: usize = pipelines.map(|count| count.max(lanes.shards().count())).iter().sum();
-            // One for each pipeline and the refunds; for the sweep two, which asks gateways beside its rounds.
-            let connections = [(Role::Worker, pipelines + 1), (Role::Sweep, 2)];
+            // One for each pipeline, the refunds and parked messages; for the sweep two, which asks gateways beside its rounds.
+            let connections = [(Role::Worker, pipelines + 2), (Role::Sweep, 2)];
             let connections = connections.iter().filter(|(role, _)| wanted(*role)).map(|(_, count)| count).sum();
             let client = client(&settings.database, connections, "worker", &mut samples)?;
+            servers::check_columns(&client).await?;
             let book = book(&client, None);
             shared = Some(book.clone());
             if let (true, Some(broker)) = (wanted(Role::Worker), &broker) {
@@ -96,6 +97,7 @@ impl Roles {
                 roles.names.push("api");
                 // Apart, so that many clients who look at orders leave the pipelines their connections.
                 let client = client(&settings.database, PASSIVE_CONNECTIONS, "passive", &mut samples)?;
+                servers::check_columns(&client).await?;
                 let book = book(&client, shared.as_ref());
                 shared.get_or_insert_with(|| book.clone());
                 let passive = PassiveClose::new(&book, &gateways, shutdown.clone());
@@ -136,10 +138,13 @@ impl Roles {
         gateways: &Gateways,
     ) {
         self.names.push("worker");
+        let parked = broker.clone();
         let worker = Worker::new(broker, book, lanes, gateways.clone(), settings.pipelines());
         let shutdown = self.shutdown.clone();
         let broke = |error| anyhow!("the worker broke: {error}");
         self.tasks.spawn(async move { worker.run(shutdown).await.map_err(broke) });
+        let table = ParkedTable::new(client.clone());
+        self.spawn(Attendant::new(parked, table, settings.broker.confirm_timeout(), self.shutdown.clone()).run());
         let refunder = Refunder::new(Refunds::new(client.clone()), gateways.clone());
         self.spawn(refunder.run(self.shutdown.clone()));
     }

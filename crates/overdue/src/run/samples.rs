@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use book::{ParkedFilter, ParkedState, ParkedTable};
 use broker::{Management, QueueState};
 use database::{Client, PoolState, SqlxPool};
 use prometheus_client::collector::Collector;
@@ -35,6 +36,7 @@ struct Latest {
     backlog: Option<Backlog>,
     orders_past_deadline: Option<i64>,
     refunds_needing_person: Option<i64>,
+    parked: Option<i64>,
     /// Empty also where the management API is not known.
     queues: Vec<QueueState>,
     failures: u64,
@@ -56,15 +58,19 @@ impl Sampler {
             let backlog = in_time(async { relay::backlog(&mut *self.pool.get().await.ok()?).await.ok() }).await;
             let past = in_time(async { book::orders_past_deadline(&self.client).await.ok() }).await;
             let refunds = in_time(async { book::refunds_needing_person(&self.client).await.ok() }).await;
+            let table = ParkedTable::new(self.client.clone());
+            let held = async { table.count(&ParkedFilter::default(), ParkedState::Held).await.ok() };
+            let parked = in_time(held).await.map(|(count, _)| count);
             let queues = match &self.management {
                 None => Some(Vec::new()),
                 Some((management, vhost)) => in_time(async { management.queues(vhost).await.ok() }).await,
             };
             let mut latest = samples.latest.lock().unwrap_or_else(PoisonError::into_inner);
-            if backlog.is_none() || past.is_none() || refunds.is_none() || queues.is_none() {
+            if backlog.is_none() || past.is_none() || refunds.is_none() || parked.is_none() || queues.is_none() {
                 latest.failures += 1;
             }
             (latest.backlog, latest.orders_past_deadline, latest.refunds_needing_person) = (backlog, past, refunds);
+            latest.parked = parked;
             latest.queues = queues.unwrap_or_default();
             latest.queues.retain(|queue| queue.name.starts_with("overdue."));
         }
@@ -123,6 +129,9 @@ impl Latest {
         }
         if let Some(refunds) = self.refunds_needing_person {
             page.gauge("refunds_needing_person", "Refunds that cannot go on by themselves", refunds as f64)?;
+        }
+        if let Some(parked) = self.parked {
+            page.gauge("parked_messages", "Messages that wait for a person", parked as f64)?;
         }
         if self.queues.is_empty() {
             return Ok(());

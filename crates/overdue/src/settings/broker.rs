@@ -42,6 +42,11 @@ impl BrokerSettings {
         url.ok_or_else(|| Failure::settings("--amqp-url (OVERDUE_AMQP_URL) is needed for this".to_owned()))
     }
 
+    /// Whether anything is said of a broker.
+    pub(crate) fn is_set(&self) -> bool {
+        self.amqp_url.is_some() || self.amqp_url_file.is_some()
+    }
+
     pub(crate) fn confirm_timeout(&self) -> Duration {
         self.confirm_timeout.0
     }

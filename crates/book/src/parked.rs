@@ -1,0 +1,337 @@
+//! The table of messages that were set aside for a person.
+
+use std::time::Duration;
+
+use database::Client;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use tokio_postgres::Row;
+
+use crate::BookError;
+use crate::postgres::is_bad;
+
+/// The table of parked messages in a database.
+#[derive(Clone)]
+pub struct ParkedTable {
+    client: Client,
+}
+
+/// A message that is to be set aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parking {
+    /// A code of [`order::ParkReason`], or the broker's own word.
+    pub reason: String,
+    /// Why, in a sentence.
+    pub detail: Option<String>,
+    /// The orders that it names.
+    pub orders: Vec<String>,
+    /// The key that it came with.
+    pub routing_key: String,
+    /// Its properties but the headers, as JSON.
+    pub properties: Map<String, Value>,
+    /// Its headers, as JSON.
+    pub headers: Map<String, Value>,
+    /// Its bytes.
+    pub body: Vec<u8>,
+    /// How many attempts at its orders there were.
+    pub attempts: u32,
+    /// The results of the last ones.
+    pub history: Vec<String>,
+    /// Since when.
+    pub at: OffsetDateTime,
+}
+
+/// A message in the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParkedRow {
+    /// Its number in the table.
+    pub id: i64,
+    /// The message.
+    pub parking: Parking,
+    /// How often it came. [`Parking::at`] is when it first came.
+    pub times: i64,
+    /// When it last came.
+    pub last_at: OffsetDateTime,
+    /// `held`, `requeued` or `dropped`.
+    pub state: String,
+}
+
+/// Messages that are held for the same reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParkedGroup {
+    /// The reason.
+    pub reason: String,
+    /// How many messages.
+    pub messages: i64,
+    /// When the first of them came.
+    pub first_at: OffsetDateTime,
+    /// When the last of them came.
+    pub last_at: OffsetDateTime,
+    /// The detail of the last.
+    pub detail: Option<String>,
+}
+
+/// Which messages: those for which all that is given holds.
+#[derive(Debug, Clone, Default)]
+pub struct ParkedFilter {
+    /// These.
+    pub ids: Vec<i64>,
+    /// Those parked for this reason.
+    pub reason: Option<String>,
+    /// Those that name this order.
+    pub order: Option<String>,
+    /// Those that have been there for so long.
+    pub older_than: Option<Duration>,
+}
+
+/// What a person has done with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParkedState {
+    /// It waits for a person.
+    Held,
+    /// It was sent in again.
+    Requeued,
+    /// It was dropped.
+    Dropped,
+}
+
+/// For how long a message that was dropped can be had back.
+pub const KEPT_FOR: Duration = Duration::from_hours(24);
+
+/// Headers that differ from one delivery of a message to the next.
+const PASSING_HEADERS: [&str; 6] = [
+    "x-death",
+    "x-delivery-count",
+    "x-overdue-history",
+    "x-overdue-original-message-id",
+    "x-overdue-original-timestamp",
+    "traceparent",
+];
+
+const COLUMNS: &str =
+    "id, reason, detail, orders, routing_key, properties::text as properties, headers::text as headers, body,
+    attempts, history, times, first_at, last_at, state";
+
+/// `$1` to `$4` are the fields of [`ParkedFilter`], `$5` the state.
+const CHOSEN: &str = "state = $5 and ($1::bigint[] = '{}' or id = any($1)) and ($2::text is null or reason = $2)
+    and ($3::text is null or orders @> array[$3]) and ($4::float8 is null or first_at <= clock_timestamp() - $4 * interval '1 second')";
+
+impl ParkedState {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Requeued => "requeued",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+impl ParkedTable {
+    /// The table in this database.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Whether it is there and may be written to.
+    ///
+    /// # Errors
+    /// [`BookError`]: it is not.
+    pub async fn ready(&self) -> Result<(), BookError> {
+        self.add(&[]).await
+    }
+
+    /// Adds messages, all or none. The same message again only counts.
+    ///
+    /// # Errors
+    /// [`BookError`]: none was added, or it is not known.
+    pub async fn add(&self, parkings: &[Parking]) -> Result<(), BookError> {
+        let added = self.client.within(is_bad, async |client| {
+            let add = client.prepare_cached(include_str!("parked.sql")).await?;
+            let transaction = client.transaction().await?;
+            for parking in parkings {
+                let json = |map: &Map<String, Value>| serde_json::to_string(map).unwrap_or_else(|_| "{}".to_owned());
+                let (properties, headers) = (json(&parking.properties), json(&parking.headers));
+                let attempts = i32::try_from(parking.attempts).unwrap_or(i32::MAX);
+                let print = fingerprint(parking);
+                transaction
+                    .execute(
+                        &add,
+                        &[
+                            &parking.reason,
+                            &parking.detail,
+                            &parking.orders,
+                            &parking.routing_key,
+                            &properties,
+                            &headers,
+                            &parking.body,
+                            &attempts,
+                            &parking.history,
+                            &print,
+                            &parking.at,
+                        ],
+                    )
+                    .await?;
+            }
+            transaction.commit().await
+        });
+        Ok(added.await?)
+    }
+
+    /// What is held, by reason, the most first.
+    ///
+    /// # Errors
+    /// [`BookError`] where the database cannot be asked.
+    pub async fn groups(&self) -> Result<Vec<ParkedGroup>, BookError> {
+        let rows = self.client.within(is_bad, async |client| {
+            let groups = "select reason, count(*) as messages, min(first_at) as first_at, max(last_at) as last_at,
+                              (array_agg(detail order by last_at desc))[1] as detail
+                          from parked where state = 'held' group by reason order by messages desc, reason";
+            client.query(groups, &[]).await
+        });
+        let group = |row: &Row| {
+            Ok(ParkedGroup {
+                reason: row.try_get("reason")?,
+                messages: row.try_get("messages")?,
+                first_at: row.try_get("first_at")?,
+                last_at: row.try_get("last_at")?,
+                detail: row.try_get("detail")?,
+            })
+        };
+        rows.await?.iter().map(group).collect()
+    }
+
+    /// The messages that are chosen and in this state, in the order of their numbers: those after the number `after`, up to
+    /// the number `until`, at most `count_max`.
+    ///
+    /// # Errors
+    /// [`BookError`] where the database cannot be asked.
+    pub async fn page(
+        &self,
+        filter: &ParkedFilter,
+        state: ParkedState,
+        (after, until): (i64, i64),
+        count_max: i64,
+    ) -> Result<Vec<ParkedRow>, BookError> {
+        let older_than = filter.older_than.map(|age| age.as_secs_f64());
+        let rows = self.client.within(is_bad, async |client| {
+            let page =
+                format!("select {COLUMNS} from parked where {CHOSEN} and id > $6 and id <= $7 order by id limit $8");
+            let state = state.as_str();
+            client
+                .query(
+                    &page,
+                    &[&filter.ids, &filter.reason, &filter.order, &older_than, &state, &after, &until, &count_max],
+                )
+                .await
+        });
+        rows.await?.iter().map(parked_row).collect()
+    }
+
+    /// How many messages are chosen and in this state, and the number of the last of them.
+    ///
+    /// # Errors
+    /// [`BookError`] where the database cannot be asked.
+    pub async fn count(&self, filter: &ParkedFilter, state: ParkedState) -> Result<(i64, i64), BookError> {
+        let older_than = filter.older_than.map(|age| age.as_secs_f64());
+        let row = self.client.within(is_bad, async |client| {
+            let count = format!("select count(*), coalesce(max(id), 0) from parked where {CHOSEN}");
+            client.query_one(&count, &[&filter.ids, &filter.reason, &filter.order, &older_than, &state.as_str()]).await
+        });
+        let row = row.await?;
+        Ok((row.try_get(0)?, row.try_get(1)?))
+    }
+
+    /// One message, in whatever state.
+    ///
+    /// # Errors
+    /// [`BookError`] where the database cannot be asked.
+    pub async fn get(&self, id: i64) -> Result<Option<ParkedRow>, BookError> {
+        let row = self.client.within(is_bad, async |client| {
+            client.query_opt(&format!("select {COLUMNS} from parked where id = $1"), &[&id]).await
+        });
+        row.await?.as_ref().map(parked_row).transpose()
+    }
+
+    /// Moves messages from one state to another, and says how many there were. `by` is who does it.
+    ///
+    /// # Errors
+    /// [`BookError`]: none was moved, or it is not known.
+    pub async fn change(
+        &self,
+        ids: &[i64],
+        (from, to): (ParkedState, ParkedState),
+        by: &str,
+    ) -> Result<u64, BookError> {
+        let changed = self.client.within(is_bad, async |client| {
+            // What has come again meanwhile has a row of its own, and that stays.
+            let change = "update parked p set state = $3,
+                              changed_at = case when $3 <> 'held' then clock_timestamp() end,
+                              changed_by = case when $3 <> 'held' then $4 end
+                          where id = any($1) and state = $2
+                            and ($3 <> 'held' or not exists (
+                                select from parked h where h.state = 'held' and h.fingerprint = p.fingerprint))";
+            client.execute(change, &[&ids, &from.as_str(), &to.as_str(), &by]).await
+        });
+        Ok(changed.await?)
+    }
+
+    /// Deletes messages that were sent in again or dropped more than [`KEPT_FOR`] ago.
+    ///
+    /// # Errors
+    /// [`BookError`] where the database cannot be asked.
+    pub async fn tidy(&self) -> Result<u64, BookError> {
+        let seconds = KEPT_FOR.as_secs_f64();
+        let deleted = self.client.within(is_bad, async |client| {
+            let delete = "delete from parked where state <> 'held' and changed_at < clock_timestamp() - $1 * interval '1 second'";
+            client.execute(delete, &[&seconds]).await
+        });
+        Ok(deleted.await?)
+    }
+}
+
+fn parked_row(row: &Row) -> Result<ParkedRow, BookError> {
+    let json = |name: &str| -> Result<Map<String, Value>, BookError> {
+        Ok(serde_json::from_str(row.try_get(name)?).unwrap_or_default())
+    };
+    Ok(ParkedRow {
+        id: row.try_get("id")?,
+        parking: Parking {
+            reason: row.try_get("reason")?,
+            detail: row.try_get("detail")?,
+            orders: row.try_get("orders")?,
+            routing_key: row.try_get("routing_key")?,
+            properties: json("properties")?,
+            headers: json("headers")?,
+            body: row.try_get("body")?,
+            attempts: row.try_get::<_, i32>("attempts")?.unsigned_abs(),
+            history: row.try_get("history")?,
+            at: row.try_get("first_at")?,
+        },
+        times: row.try_get("times")?,
+        last_at: row.try_get("last_at")?,
+        state: row.try_get("state")?,
+    })
+}
+
+/// The same for the same message, parked for the same reason.
+fn fingerprint(parking: &Parking) -> Vec<u8> {
+    let headers: Map<String, Value> =
+        parking.headers.iter().filter(|(name, _)| !PASSING_HEADERS.contains(&name.as_str())).map(clone).collect();
+    let mut hash = Sha256::new();
+    for part in [
+        parking.reason.as_bytes(),
+        parking.routing_key.as_bytes(),
+        &parking.body,
+        serde_json::to_string(&headers).unwrap_or_default().as_bytes(),
+    ] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().to_vec()
+}
+
+fn clone((name, value): (&String, &Value)) -> (String, Value) {
+    (name.clone(), value.clone())
+}
