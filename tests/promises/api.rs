@@ -379,7 +379,7 @@ async fn the_metrics_tell_what_was_done() {
         "overdue_orders_total{outcome=\"closed\"} 1",
         "overdue_close_lateness_seconds_count 1",
         "overdue_build_info{version=",
-        "overdue_database_pool_connections{pool=\"worker\",state=\"max\"} 7",
+        "overdue_database_pool_connections{pool=\"worker\",state=\"max\"} 8",
         "overdue_consumers 4",
         "overdue_sweep_leader 1",
         "overdue_outbox_rows{kind=\"timeout\"} 0",
@@ -520,4 +520,49 @@ async fn who_only_looks_asks_the_replica_and_gets_the_truth_where_it_matters() {
     primary.audit().await;
     primary.close().await;
     replica.close().await;
+}
+
+/// An order that another transaction holds keeps no connection from other requests, and its own get an answer soon.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_order_keeps_nothing_from_others() {
+    let world = World::new().await;
+    world.stock("tea", 50).await;
+    let server = Server::start(&world, &[]).await;
+    for id in ["A-1", "A-2"] {
+        assert_eq!(server.post("/orders", order(id, 1, 3600)).await.0, 201);
+    }
+    let mut connection = world.connection().await;
+    let mut session = sqlx::Connection::begin(&mut *connection).await.unwrap();
+    sqlx::query("select from orders where id = 'A-1' for update").execute(&mut *session).await.unwrap();
+    // More than there are connections.
+    let locked = (0..20).map(|_| server.post("/orders/A-1/pay", json!({})));
+    let others =
+        (0..20).map(|number| server.post("/orders", order(&format!("B-{number}"), 1, 3600))).collect::<Vec<_>>();
+    let (locked, others, paid) =
+        tokio::join!(join_all(locked), join_all(others), server.post("/orders/A-2/pay", json!({})));
+    for answer in &locked {
+        problem(answer, 503, "order-locked");
+    }
+    assert!(others.iter().all(|(status, _)| *status == 201), "{others:?}");
+    assert_eq!(paid.0, 200);
+    session.rollback().await.unwrap();
+    drop(connection);
+    assert_eq!(server.post("/orders/A-1/pay", json!({})).await.0, 200);
+
+    // What no gateway calls a payment is refused at the door; so is an order of nothing at a gateway.
+    problem(
+        &server.post("/orders/B-1/pay", json!({ "transaction_id": "9".repeat(9000) })).await,
+        422,
+        "invalid-request",
+    );
+    // A trigger of the shop's own, with a code of its own, is no outage.
+    world
+        .execute(
+            "create function shop_rule() returns trigger language plpgsql as $$ begin raise exception 'no' using errcode = 'SH001'; end $$;
+             create trigger shop_rule before update of status on orders for each row execute function shop_rule()",
+        )
+        .await;
+    problem(&server.post("/orders/B-2/pay", json!({})).await, 422, "refused");
+    server.process.terminate().await;
+    world.close().await;
 }

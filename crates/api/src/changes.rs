@@ -1,14 +1,15 @@
 //! Requests that change orders: each is one transaction, and done once for an idempotency key.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use book::Actor;
+use futures_util::future::BoxFuture;
 use http::{HeaderMap, StatusCode};
-use order::{BadDeadline, Deadline, OrderId};
+use order::{BadDeadline, Deadline, OrderId, TRANSACTION_ID_BYTES_MAX, is_transaction_id};
 use shop::{Change, PgConnection, Request};
 
 use crate::body::{Close, CreateOrder, Extend, OrderView, Pay};
@@ -17,6 +18,22 @@ use crate::input::{invalid, operator, order_id, parse, parse_or_default, text};
 use crate::orders::look_up;
 use crate::problem::{Problem, ProblemKind};
 use crate::service::{OrderService, SETTLE_WAIT};
+
+/// How long a request waits for an order that another transaction holds.
+const LOCKED_WAIT: Duration = Duration::from_secs(2);
+
+/// How long it lets its connection go in between.
+const LOCKED_PAUSE: Duration = Duration::from_millis(200);
+
+/// Makes a change, as often as it is tried.
+trait Make: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<(), Problem>> + Send + Sync {}
+
+impl<F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<(), Problem>> + Send + Sync> Make for F {}
+
+/// Tells the compiler of what form a closure is.
+fn made_by<F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<(), Problem>>>(make: F) -> F {
+    make
+}
 
 /// Create an order, reserve its stock and arm its timeout.
 #[utoipa::path(post, path = "/orders", request_body = CreateOrder, tag = "orders", security(("bearer" = [])),
@@ -35,12 +52,15 @@ pub(crate) async fn create(
             let detail = format!("no payment gateway called {gateway} is configured here");
             return Err(Problem::new(ProblemKind::UnknownGateway, detail));
         }
-        let new = wanted.into_new(id.clone());
-        change(&service, request.as_ref(), async |connection| {
-            shop::create_in(connection, &new).await?;
-            Ok(())
-        })
-        .await?;
+        let new = Arc::new(wanted.into_new(id.clone()));
+        let make = made_by(move |connection| {
+            let new = Arc::clone(&new);
+            Box::pin(async move {
+                shop::create_in(connection, &new).await?;
+                Ok(())
+            })
+        });
+        change(&service, request.as_ref(), make).await?;
         Ok(Answer::new(StatusCode::CREATED, &look_up(&service, &id).await?))
     })
     .await
@@ -59,12 +79,21 @@ pub(crate) async fn pay(
 ) -> Result<Response, Problem> {
     let id = order_id(&id)?;
     let payment: Pay = parse_or_default(&body)?;
+    if payment.transaction_id.as_deref().is_some_and(|id| !is_transaction_id(id)) {
+        return Err(invalid(&format!(
+            "transaction_id must have 1 to {TRANSACTION_ID_BYTES_MAX} bytes and no control characters"
+        )));
+    }
     let target = format!("POST /orders/{id}/pay");
-    change_order(&service, &id, &headers, &target, &body, async |connection| {
-        shop::pay_in(connection, &id, payment.transaction_id.as_deref()).await?;
-        Ok(())
-    })
-    .await
+    let (order, payment) = (id.clone(), Arc::new(payment));
+    let make = made_by(move |connection| {
+        let (order, payment) = (order.clone(), Arc::clone(&payment));
+        Box::pin(async move {
+            shop::pay_in(connection, &order, payment.transaction_id.as_deref()).await?;
+            Ok(())
+        })
+    });
+    change_order(&service, &id, &headers, &target, &body, make).await
 }
 
 /// Cancel an order and give its stock back.
@@ -80,11 +109,15 @@ pub(crate) async fn cancel(
 ) -> Result<Response, Problem> {
     let id = order_id(&id)?;
     let target = format!("POST /orders/{id}/cancel");
-    change_order(&service, &id, &headers, &target, &body, async |connection| {
-        shop::cancel_in(connection, &id).await?;
-        Ok(())
-    })
-    .await
+    let order = id.clone();
+    let make = made_by(move |connection| {
+        let order = order.clone();
+        Box::pin(async move {
+            shop::cancel_in(connection, &order).await?;
+            Ok(())
+        })
+    });
+    change_order(&service, &id, &headers, &target, &body, make).await
 }
 
 /// Give the customer more time to pay.
@@ -101,15 +134,19 @@ pub(crate) async fn extend(
     let id = order_id(&id)?;
     let wanted: Extend = parse(&body)?;
     let target = format!("POST /orders/{id}/extend");
-    change_order(&service, &id, &headers, &target, &body, async |connection| {
-        let to = wanted.payment_deadline.parse();
-        let to: Deadline = to.map_err(|error: BadDeadline| invalid(&error.to_string()))?;
-        let operator = operator(wanted.operator_type, wanted.operator)?;
-        let reason = text("reason", wanted.reason.unwrap_or_else(|| "no reason given".to_owned()))?;
-        shop::extend_in(connection, &id, to, &reason, operator.as_ref()).await?;
-        Ok(())
-    })
-    .await
+    let (order, wanted) = (id.clone(), Arc::new(wanted));
+    let make = made_by(move |connection| {
+        let (order, wanted) = (order.clone(), Arc::clone(&wanted));
+        Box::pin(async move {
+            let to = wanted.payment_deadline.parse();
+            let to: Deadline = to.map_err(|error: BadDeadline| invalid(&error.to_string()))?;
+            let operator = operator(wanted.operator_type.clone(), wanted.operator.clone())?;
+            let reason = text("reason", wanted.reason.clone().unwrap_or_else(|| "no reason given".to_owned()))?;
+            shop::extend_in(connection, &order, to, &reason, operator.as_ref()).await?;
+            Ok(())
+        })
+    });
+    change_order(&service, &id, &headers, &target, &body, make).await
 }
 
 /// Close an order now, whether or not its deadline has passed, with the same care as at its deadline: its gateway is
@@ -131,11 +168,16 @@ pub(crate) async fn close(
     once(&service.pool, &headers, &format!("POST /orders/{id}/close"), &body, async |request| {
         let operator = operator(Some(wanted.operator_type), Some(wanted.operator))?;
         let reason = text("reason", wanted.reason)?;
-        let made_due = change(&service, request.as_ref(), async |connection| {
-            shop::make_due_in(connection, &id, &reason, operator.as_ref()).await?;
-            Ok(())
+        let why = Arc::new((id.clone(), reason.clone(), operator.clone()));
+        let make = made_by(move |connection| {
+            let why = Arc::clone(&why);
+            Box::pin(async move {
+                let (id, reason, operator) = &*why;
+                shop::make_due_in(connection, id, reason, operator.as_ref()).await?;
+                Ok(())
+            })
         });
-        match made_due.await {
+        match change(&service, request.as_ref(), make).await {
             Ok(()) => {
                 let by = Actor { name: "api".to_owned(), reason, operator };
                 service.passive.look_at(&id, Some(by), SETTLE_WAIT).await;
@@ -161,7 +203,7 @@ async fn change_order(
     headers: &HeaderMap,
     target: &str,
     body: &[u8],
-    make: impl AsyncFnOnce(&mut PgConnection) -> Result<(), Problem>,
+    make: impl Make,
 ) -> Result<Response, Problem> {
     once(&service.pool, headers, target, body, async |request| {
         if let Err(problem) = change(service, request.as_ref(), make).await {
@@ -176,12 +218,21 @@ async fn change_order(
     .await
 }
 
-/// Makes a change in a transaction of its own, unless it was made for this request before.
-async fn change(
-    service: &OrderService,
-    request: Option<&Request>,
-    make: impl AsyncFnOnce(&mut PgConnection) -> Result<(), Problem>,
-) -> Result<(), Problem> {
+/// Makes a change in a transaction of its own, unless it was made for this request before. An order that another transaction
+/// holds is waited for without a connection: the requests of others need them.
+async fn change(service: &OrderService, request: Option<&Request>, make: impl Make) -> Result<(), Problem> {
+    let give_up_at = Instant::now() + LOCKED_WAIT;
+    loop {
+        match try_change(service, request, &make).await {
+            Err(problem) if problem.is(ProblemKind::OrderLocked) && Instant::now() < give_up_at => {
+                tokio::time::sleep(LOCKED_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn try_change(service: &OrderService, request: Option<&Request>, make: &impl Make) -> Result<(), Problem> {
     let mut connection = service.pool.get().await?;
     let Some(mut change) = Change::begin(&mut connection, request).await? else { return Ok(()) };
     make(change.connection()).await?;

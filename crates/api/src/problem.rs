@@ -1,7 +1,7 @@
 use axum::response::{IntoResponse, Response};
 use database::DatabaseError;
-use http::StatusCode;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use shop::{OrderError, SqlError};
 use utoipa::ToSchema;
@@ -83,6 +83,8 @@ pub enum ProblemKind {
     OrderNotPending,
     /// The order is past its deadline and about to be closed.
     OrderOverdue,
+    /// Another transaction holds the order, or stock of it.
+    OrderLocked,
 }
 
 /// The media type of problem details.
@@ -90,7 +92,7 @@ pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
 impl ProblemKind {
     /// Every kind.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Unauthorized,
         Self::BodyTooLarge,
         Self::BodyTooSlow,
@@ -121,6 +123,7 @@ impl ProblemKind {
         Self::OrderExists,
         Self::OrderNotPending,
         Self::OrderOverdue,
+        Self::OrderLocked,
     ];
 
     /// The status and the name, the last part of the URN.
@@ -157,6 +160,7 @@ impl ProblemKind {
             Self::OrderExists => (StatusCode::CONFLICT, "order-exists"),
             Self::OrderNotPending => (StatusCode::CONFLICT, "order-not-pending"),
             Self::OrderOverdue => (StatusCode::CONFLICT, "order-overdue"),
+            Self::OrderLocked => (StatusCode::SERVICE_UNAVAILABLE, "order-locked"),
         }
     }
 }
@@ -197,7 +201,12 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        (self.status(), [(CONTENT_TYPE, PROBLEM_JSON)], self.body() + "\n").into_response()
+        let passing = self.status == StatusCode::SERVICE_UNAVAILABLE.as_u16();
+        let mut response = (self.status(), [(CONTENT_TYPE, PROBLEM_JSON)], self.body() + "\n").into_response();
+        if passing {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
     }
 }
 
@@ -216,9 +225,11 @@ impl From<OrderError> for Problem {
             OrderError::Overdue { .. } => ProblemKind::OrderOverdue,
             OrderError::NotLater { .. } => ProblemKind::NotLater,
             OrderError::UnknownSku(_) => ProblemKind::UnknownSku,
-            OrderError::NoItems | OrderError::BadQuantity(_) | OrderError::BadAmount | OrderError::BadTimeout => {
-                ProblemKind::InvalidOrder
-            }
+            OrderError::NoItems
+            | OrderError::BadQuantity(_)
+            | OrderError::BadAmount
+            | OrderError::NothingToPay
+            | OrderError::BadTimeout => ProblemKind::InvalidOrder,
         };
         Self::new(kind, error.to_string())
     }
@@ -233,12 +244,19 @@ impl From<DatabaseError> for Problem {
 impl From<SqlError> for Problem {
     /// The words of the database are for the log, not for the client.
     fn from(error: SqlError) -> Self {
-        let code = error.as_database_error().and_then(|error| error.code());
-        if code.is_some_and(|code| code.starts_with("22") || code.starts_with("23")) {
-            tracing::warn!(%error, "the database refused what a request asked for");
-            return Self::new(ProblemKind::Refused, "the database refuses a value; see the log");
+        let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+        match code.get(..2) {
+            _ if code == "55P03" => {
+                Self::new(ProblemKind::OrderLocked, "another transaction holds the order, or stock of it; try again")
+            }
+            // Without an answer; a server that cannot now; a right, a table or a column that is missing.
+            None | Some("08" | "25" | "3D" | "3F" | "40" | "42" | "53" | "57" | "58") => database_away(&error),
+            // A value, a rule, or a trigger of the shop's own, whatever its code.
+            Some(_) => {
+                tracing::warn!(%error, "the database refused what a request asked for");
+                Self::new(ProblemKind::Refused, "the database refuses it; see the log")
+            }
         }
-        database_away(&error)
     }
 }
 

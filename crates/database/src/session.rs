@@ -13,6 +13,8 @@ pub enum Purpose {
     Shop,
     /// Questions about whole tables.
     Report,
+    /// Creating and changing orders for clients. No connection waits for a lock: the request tries again without one.
+    Clients,
     /// Looking at orders in a read replica.
     Replica,
 }
@@ -42,7 +44,7 @@ impl Purpose {
     /// Whether any server will do, or only one that takes writes.
     pub(crate) fn target(self) -> Target {
         match self {
-            Self::Settle | Self::Relay | Self::Shop => Target::Primary,
+            Self::Settle | Self::Relay | Self::Shop | Self::Clients => Target::Primary,
             Self::Report | Self::Replica => Target::Any,
         }
     }
@@ -70,6 +72,7 @@ impl Purpose {
             ],
             Self::Relay => &[("plan_cache_mode", "force_custom_plan"), ("enable_seqscan", "off")],
             Self::Replica => &[("default_transaction_read_only", "on")],
+            Self::Clients => &[("lock_timeout", "100")],
             Self::Shop | Self::Report => &[],
         }
     }
@@ -82,7 +85,8 @@ const SERVER_KEEPALIVES: [(&str, &str); 3] =
 
 /// Whether this program sets this setting itself, so that a value of the user's would have no effect.
 pub(crate) fn is_ours(name: &str) -> bool {
-    let all = [Purpose::Settle, Purpose::Relay, Purpose::Replica].into_iter().flat_map(Purpose::settings);
+    let all =
+        [Purpose::Settle, Purpose::Relay, Purpose::Clients, Purpose::Replica].into_iter().flat_map(Purpose::settings);
     let fixed =
         ["TimeZone", "DateStyle", "application_name", "statement_timeout", "idle_in_transaction_session_timeout"];
     let ours = all.chain(&SERVER_KEEPALIVES).map(|(name, _)| *name).chain(fixed);

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::{CloseOutcome, ParkReason, PaymentFacts, Prepay, Receipt, RetryReason, Trade, TradeState};
+use crate::{
+    CloseOutcome, ParkReason, PaymentFacts, Prepay, Receipt, RetryReason, Trade, TradeState, is_transaction_id,
+};
 
 /// The gateway's last answer within an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,6 +152,13 @@ fn paid(payment: &PaymentFacts, trade: &Trade) -> Step {
     let (Some(transaction_id), Some(amount)) = (&trade.transaction_id, &trade.amount) else {
         return unclear("paid, but without a transaction ID or an amount");
     };
+    if !is_transaction_id(transaction_id) {
+        let bytes = transaction_id.len();
+        return person(
+            ParkReason::PaymentMismatch,
+            format!("paid, but with a transaction ID of {bytes} bytes, or odd ones"),
+        );
+    }
     if *amount != payment.amount {
         return person(ParkReason::PaymentMismatch, format!("{amount} was paid, {} was to be paid", payment.amount));
     }
@@ -280,6 +289,10 @@ mod tests {
         }
         let foreign = Trade { discrepancy: Some("another merchant".to_owned()), ..trade(1999, "CNY") };
         assert!(matches!(verdict(&foreign), Verdict::Person { reason: ParkReason::PaymentMismatch, .. }));
+        for odd in ["9".repeat(9000), "a\0b".to_owned(), String::new()] {
+            let odd = Trade { transaction_id: Some(odd), ..trade(1999, "CNY") };
+            assert!(matches!(verdict(&odd), Verdict::Person { reason: ParkReason::PaymentMismatch, .. }));
+        }
         let nameless = Trade { transaction_id: None, ..trade(1999, "CNY") };
         assert!(matches!(verdict(&nameless), Verdict::Unclear(_)));
     }

@@ -31,7 +31,10 @@ pub use lane::{BadLane, Lane};
 pub use lanes::{BadLanes, Hop, Lanes};
 pub use operator::Operator;
 pub use park_reason::{ParkReason, UnknownReason};
-pub use payment::{CloseOutcome, Money, PaymentFacts, Prepay, Receipt, Trade, TradeState, is_currency};
+pub use payment::{
+    CloseOutcome, Money, PaymentFacts, Prepay, Receipt, TRANSACTION_ID_BYTES_MAX, Trade, TradeState, is_currency,
+    is_transaction_id,
+};
 pub use retry_reason::RetryReason;
 pub use shard::{BadShards, Shard, Shards};
 pub use status::{BadStatus, OrderStatus};

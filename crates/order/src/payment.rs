@@ -23,6 +23,16 @@ pub fn is_currency(text: &str) -> bool {
     text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase())
 }
 
+/// The most bytes that a gateway's own number of a payment may have. Gateways use far fewer. It stands in an index of the
+/// database, which takes no long ones.
+pub const TRANSACTION_ID_BYTES_MAX: usize = 255;
+
+/// Whether a text can be a gateway's own number of a payment.
+#[must_use]
+pub fn is_transaction_id(text: &str) -> bool {
+    (1..=TRANSACTION_ID_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
 /// What the shop knows of an order's payment at a gateway. An order without one is settled by its own status
 /// alone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -62,6 +62,10 @@ pub async fn create_in(transaction: &mut PgConnection, new: &NewOrder) -> Result
     if new.amount_minor < 0 || !is_currency(&new.currency) {
         return Err(OrderError::BadAmount);
     }
+    // Nothing can be paid at a gateway that takes no payments of nothing, so its word would never come.
+    if new.amount_minor == 0 && new.gateway.as_deref().is_some_and(|gateway| gateway != "none") {
+        return Err(OrderError::NothingToPay);
+    }
     if new.payment_timeout < Duration::from_millis(1) || new.payment_timeout > PAYMENT_TIMEOUT_MAX {
         return Err(OrderError::BadTimeout);
     }

@@ -20,6 +20,9 @@ pub enum OrderError {
     /// An amount or a currency that the database would refuse.
     #[error("the amount must not be negative, and the currency is three capital letters such as CNY")]
     BadAmount,
+    /// An amount of nothing, to be paid at a gateway.
+    #[error("an order of amount 0 has nothing to be paid at a gateway; create it without one")]
+    NothingToPay,
     /// A payment timeout of zero, or one that leads beyond the calendar.
     #[error("the payment timeout must lie between a millisecond and ten years")]
     BadTimeout,

@@ -78,7 +78,7 @@ impl Http {
         let service = match orders.filter(|_| self.serves_orders) {
             None => None,
             Some((passive, notifications)) => {
-                let pool = servers::pool(database, ORDER_CONNECTIONS, Purpose::Shop)?;
+                let pool = servers::pool(database, ORDER_CONNECTIONS, Purpose::Clients)?;
                 let counted = pool.clone();
                 samples.add_pool("orders", move || counted.state());
                 let replica = self.read_database.as_ref().map(|url| replica(url, database)).transpose()?;
