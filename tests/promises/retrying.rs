@@ -60,10 +60,8 @@ async fn only_the_unknown_orders_of_a_message_go_round_again() {
     let worker = world.worker_with(soon(3));
     let body = format!(r#"{{"v":1,"orders":[{{"id":"u-1"}},{{"id":"{}"}},{{"id":"u-2"}},{{"id":"u-1"}}]}}"#, known.id);
     foreign.publish("overdue.due", "30m.payment", body.as_bytes(), BasicProperties::default()).await;
-    let mut parked: Vec<String> =
-        foreign.parked(2).await.into_iter().map(|parked| String::from_utf8(parked.body).unwrap()).collect();
-    parked.sort();
-    assert_eq!(parked, ["u-1", "u-2"].map(|id| format!(r#"{{"v":1,"orders":[{{"id":"{id}"}}]}}"#)));
+    let parked = foreign.parked(1).await.remove(0);
+    assert_eq!(String::from_utf8(parked.body).unwrap(), r#"{"v":1,"orders":[{"id":"u-1"},{"id":"u-2"}]}"#);
     assert_eq!(world.status(&known.id).await, "closed");
     assert_eq!(worker.counted().looked_at_again, 4);
     worker.stop().await;

@@ -333,15 +333,15 @@ impl World {
     pub async fn create_overdue(&self, new: &NewOrder) -> Order {
         let mut transaction = self.pool.begin().await.expect("a transaction");
         let order = shop::create_in(&mut transaction, new).await.expect("the order can be created");
-        sqlx::query("delete from outbox where event is null and order_id = $1")
-            .bind(order.id.as_str())
-            .execute(&mut *transaction)
-            .await
-            .expect("its message is taken back");
         let moved = "update orders set payment_deadline = clock_timestamp() - interval '1 second' where id = $1
                      returning payment_deadline";
         let moved = sqlx::query_scalar(moved).bind(order.id.as_str()).fetch_one(&mut *transaction);
         let deadline = Deadline::at(moved.await.expect("the order"));
+        sqlx::query("delete from outbox where event is null and order_id = $1")
+            .bind(order.id.as_str())
+            .execute(&mut *transaction)
+            .await
+            .expect("its messages are taken back");
         transaction.commit().await.expect("it is committed");
         Order { deadline, ..order }
     }

@@ -211,20 +211,23 @@ impl Settler {
     /// Logs how orders ended that a person may want to know about.
     fn report(&self, settled: &Settled) {
         let mut held: HashMap<&str, Vec<&OrderId>> = HashMap::new();
+        let mut parked: BTreeMap<ParkReason, Vec<(&OrderId, &String)>> = BTreeMap::new();
         for (id, outcome) in &settled.outcomes {
             match outcome {
                 Outcome::Late => {
                     tracing::info!(order = %id, "a payment came for an order that was closed or cancelled before; it goes back");
                 }
-                Outcome::Parked { reason, detail } => {
-                    tracing::error!(order = %id, %reason, detail, "an order is parked; a person must look at it");
-                }
+                Outcome::Parked { reason, detail } => parked.entry(*reason).or_default().push((id, detail)),
                 Outcome::Retried(why) if self.warnings.lets_through(&why.to_string()) => {
                     tracing::warn!(order = %id, %why, "the payment of an order is not clear yet; its gateway is asked again later");
                 }
                 Outcome::Held(why) => held.entry(why).or_default().push(id),
                 _ => {}
             }
+        }
+        for (reason, orders) in parked {
+            let (example, detail) = orders[0];
+            tracing::error!(orders = orders.len(), %example, %reason, detail, "orders are parked; a person must look at them");
         }
         for (why, orders) in held.into_iter().filter(|(why, _)| self.warnings.lets_through(why)) {
             let example = orders.first().map_or("", |id| id.as_str());

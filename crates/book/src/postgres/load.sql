@@ -14,7 +14,9 @@ select wanted.id,
        coalesce(p.prepay::text, 'attempted') as prepay,
        coalesce(p.state::text, 'open') as trade_state,
        greatest(least(coalesce(p.created_at, o.created_at, '2000-01-01Z'), '9000-01-01Z'), '2000-01-01Z') as trade_created_at,
-       greatest(least(p.not_found_at, '9000-01-01Z'), '2000-01-01Z') as not_found_at,
+       case when p.not_found_at is not null
+           then greatest(least(p.not_found_at, '9000-01-01Z'), '2000-01-01Z')
+       end as not_found_at,
        o.amount_minor::bigint as amount_minor,
        o.currency::text as currency
 from unnest($1::text[]) as wanted (id)
