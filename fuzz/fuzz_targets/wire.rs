@@ -10,7 +10,7 @@ libfuzzer_sys::fuzz_target!(|body: &[u8]| {
     assert!(decoded.orders.len() + decoded.bad_entries.len() <= ORDERS_MAX);
     for bad in &decoded.bad_entries {
         // Alone it is as bad as it was among others.
-        let alone = wire::decode(&wire::encode_entry(&bad.json)).expect("an envelope of ours");
+        let alone = wire::decode(&wire::encode_entries(&[&bad.json])).expect("an envelope of ours");
         assert!(alone.orders.is_empty() && alone.bad_entries.len() == 1);
         assert_eq!(alone.bad_entries[0].fault, bad.fault);
     }

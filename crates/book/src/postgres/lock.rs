@@ -12,6 +12,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row, Statement};
 
 use super::error::{Failure, is_bad};
+use crate::ItemReply;
 
 /// The arguments of a statement, each an array with a value for each order, or a single value.
 pub(super) type Columns<'a> = Vec<Box<dyn ToSql + Sync + Send + 'a>>;
@@ -231,4 +232,9 @@ fn arguments<'a>(columns: &'a Columns<'_>) -> Vec<&'a (dyn ToSql + Sync)> {
 
 fn set_of_ids(rows: &[Row]) -> Result<HashSet<String>, Error> {
     rows.iter().map(|row| row.try_get("id")).collect()
+}
+
+/// Another transaction holds the order, or stock that it reserves.
+pub(super) fn locked<T>() -> ItemReply<T> {
+    ItemReply::Locked("another transaction holds it, or stock of it, locked".to_owned())
 }

@@ -19,8 +19,8 @@ use trace::TraceParent;
 pub(crate) use self::error::is_bad;
 use self::lock::UnderLock;
 use crate::{
-    Actor, BookError, BookResult, Closed, Closing, Credited, ItemReply, Loaded, OrderBook, OverduePage, PageRequest,
-    Payment, TradeNote,
+    Actor, BookError, BookResult, Closed, Closing, Credited, Loaded, OrderBook, OverduePage, PageRequest, Payment,
+    TradeNote,
 };
 
 /// Orders in PostgreSQL, in tables of ours or in views over a shop's own.
@@ -67,9 +67,4 @@ impl OrderBook for PostgresBook {
     async fn overdue(&self, page: &PageRequest) -> Result<Option<OverduePage>, BookError> {
         overdue::page(&self.client, page).await.map(Some)
     }
-}
-
-/// Another transaction holds the order, or stock that it reserves.
-fn locked<T>() -> ItemReply<T> {
-    ItemReply::Locked("another transaction holds it, or stock of it, locked".to_owned())
 }

@@ -7,8 +7,7 @@ use time::OffsetDateTime;
 use tokio_postgres::Row;
 use trace::TraceParent;
 
-use super::lock::Columns;
-use super::locked;
+use super::lock::{Columns, locked};
 use crate::{Actor, BookError, BookResult, Credited, ItemReply, Payment, Reply};
 
 pub(super) static SQL: LazyLock<String> =

@@ -8,8 +8,7 @@ use time::OffsetDateTime;
 use tokio_postgres::Row;
 use trace::TraceParent;
 
-use super::lock::Columns;
-use super::locked;
+use super::lock::{Columns, locked};
 use crate::{Actor, BookResult, Closed, Closing, ItemReply, Reply};
 
 pub(super) static SQL: LazyLock<String> =
