@@ -214,6 +214,30 @@ async fn all_of_a_message_is_kept_shown_escaped_and_not_believed() {
     world.close().await;
 }
 
+/// A table that takes nothing (a right is missing after an upgrade) is no fault of the messages: they wait in their queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_table_takes_nothing_messages_stay_in_their_queue() {
+    let world = World::new().await;
+    let foreign = park_three(&world).await;
+    world
+        .execute(
+            "create function full_up() returns trigger language plpgsql as $$ begin raise exception 'no' using errcode = '42501'; end $$;
+             create trigger full_up before insert on parked for each row execute function full_up()",
+        )
+        .await;
+    let process = world.start(&["run", "--only", "worker"]);
+    process.says("parked messages cannot be stored").await;
+    let listed = world.overdue(&["parked", "list"]).await;
+    assert!(String::from_utf8_lossy(&listed.stderr).contains("is left out"), "{listed:?}");
+    foreign.queue_holds("overdue.v1.parked", 3).await;
+    foreign.queue_holds("overdue.v1.unreadable", 0).await;
+    world.execute("drop trigger full_up on parked").await;
+    eventually("all are taken in", async || world.number("select count(*) from parked").await == 3).await;
+    foreign.queue_holds("overdue.v1.unreadable", 0).await;
+    process.terminate().await;
+    world.close().await;
+}
+
 /// What an order service writes into the outbox never fails its transaction, and harms no other row.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_the_outbox_that_cannot_be_sent_are_parked_and_the_others_go_out() {
@@ -225,7 +249,7 @@ async fn rows_of_the_outbox_that_cannot_be_sent_are_parked_and_the_others_go_out
              insert into outbox (order_id, due_at, kind) values ('z', now(), 'receipt');
              insert into outbox (order_id, due_at, traceparent) values ('t-1', now(), '01-0AF7651916CD43DD8448EB211C80319C-00F067AA0BA902B7-01'), ('t-2', now(), 'nonsense');
              insert into outbox (order_id, due_at, event, event_id, data) values ('e', now(), 'order.closed', 'e-1', json_build_object('reason', repeat('x', 140000000)));
-             insert into outbox (order_id, due_at, event, event_id, data) values ('e', now(), 'order.closed', 'e-2', '{}')",
+             insert into outbox (order_id, due_at, event, event_id, data) values ('e', 'infinity', 'order.closed', 'e-2', '{}'), ('e e', now(), 'order.closed', 'e-3', '{}')",
         )
         .await;
     let relay = world.relay();
@@ -234,7 +258,7 @@ async fn rows_of_the_outbox_that_cannot_be_sent_are_parked_and_the_others_go_out
     world.becomes(&order.id, "closed").await;
     eventually("nothing is left", async || world.number("select count(*) from outbox").await == 0).await;
     let parked = |reason: &str| format!("select count(*) from parked where reason = '{reason}'");
-    assert_eq!(world.number(&parked("illegal_order_id")).await, 3);
+    assert_eq!(world.number(&parked("illegal_order_id")).await, 4);
     assert_eq!(world.number(&parked("unknown_kind")).await, 1);
     assert_eq!(world.number(&parked("event_too_large")).await, 1);
     worker.stop().await;

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use database::Client;
+use database::{Client, Transaction};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
-use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Error, Row, Statement};
 
 use crate::BookError;
 use crate::postgres::is_bad;
@@ -134,12 +135,30 @@ impl ParkedTable {
         Self { client }
     }
 
-    /// Whether it is there and may be written to.
+    /// Whether it is there and may be written to. A message that nobody has sent is added, and taken back.
     ///
     /// # Errors
     /// [`BookError`]: it is not.
     pub async fn ready(&self) -> Result<(), BookError> {
-        self.add(&[]).await
+        let nothing = Parking {
+            reason: String::new(),
+            detail: None,
+            orders: Vec::new(),
+            routing_key: String::new(),
+            properties: Map::new(),
+            headers: Map::new(),
+            body: Vec::new(),
+            attempts: 0,
+            history: Vec::new(),
+            at: OffsetDateTime::UNIX_EPOCH,
+        };
+        let tried = self.client.within(is_bad, async |client| {
+            let add = client.prepare_cached(include_str!("parked.sql")).await?;
+            let transaction = client.transaction().await?;
+            add_one(&transaction, &add, &nothing).await?;
+            transaction.rollback().await
+        });
+        Ok(tried.await?)
     }
 
     /// Adds messages, all or none. The same message again only counts.
@@ -151,28 +170,7 @@ impl ParkedTable {
             let add = client.prepare_cached(include_str!("parked.sql")).await?;
             let transaction = client.transaction().await?;
             for parking in parkings {
-                let json = |map: &Map<String, Value>| serde_json::to_string(map).unwrap_or_else(|_| "{}".to_owned());
-                let (properties, headers) = (json(&parking.properties), json(&parking.headers));
-                let attempts = i32::try_from(parking.attempts).unwrap_or(i32::MAX);
-                let print = fingerprint(parking);
-                transaction
-                    .execute(
-                        &add,
-                        &[
-                            &parking.reason,
-                            &parking.detail,
-                            &parking.orders,
-                            &parking.routing_key,
-                            &properties,
-                            &headers,
-                            &parking.body,
-                            &attempts,
-                            &parking.history,
-                            &print,
-                            &parking.at,
-                        ],
-                    )
-                    .await?;
+                add_one(&transaction, &add, parking).await?;
             }
             transaction.commit().await
         });
@@ -289,6 +287,27 @@ impl ParkedTable {
         });
         Ok(deleted.await?)
     }
+}
+
+async fn add_one(transaction: &Transaction<'_>, add: &Statement, parking: &Parking) -> Result<(), Error> {
+    let json = |map: &Map<String, Value>| serde_json::to_string(map).unwrap_or_else(|_| "{}".to_owned());
+    let (properties, headers) = (json(&parking.properties), json(&parking.headers));
+    let attempts = i32::try_from(parking.attempts).unwrap_or(i32::MAX);
+    let print = fingerprint(parking);
+    let arguments: [&(dyn ToSql + Sync); 11] = [
+        &parking.reason,
+        &parking.detail,
+        &parking.orders,
+        &parking.routing_key,
+        &properties,
+        &headers,
+        &parking.body,
+        &attempts,
+        &parking.history,
+        &print,
+        &parking.at,
+    ];
+    transaction.execute(add, &arguments).await.map(drop)
 }
 
 fn parked_row(row: &Row) -> Result<ParkedRow, BookError> {

@@ -135,9 +135,6 @@ fn timeout(row: TimeoutRow) -> Result<ClaimedTimeout, Unsendable> {
 
 /// Moves rows that cannot be sent to the messages that wait for a person.
 pub(crate) async fn park(connection: &mut PgConnection, rows: &[Unsendable]) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(());
-    }
     let ids: Vec<i64> = rows.iter().map(|row| row.row).collect();
     let reasons: Vec<&str> = rows.iter().map(|row| row.reason.code()).collect();
     let details: Vec<&str> = rows.iter().map(|row| row.detail.as_str()).collect();
@@ -175,7 +172,8 @@ pub(crate) async fn claim_events(
              where event is not null and (claimed_until is null or claimed_until < clock_timestamp())
                and (pg_column_size(data) <= 8192 or octet_length(data::text) <= $3)
              order by id limit $1 for update skip locked))
-         returning o.id, o.order_id, o.due_at, o.event, o.event_id, o.data::text, o.traceparent",
+         returning o.id, left(o.order_id, 200) as order_id,
+             greatest(least(o.due_at, '9000-01-01Z'), '2000-01-01Z') as due_at, o.event, o.event_id, o.data::text, o.traceparent",
     )
     .bind(i64::try_from(count_max).unwrap_or(i64::MAX))
     .bind(milliseconds(lease))

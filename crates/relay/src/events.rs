@@ -1,32 +1,32 @@
 //! Claimed events, a message each.
 
 use broker::{Event, Outgoing};
-use order::{Deadline, OrderId};
+use order::{Deadline, OrderId, ParkReason};
 use serde_json::value::RawValue;
 use trace::TraceParent;
 
-use crate::claim::ClaimedEvent;
+use crate::claim::{ClaimedEvent, Unsendable};
 use crate::timeouts::Load;
 
-/// The messages of these events; `source` is what they call their source.
-pub(crate) fn loads(claimed: &[ClaimedEvent], source: &str) -> Vec<Load> {
-    let load = |event: &ClaimedEvent| {
-        let message = message(event, source);
-        if message.is_none() {
-            // The table's CHECKs keep such a row out. Should they be gone: the others must not suffer.
-            tracing::error!(outbox_id = event.id, "a row of the outbox is no event; it stays");
+/// The messages of these events, and rows that are none; `source` is what the events call their source.
+pub(crate) fn loads(claimed: &[ClaimedEvent], source: &str) -> (Vec<Load>, Vec<Unsendable>) {
+    let (mut loads, mut unsendable) = (Vec::with_capacity(claimed.len()), Vec::new());
+    for event in claimed {
+        match message(event, source) {
+            Ok(message) => loads.push((vec![event.id], message)),
+            Err((reason, detail)) => unsendable.push(Unsendable { row: event.id, reason, detail }),
         }
-        Some((vec![event.id], message?))
-    };
-    claimed.iter().filter_map(load).collect()
+    }
+    (loads, unsendable)
 }
 
-fn message(claimed: &ClaimedEvent, source: &str) -> Option<Outgoing> {
-    let order = OrderId::new(&claimed.order_id).ok()?;
-    let data: &RawValue = serde_json::from_str(&claimed.data).ok()?;
+fn message(claimed: &ClaimedEvent, source: &str) -> Result<Outgoing, (ParkReason, String)> {
+    let order = OrderId::new(&claimed.order_id).map_err(|error| (ParkReason::IllegalOrderId, error.to_string()))?;
+    let data: &RawValue =
+        serde_json::from_str(&claimed.data).map_err(|error| (ParkReason::NotJson, error.to_string()))?;
     let time = Deadline::at(claimed.due_at);
     let traceparent = claimed.traceparent.as_ref().and_then(|text| text.parse::<TraceParent>().ok());
     let traceparent = traceparent.as_ref();
     let (id, kind) = (claimed.event_id.as_str(), claimed.event.as_str());
-    Some(Event { id, source, kind, order: &order, time, data, traceparent }.into())
+    Ok(Event { id, source, kind, order: &order, time, data, traceparent }.into())
 }

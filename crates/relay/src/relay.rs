@@ -248,7 +248,9 @@ impl Forwarder {
                     let oversized = self.answered(oversized_events(connection)).await?;
                     self.park(connection, &oversized).await?;
                 }
-                (claimed.len(), CLAIM_EVENTS_MAX, events::loads(&claimed, &self.settings.event_source))
+                let (loads, unsendable) = events::loads(&claimed, &self.settings.event_source);
+                self.park(connection, &unsendable).await?;
+                (claimed.len(), CLAIM_EVENTS_MAX, loads)
             }
         };
         Ok((loads, if claimed < claim_max { More::No } else { More::Perhaps }))

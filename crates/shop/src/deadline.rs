@@ -78,7 +78,7 @@ async fn move_deadline(
     reason: &str,
     operator: Option<&Operator>,
 ) -> Result<(), sqlx::Error> {
-    // The trigger on `orders` need not write it down, too.
+    // The trigger on `orders` need not write it down and arm it, too.
     sqlx::query("select set_config('overdue.writes_log', 'on', true)").execute(&mut *transaction).await?;
     sqlx::query("update orders set payment_deadline = $2 where id = $1")
         .bind(id.as_str())

@@ -7,9 +7,9 @@ use broker::{Broker, BrokerError, ParkedMessage, ParkedQueue, Publisher};
 use order::OrderId;
 use retry::Policy;
 use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
 
 use crate::patience::{Interrupted, Patience};
-use tokio_util::sync::CancellationToken;
 
 /// Attends to the parked queue. A message leaves it only when the database has it.
 pub struct Attendant {
@@ -61,19 +61,18 @@ impl Attendant {
         self.publisher.close().await;
     }
 
-    /// Takes in what is in the queue now, and says how many messages that was. For commands, where no process attends.
+    /// Takes in what is in the queue now. For commands, where no process attends.
     ///
     /// # Errors
     /// [`BrokerError`] or [`BookError`], in words: what was not taken in is in the queue still.
-    pub async fn take_in(mut self) -> Result<usize, String> {
+    pub async fn take_in(mut self) -> Result<(), String> {
         let mut queue = ParkedQueue::open(&self.broker).await.map_err(|error: BrokerError| error.to_string())?;
-        let (begun, mut count) = (Instant::now(), 0);
+        let begun = Instant::now();
         let outcome = loop {
             let messages = queue.receive_within(QUIET).await.unwrap_or_default();
             if messages.is_empty() || begun.elapsed() > TAKE_IN_MAX {
-                break Ok(count);
+                break Ok(());
             }
-            count += messages.len();
             if let Err(error) = self.store(&messages).await {
                 break Err(error.to_string());
             }
@@ -112,7 +111,7 @@ impl Attendant {
     }
 
     /// All of them at once; where the database refuses that, one by one. What it does not even take alone goes into a queue of
-    /// its own.
+    /// its own, unless the table takes nothing: then all stay where they are.
     async fn store(&mut self, messages: &[ParkedMessage]) -> Result<(), BookError> {
         let parkings: Vec<Parking> = messages.iter().map(parking).collect();
         match self.table.add(&parkings).await {
@@ -122,6 +121,7 @@ impl Attendant {
         for (message, parking) in messages.iter().zip(parkings) {
             match self.table.add(std::slice::from_ref(&parking)).await {
                 Err(error) if is_of_a_message(&error) => {
+                    self.table.ready().await?;
                     tracing::error!(%error, "a message cannot be stored in the table of parked messages; it goes into the queue overdue.v1.unreadable");
                     let published = self.publisher.publish_all(&[message.unreadable()]).await;
                     published.map_err(|error| BookError::Away(error.to_string()))?;
