@@ -19,22 +19,6 @@ use crate::orders::look_up;
 use crate::problem::{Problem, ProblemKind};
 use crate::service::{OrderService, SETTLE_WAIT};
 
-/// How long a request waits for an order that another transaction holds.
-const LOCKED_WAIT: Duration = Duration::from_secs(2);
-
-/// How long it lets its connection go in between.
-const LOCKED_PAUSE: Duration = Duration::from_millis(200);
-
-/// Makes a change, as often as it is tried.
-trait Make: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<(), Problem>> + Send + Sync {}
-
-impl<F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<(), Problem>> + Send + Sync> Make for F {}
-
-/// Tells the compiler of what form a closure is.
-fn made_by<F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<(), Problem>>>(make: F) -> F {
-    make
-}
-
 /// Create an order, reserve its stock and arm its timeout.
 #[utoipa::path(post, path = "/orders", request_body = CreateOrder, tag = "orders", security(("bearer" = [])),
     params(("Idempotency-Key" = Option<String>, Header)),
@@ -216,6 +200,22 @@ async fn change_order(
         Ok(Answer::new(StatusCode::OK, &look_up(service, id).await?))
     })
     .await
+}
+
+/// How long a request waits for an order that another transaction holds.
+const LOCKED_WAIT: Duration = Duration::from_secs(2);
+
+/// How long it lets its connection go in between.
+const LOCKED_PAUSE: Duration = Duration::from_millis(200);
+
+/// Makes a change, as often as it is tried.
+trait Make: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<(), Problem>> + Send + Sync {}
+
+impl<F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<(), Problem>> + Send + Sync> Make for F {}
+
+/// Tells the compiler of what form a closure is.
+fn made_by<F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<(), Problem>>>(make: F) -> F {
+    make
 }
 
 /// Makes a change in a transaction of its own, unless it was made for this request before. An order that another transaction

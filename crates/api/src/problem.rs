@@ -1,5 +1,5 @@
 use axum::response::{IntoResponse, Response};
-use database::DatabaseError;
+use database::{DatabaseError, means_busy};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
@@ -250,7 +250,8 @@ impl From<SqlError> for Problem {
                 Self::new(ProblemKind::OrderLocked, "another transaction holds the order, or stock of it; try again")
             }
             // Without an answer; a server that cannot now; a right, a table or a column that is missing.
-            None | Some("08" | "25" | "3D" | "3F" | "40" | "42" | "53" | "57" | "58") => database_away(&error),
+            None | Some("25" | "3D" | "3F" | "42") => database_away(&error),
+            _ if means_busy(&code) => database_away(&error),
             // A value, a rule, or a trigger of the shop's own, whatever its code.
             Some(_) => {
                 tracing::warn!(%error, "the database refused what a request asked for");

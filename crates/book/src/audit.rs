@@ -74,14 +74,16 @@ const CHECKS: [(&str, &str, &str); 10] = [
              where l.order_id = o.id and l.to_status = 'closed' and l.idempotency_key like 'payment-timeout:%'
              order by l.id desc limit 1
          ) closed on true
-         where o.status = 'closed' and o.closed_at < coalesce(closed.deadline, o.payment_deadline) and $1::float8 is not null",
+         where o.status = 'closed' and o.closed_at < coalesce(closed.deadline, o.payment_deadline)
+           and $1::float8 is not null",
     ),
     (
         "keys_kept",
         "every order that an idempotency key calls closed is closed, or was opened again",
         "select distinct o.id as key from idempotency_keys k join orders o on o.id = k.order_id
          where k.outcome = 'closed' and o.status <> 'closed' and $1::float8 is not null
-           and not exists (select from order_log l where l.order_id = o.id and l.from_status = 'closed' and l.at >= k.created_at)",
+           and not exists (select from order_log l
+                           where l.order_id = o.id and l.from_status = 'closed' and l.at >= k.created_at)",
     ),
     (
         "paid_once",

@@ -17,16 +17,18 @@ pub(crate) fn carried_on(original: &BasicProperties, mut headers: FieldTable) ->
     let number = |number: Option<u64>| number.map(|number| number.to_string());
     let text = |text: &Option<lapin::types::ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
     let foreign = original.app_id().as_ref().is_none_or(|app| app.as_str() != "overdue");
-    let all = [
-        (ORIGINAL_ID_HEADER, text(original.message_id()), true),
-        ("x-overdue-original-reply-to", text(original.reply_to()), foreign),
-        ("x-overdue-original-expiration", text(original.expiration()), foreign),
-        ("x-overdue-original-user-id", text(original.user_id()), foreign),
-        ("x-overdue-original-app-id", text(original.app_id()), foreign),
-        ("x-overdue-original-priority", number(original.priority().map(u64::from)), foreign),
-        ("x-overdue-original-timestamp", number(*original.timestamp()), foreign),
-    ];
-    for (name, value, _) in all.into_iter().filter(|(_, _, kept)| *kept) {
+    let mut all = vec![(ORIGINAL_ID_HEADER, text(original.message_id()))];
+    if foreign {
+        all.extend([
+            ("x-overdue-original-reply-to", text(original.reply_to())),
+            ("x-overdue-original-expiration", text(original.expiration())),
+            ("x-overdue-original-user-id", text(original.user_id())),
+            ("x-overdue-original-app-id", text(original.app_id())),
+            ("x-overdue-original-priority", number(original.priority().map(u64::from))),
+            ("x-overdue-original-timestamp", number(*original.timestamp())),
+        ]);
+    }
+    for (name, value) in all {
         if let Some(value) = value.filter(|_| !headers.contains_key(name)) {
             insert_text(&mut headers, name, &value);
         }

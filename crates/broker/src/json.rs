@@ -1,6 +1,7 @@
 //! Properties and headers as JSON, in which nothing is lost. Texts, whole numbers, booleans and lists are what they are; every
 //! other value stands as `{"type": …, "value": …}`, with the types' letters in AMQP.
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, DecimalValue, FieldArray, FieldTable};
 use serde_json::{Map, Value, json};
@@ -67,7 +68,7 @@ fn of_value(value: &AMQPValue) -> Value {
         AMQPValue::DecimalValue(decimal) => typed('D', json!([decimal.scale, decimal.value])),
         AMQPValue::ShortString(text) => of_bytes('S', text.as_str().as_bytes()),
         AMQPValue::LongString(text) => of_bytes('S', text.as_bytes()),
-        AMQPValue::ByteArray(bytes) => typed('x', json!(hex(bytes.as_slice()))),
+        AMQPValue::ByteArray(bytes) => typed('x', json!(HEXLOWER.encode(bytes.as_slice()))),
         AMQPValue::Timestamp(seconds) => typed('T', json!(seconds)),
         AMQPValue::FieldArray(values) => Value::Array(values.as_slice().iter().map(of_value).collect()),
         AMQPValue::FieldTable(table) => typed('F', Value::Object(of_table(table))),
@@ -113,7 +114,7 @@ fn to_typed(typed: &Map<String, Value>) -> AMQPValue {
 fn of_bytes(letter: char, bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.contains('\0') => json!(text),
-        _ => json!({ "type": letter.to_string(), "value": hex(bytes) }),
+        _ => json!({ "type": letter.to_string(), "value": HEXLOWER.encode(bytes) }),
     }
 }
 
@@ -122,13 +123,8 @@ pub(crate) fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn bytes(hex: &str) -> Vec<u8> {
-    let digits = hex.as_bytes().chunks(2).filter_map(|pair| std::str::from_utf8(pair).ok());
-    digits.filter_map(|pair| u8::from_str_radix(pair, 16).ok()).collect()
+    HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).unwrap_or_default()
 }
 
 #[cfg(test)]

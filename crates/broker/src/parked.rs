@@ -16,7 +16,7 @@ use crate::connection::close;
 use crate::forward::{kept_headers, tells_of_death, without};
 use crate::headers::{ATTEMPTS_MADE_HEADER, DETAIL_HEADER, REASON_HEADER, attempts, text};
 use crate::json::{of_properties, of_table, storable, to_table};
-use crate::routing::{kind_and_shard, routing_key};
+use crate::routing::{is_due_queue, kind_and_shard, routing_key};
 use crate::topology::{LANES_EXCHANGE, PARKED_EXCHANGE, PARKED_QUEUE, UNREADABLE_EXCHANGE};
 use crate::{Broker, BrokerError, Outgoing, wire};
 
@@ -203,10 +203,6 @@ fn reason_of_the_broker(died_of: Option<String>, routing_key: &str) -> String {
         None | Some("expired") => ParkReason::Unroutable.code().to_owned(),
         Some(reason) => reason.to_owned(),
     }
-}
-
-fn is_due_queue(name: &str) -> bool {
-    name.starts_with("overdue.v1.due.")
 }
 
 /// What the broker says of the last time that it dead-lettered the message.

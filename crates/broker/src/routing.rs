@@ -7,6 +7,9 @@ use order::{Lane, Shard, TimeoutKind, UnknownKind};
 /// In the place of a lane's name: no lane, at once.
 pub const NOW: &str = "now";
 
+/// How the names of due queues begin.
+const DUE_QUEUES: &str = "overdue.v1.due.";
+
 /// The queue in which messages of this shard wait that go by this lane.
 #[must_use]
 pub fn lane_queue(lane: Lane, shard: Shard) -> String {
@@ -16,7 +19,12 @@ pub fn lane_queue(lane: Lane, shard: Shard) -> String {
 /// The queue of this shard's messages of this kind that are due. Workers consume it.
 #[must_use]
 pub fn due_queue(kind: TimeoutKind, shard: Shard) -> String {
-    format!("overdue.v1.due.{kind}{shard}")
+    format!("{DUE_QUEUES}{kind}{shard}")
+}
+
+/// Whether a queue is one of those.
+pub(crate) fn is_due_queue(name: &str) -> bool {
+    name.starts_with(DUE_QUEUES)
 }
 
 /// The key that leads by way of `lane` (or [`NOW`], or any lane for `*`) to the due queue of this kind and shard.

@@ -70,8 +70,10 @@ impl Handler for Settler {
             let pays = self.calls(&self.book.writes, patience, "payments cannot be recorded");
             let credited = pays.in_parts(&plan.pay, loaded.time, |part| book.pay(part, by, trace)).await?;
             for (id, item) in closed.items {
-                let of = id.clone();
-                progress.take(id, item, |closed| Some(self.closed(&of, &closed)), now);
+                if let ItemReply::Done(closed) = &item {
+                    self.count_close(&id, closed);
+                }
+                progress.take(id, item, |_| Some(Outcome::Closed), now);
             }
             for (id, item) in credited.items {
                 progress.take(id, item, outcome_of_payment, now);
@@ -119,14 +121,13 @@ impl Settler {
         Calls { book: &self.book, evidence, patience, trouble }
     }
 
-    fn closed(&self, id: &OrderId, closed: &Closed) -> Outcome {
+    fn count_close(&self, id: &OrderId, closed: &Closed) {
         self.metrics.closed_late(closed.lateness);
         if let Some(skus) = &closed.without_stock
             && self.warnings.lets_through("without stock")
         {
             tracing::warn!(order = %id, skus, "an order was closed of which not all stock came back: there is no such SKU, or its quantity is none");
         }
-        Outcome::Closed
     }
 
     /// Makes sure that there are orders to be loaded: those that have changed in the last round, or those whose gateways have

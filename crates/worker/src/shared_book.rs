@@ -166,8 +166,8 @@ impl Evidence {
         };
         let judged = orders.iter().map(|id| {
             let Failed { first, times } = self.remember(id);
-            let others_went_through = succeeded_at.is_some_and(|at| at > first);
-            if others_went_through || (!alike && times >= FAILURES_MAX) {
+            let gone_through_since = succeeded_at.is_some_and(|at| at > first);
+            if gone_through_since || (!alike && times >= FAILURES_MAX) {
                 self.failed.invalidate(*id);
                 Fault::Order
             } else if alike {

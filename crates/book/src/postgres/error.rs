@@ -1,6 +1,6 @@
 //! What PostgreSQL's errors mean to the orders of a call.
 
-use database::{CallError, DatabaseError};
+use database::{CallError, DatabaseError, means_busy};
 use tokio_postgres::error::SqlState;
 use trace::causes;
 
@@ -58,23 +58,20 @@ impl From<tokio_postgres::Error> for BookError {
     }
 }
 
-/// Only these mean that the server cannot do it now: a connection (class 08), resources (53), an operator (57), the system
-/// (58), a serialization failure or deadlock (40), and a server that takes no writes (25006). Everything else may be the fault
-/// of one order, whatever its code: a shop's trigger may raise what it likes. See PostgreSQL's appendix A,
-/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+/// What does not mean that the server cannot do it now may be the fault of one order, whatever its code: a shop's trigger may
+/// raise what it likes.
 ///
-/// Even these may come from a trigger, for one order. What succeeds beside it tells, and not the code: see the crate `worker`.
+/// Even what does mean that may come from a trigger, for one order. What succeeds beside it tells, and not the code: see the crate `worker`.
 pub(crate) fn failure(error: &tokio_postgres::Error) -> Failure {
     let Some(db) = error.as_db_error() else {
         let text = causes(error);
         return if is_of_a_value(error) { Failure::Refused(text) } else { Failure::Away(text) };
     };
     let text = format!("{} (SQLSTATE {})", db.message(), db.code().code());
-    match &db.code().code()[..2] {
-        _ if *db.code() == SqlState::LOCK_NOT_AVAILABLE => Failure::Locked(text),
-        _ if *db.code() == SqlState::QUERY_CANCELED => Failure::Slow(text),
-        _ if *db.code() == SqlState::READ_ONLY_SQL_TRANSACTION => Failure::Busy(text),
-        "08" | "40" | "53" | "57" | "58" => Failure::Busy(text),
+    match db.code() {
+        code if *code == SqlState::LOCK_NOT_AVAILABLE => Failure::Locked(text),
+        code if *code == SqlState::QUERY_CANCELED => Failure::Slow(text),
+        code if means_busy(code.code()) => Failure::Busy(text),
         _ => Failure::Refused(text),
     }
 }

@@ -31,15 +31,6 @@ pub(super) struct UnderLock {
     slow: AtomicU32,
 }
 
-/// How much a transaction waits for locks of others.
-#[derive(Clone, Copy)]
-enum Wait {
-    /// The usual wait. It suffices for another batch that settles orders of the same SKU.
-    Usual,
-    /// No other order suffers from it.
-    Longer,
-}
-
 const LOCK: &str = include_str!("lock.sql");
 
 /// As [`LOCK`], but rows that another transaction holds are left out.
@@ -80,7 +71,7 @@ impl UnderLock {
         let limit = self.limit(work.len());
         let mut done = Err(Failure::Locked(String::new()));
         if !self.is_impatient() {
-            done = self.all(&ids(work), statement, &columns(work), limit, Wait::Usual).await;
+            done = self.all(&ids(work), statement, &columns(work), limit, None).await;
         }
         if matches!(done, Err(Failure::Locked(_))) {
             done = self.free_ones(work, id, statement, &columns, limit).await;
@@ -107,18 +98,16 @@ impl UnderLock {
         tried.await.map_err(Failure::from)
     }
 
+    /// Waits for each lock as long as the session does, which suffices for another batch that settles orders of the same SKU; or
+    /// for this long.
     async fn all(
         &self,
         ids: &[&str],
         statement: &str,
         columns: &Columns<'_>,
         limit: Duration,
-        wait: Wait,
+        lock_timeout: Option<Duration>,
     ) -> Result<Done, Failure> {
-        let (limit, lock_timeout) = match wait {
-            Wait::Usual => (limit, None),
-            Wait::Longer => (limit + LONGER, Some(LONGER)),
-        };
         let rows = self.client.within(is_bad, async |client| {
             let lock = client.prepare_cached(LOCK).await?;
             let statement = client.prepare_cached(statement).await?;
@@ -174,14 +163,15 @@ impl UnderLock {
         if held.is_empty() {
             return Ok((rows, held));
         }
-        if held.len() == work.len() && !self.is_impatient() {
-            self.held();
-            return match self.all(&wanted, statement, &columns(work), limit, Wait::Longer).await {
+        let was_impatient = self.is_impatient();
+        self.held();
+        if held.len() == work.len() && !was_impatient {
+            // No other order suffers from a longer wait.
+            return match self.all(&wanted, statement, &columns(work), limit + LONGER, Some(LONGER)).await {
                 Err(Failure::Locked(_)) => Ok((Vec::new(), held)),
                 done => done,
             };
         }
-        self.held();
         Ok((rows, held))
     }
 

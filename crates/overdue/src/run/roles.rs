@@ -97,7 +97,9 @@ impl Roles {
                 roles.names.push("api");
                 // Apart, so that many clients who look at orders leave the pipelines their connections.
                 let client = client(&settings.database, PASSIVE_CONNECTIONS, "passive", &mut samples)?;
-                servers::check_columns(&client).await?;
+                if shared.is_none() {
+                    servers::check_columns(&client).await?;
+                }
                 let book = book(&client, shared.as_ref());
                 shared.get_or_insert_with(|| book.clone());
                 let passive = PassiveClose::new(&book, &gateways, shutdown.clone());

@@ -53,12 +53,12 @@ impl Sampler {
     /// Works for ever.
     pub(super) async fn run(self, samples: Samples) {
         let mut ticks = tokio::time::interval(EVERY);
+        let table = ParkedTable::new(self.client.clone());
         loop {
             ticks.tick().await;
             let backlog = in_time(async { relay::backlog(&mut *self.pool.get().await.ok()?).await.ok() }).await;
             let past = in_time(async { book::orders_past_deadline(&self.client).await.ok() }).await;
             let refunds = in_time(async { book::refunds_needing_person(&self.client).await.ok() }).await;
-            let table = ParkedTable::new(self.client.clone());
             let held = async { table.count(&ParkedFilter::default(), ParkedState::Held).await.ok() };
             let parked = in_time(held).await.map(|(count, _)| count);
             let queues = match &self.management {

@@ -1,19 +1,19 @@
+//! `overdue parked`: what a person does with messages that were set aside.
+
+mod view;
+
 use std::io::{IsTerminal, Write, stderr, stdin};
 
-use book::{BookError, KEPT_FOR, ParkedFilter, ParkedGroup, ParkedRow, ParkedState, ParkedTable};
+use book::{KEPT_FOR, ParkedFilter, ParkedRow, ParkedState, ParkedTable};
 use broker::{Outgoing, Publisher};
 use clap::Subcommand;
-use comfy_table::{Table, presets};
 use database::Purpose;
 use order::{OrderId, ParkReason};
-use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 use worker::Attendant;
 
 use crate::failure::Failure;
-use crate::output::{complain, plain, print, print_json};
+use crate::output::{complain, print, print_json};
 use crate::servers;
 use crate::settings::{BrokerSettings, DatabaseSettings, Human};
 
@@ -117,8 +117,11 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             let state = if dropped { ParkedState::Dropped } else { ParkedState::Held };
             list(&table, &selection, state, limit.into(), json).await
         }
-        Args::Groups { servers, json } => groups(&servers.table().await?, json).await,
-        Args::Show { servers, id, json } => show(&servers.table().await?, id, json).await,
+        Args::Groups { servers, json } => view::groups(&servers.table().await?.groups().await?, json),
+        Args::Show { servers, id, json } => {
+            let row = servers.table().await?.get(id).await?;
+            view::show(&row.ok_or_else(|| Failure::negative(format!("no message {id} is parked")))?, json)
+        }
         Args::Requeue { servers, selection } => {
             check(&selection)?;
             let table = servers.table().await?;
@@ -194,12 +197,11 @@ async fn list(
     let filter = filter(selection);
     let rows = table.page(&filter, state, (0, i64::MAX), limit).await?;
     if json {
-        let values: Vec<Value> = rows.iter().map(as_json).collect();
-        print_json(&values)?;
+        print_json(&rows.iter().map(view::row_as_json).collect::<Vec<_>>())?;
     } else if rows.is_empty() {
         print(if state == ParkedState::Held { "nothing is parked" } else { "nothing was dropped" });
     } else {
-        print(table_of(&rows));
+        print(view::table(&rows));
     }
     let (count, _) = table.count(&filter, state).await?;
     if count > limit {
@@ -210,90 +212,12 @@ async fn list(
     Ok(())
 }
 
-async fn groups(table: &ParkedTable, json: bool) -> Result<(), Failure> {
-    let groups = table.groups().await?;
-    if json {
-        let values: Vec<Value> = groups
-            .iter()
-            .map(|group| {
-                json!({
-                    "reason": group.reason, "messages": group.messages, "first_at": text(group.first_at),
-                    "last_at": text(group.last_at), "detail": group.detail, "advice": advice(&group.reason),
-                })
-            })
-            .collect();
-        print_json(&values)?;
-    } else if groups.is_empty() {
-        print("nothing is parked");
-    } else {
-        let mut table = Table::new();
-        table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-        table.set_header(["reason", "messages", "first", "last", "what to do"]);
-        for ParkedGroup { reason, messages, first_at, last_at, .. } in &groups {
-            let row = [
-                plain(reason),
-                messages.to_string(),
-                text(*first_at),
-                text(*last_at),
-                advice(reason).unwrap_or_default().to_owned(),
-            ];
-            table.add_row(row);
-        }
-        print(table);
-    }
-    Ok(())
-}
-
-async fn show(table: &ParkedTable, id: i64, json: bool) -> Result<(), Failure> {
-    let row = table.get(id).await?.ok_or_else(|| Failure::negative(format!("no message {id} is parked")))?;
-    if json {
-        print_json(&as_json(&row))?;
-        return Ok(());
-    }
-    let ParkedRow { parking, times, last_at, state, .. } = &row;
-    print(format_args!("message      {id}"));
-    print(format_args!("state        {state}"));
-    print(format_args!("reason       {}", plain(&parking.reason)));
-    if let Some(detail) = &parking.detail {
-        print(format_args!("detail       {}", plain(detail)));
-    }
-    if let Some(advice) = advice(&parking.reason) {
-        print(format_args!("what to do   {advice}"));
-    }
-    print(format_args!("parked       {}", text(parking.at)));
-    if *times > 1 {
-        print(format_args!("came         {times} times, the last at {}", text(*last_at)));
-    }
-    print(format_args!("routing key  {}", plain(&parking.routing_key)));
-    print(format_args!("orders       {}", orders(&row)));
-    print(format_args!("attempts     {}", parking.attempts));
-    for line in &parking.history {
-        print(format_args!("attempt      {}", plain(line)));
-    }
-    for (name, value) in &parking.properties {
-        print(format_args!("property     {name}: {}", shown(value)));
-    }
-    for (name, value) in &parking.headers {
-        print(format_args!("header       {}: {}", plain(name), shown(value)));
-    }
-    match std::str::from_utf8(&parking.body) {
-        Ok(text) if !text.chars().any(char::is_control) => print(format_args!("body         {}", plain(text))),
-        _ => print(format_args!("body         {} (escaped)", parking.body.escape_ascii())),
-    }
-    Ok(())
-}
-
 /// A row says that its message was sent in again only when the broker has confirmed it: at worst it is sent twice. Messages of
 /// a kind that this version does not know stay parked.
 async fn requeue(table: &ParkedTable, mut publisher: Publisher, selection: &Selection) -> Result<(), Failure> {
     let filter = filter(selection);
-    // What comes back while this is at work is left alone.
-    let (_, until) = table.count(&filter, ParkedState::Held).await?;
-    let (mut after, mut count, mut unknown) = (0, 0, None);
-    let outcome = loop {
-        let rows = table.page(&filter, ParkedState::Held, (after, until), CHUNK).await?;
-        let Some(last) = rows.last() else { break Ok(()) };
-        after = last.id;
+    let (mut count, mut unknown) = (0, None);
+    let outcome = each_page(table, &filter, ParkedState::Held, async |rows| {
         let (mut ids, mut messages) = (Vec::new(), Vec::new());
         for ParkedRow { id, parking, .. } in rows {
             let again =
@@ -309,10 +233,9 @@ async fn requeue(table: &ParkedTable, mut publisher: Publisher, selection: &Sele
         let fates = publisher.publish(&messages).await;
         let sent: Vec<i64> = ids.iter().zip(&fates).filter(|(_, fate)| fate.is_ok()).map(|(id, _)| *id).collect();
         count += table.change(&sent, (ParkedState::Held, ParkedState::Requeued), &operator()).await?;
-        if let Some(error) = fates.into_iter().find_map(Result::err) {
-            break Err(Failure::from(error));
-        }
-    };
+        fates.into_iter().collect::<Result<(), _>>().map_err(Failure::from)
+    })
+    .await;
     publisher.close().await;
     if count > 0 {
         tell(count, "sent in again", "")?;
@@ -339,16 +262,31 @@ async fn change(
     table: &ParkedTable,
     selection: &Selection,
     states: (ParkedState, ParkedState),
-) -> Result<u64, BookError> {
-    let filter = filter(selection);
-    let (_, until) = table.count(&filter, states.0).await?;
-    let (mut after, mut count) = (0, 0);
-    loop {
-        let rows = table.page(&filter, states.0, (after, until), CHUNK).await?;
-        let Some(last) = rows.last() else { return Ok(count) };
-        after = last.id;
+) -> Result<u64, Failure> {
+    let mut count = 0;
+    each_page(table, &filter(selection), states.0, async |rows| {
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
         count += table.change(&ids, states, &operator()).await?;
+        Ok(())
+    })
+    .await?;
+    Ok(count)
+}
+
+/// Handles the messages that there are now, some at a time. What comes, or comes back, meanwhile is left alone.
+async fn each_page(
+    table: &ParkedTable,
+    filter: &ParkedFilter,
+    state: ParkedState,
+    mut handle: impl AsyncFnMut(Vec<ParkedRow>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let (_, until) = table.count(filter, state).await?;
+    let mut after = 0;
+    loop {
+        let rows = table.page(filter, state, (after, until), CHUNK).await?;
+        let Some(last) = rows.last() else { return Ok(()) };
+        after = last.id;
+        handle(rows).await?;
     }
 }
 
@@ -367,67 +305,4 @@ fn agreed(count: i64) -> Result<bool, Failure> {
     let mut answer = String::new();
     stdin().read_line(&mut answer).map_err(|error| anyhow::anyhow!("cannot read the answer: {error}"))?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-}
-
-/// `None`: a reason that this version does not know.
-fn advice(reason: &str) -> Option<&'static str> {
-    reason.parse::<ParkReason>().ok().map(ParkReason::advice)
-}
-
-fn text(at: OffsetDateTime) -> String {
-    at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_else(|_| "-".to_owned())
-}
-
-fn shown(value: &Value) -> String {
-    plain(&value.as_str().map_or_else(|| value.to_string(), str::to_owned))
-}
-
-/// The first few.
-fn orders(row: &ParkedRow) -> String {
-    const SHOWN_MAX: usize = 3;
-    let orders = &row.parking.orders;
-    let shown = orders.iter().take(SHOWN_MAX).map(String::as_str).collect::<Vec<_>>().join(" ");
-    let more = orders.len().saturating_sub(SHOWN_MAX);
-    if more > 0 { format!("{shown} and {more} more") } else { shown }
-}
-
-fn table_of(rows: &[ParkedRow]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["message", "parked", "times", "reason", "orders", "attempts", "detail"]);
-    for row in rows {
-        let parking = &row.parking;
-        let cells = [
-            row.id.to_string(),
-            text(parking.at),
-            row.times.to_string(),
-            plain(&parking.reason),
-            orders(row),
-            parking.attempts.to_string(),
-            plain(parking.detail.as_deref().unwrap_or_default()),
-        ];
-        table.add_row(cells);
-    }
-    table
-}
-
-fn as_json(row: &ParkedRow) -> Value {
-    let ParkedRow { id, parking, times, last_at, state } = row;
-    json!({
-        "id": id.to_string(),
-        "state": state,
-        "reason": parking.reason,
-        "detail": parking.detail,
-        "advice": advice(&parking.reason),
-        "parked_at": text(parking.at),
-        "last_at": text(*last_at),
-        "times": times,
-        "routing_key": parking.routing_key,
-        "orders": parking.orders,
-        "attempts": parking.attempts,
-        "history": parking.history,
-        "properties": parking.properties,
-        "headers": parking.headers,
-        "body": String::from_utf8_lossy(&parking.body),
-    })
 }
