@@ -1,5 +1,6 @@
 //! One thing's fault is one thing's fault: a row, a lock, a trigger, a set-up.
 
+use book::{Actor, Closing, ItemReply};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tests::{World, eventually};
 
@@ -176,7 +177,43 @@ async fn orders_whose_stock_is_free_do_not_wait_for_those_whose_stock_is_locked(
     world.close().await;
 }
 
-/// A row of `payments` that is locked, and a trigger that takes long, hold up their own order alone.
+/// In one call, however many there are: to split them until each stands alone would wait for each lock by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_call_closes_what_is_free_and_names_what_is_locked() {
+    let world = World::new().await;
+    world.stock("tea", 500).await;
+    world.stock("salt", 500).await;
+    let mut orders = Vec::new();
+    for sku in ["tea", "salt", "tea", "salt", "tea"] {
+        orders.push(world.overdue_order(sku).await);
+    }
+    let session = session(
+        &world,
+        &format!(
+            "select from inventory where sku_id = 'salt' for update; select from orders where id = '{}' for update",
+            orders[4].id
+        ),
+    )
+    .await;
+    let closing = |order: &shop::Order| Closing {
+        id: order.id.clone(),
+        deadline: order.deadline,
+        revision: None,
+        payment: None,
+        recheck: None,
+    };
+    let closings: Vec<Closing> = orders.iter().map(closing).collect();
+    let reply = world.book().settle(&closings, &Actor::on_timeout("test"), None).await.unwrap();
+    let done: Vec<bool> = orders.iter().map(|order| matches!(reply.items[&order.id], ItemReply::Done(_))).collect();
+    assert_eq!(done, [true, false, true, false, false], "{:?}", reply.items);
+    assert!(
+        orders.iter().zip(done).all(|(order, done)| done || matches!(reply.items[&order.id], ItemReply::Locked(_)))
+    );
+    drop(session);
+    world.close().await;
+}
+
+/// A trigger that takes long holds up its own order alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_takes_long_for_whatever_reason_delays_no_other() {
     let world = World::new().await;
