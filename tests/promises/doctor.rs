@@ -57,14 +57,14 @@ impl Drop for Pooler {
     }
 }
 
-fn doctor(world: &World) -> Command {
+pub(crate) fn doctor(world: &World) -> Command {
     let mut command = world.command(&["doctor", "--json"]);
     command.env("OVERDUE_MANAGEMENT_URL", env("OVERDUE_MANAGEMENT_URL"));
     command
 }
 
 /// What it finds: objects and problems, each with an advice.
-async fn findings(mut command: Command) -> Vec<(String, String)> {
+pub(crate) async fn findings(mut command: Command) -> Vec<(String, String)> {
     let output = command.output().await.unwrap();
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
     let findings: Vec<(String, String)> = report["findings"]
@@ -81,7 +81,7 @@ async fn findings(mut command: Command) -> Vec<(String, String)> {
 }
 
 /// Waits until it finds this (RabbitMQ tells of its queues only now and then).
-async fn finds(world: &World, object: &str, problem: &str) {
+pub(crate) async fn finds(world: &World, object: &str, problem: &str) {
     eventually(&format!("the doctor says {object}: {problem}"), async || {
         findings(doctor(world)).await.iter().any(|(o, p)| o == object && p.contains(problem))
     })

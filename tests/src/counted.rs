@@ -16,6 +16,7 @@ pub struct Counted {
     pub batches: u64,
     pub messages: u64,
     pub parked: u64,
+    pub early: u64,
     /// Times that a server was waited for.
     pub held: u64,
     pub consumers_open: i64,
@@ -48,6 +49,7 @@ impl Counted {
             batches: metrics.batches.get(),
             messages: metrics.messages.get(),
             parked: metrics.parked.get(),
+            early: metrics.early.get(),
             held: metrics.waits.get(),
             consumers_open: metrics.consumers.get(),
             gateway_calls: metrics.gateway_calls.get(),

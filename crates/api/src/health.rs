@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use broker::{Broker, Topology};
+use broker::BrokerProbe;
 use database::Client;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -13,11 +13,15 @@ use crate::problem::{Problem, ProblemKind};
 /// Whether the servers that a process needs answer, and whether it can do its work with them.
 pub struct Readiness {
     database: Client,
-    /// With what the process needs in it.
-    broker: Option<(Broker, Topology)>,
     troubles: Vec<Trouble>,
+    looks: Mutex<Looks>,
+}
+
+/// What is kept between looks.
+struct Looks {
+    broker: Option<BrokerProbe>,
     /// The last finding, and when: a probe now and then must not become a load.
-    last: Mutex<Option<(Instant, Result<(), String>)>>,
+    last: Option<(Instant, Result<(), String>)>,
 }
 
 /// Tells what keeps the process from its work, as far as it has met that itself.
@@ -30,32 +34,31 @@ const HOLDS: Duration = Duration::from_secs(3);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Readiness {
-    /// Of a process that needs this database, and this broker, if any, with this topology in it; `troubles` is what else may
-    /// keep it from its work.
+    /// Of a process that needs this database, and this broker, if any; `troubles` is what else may keep it from its work.
     #[must_use]
-    pub fn of(database: Client, broker: Option<(Broker, Topology)>, troubles: Vec<Trouble>) -> Self {
-        Self { database, broker, troubles, last: Mutex::new(None) }
+    pub fn of(database: Client, broker: Option<BrokerProbe>, troubles: Vec<Trouble>) -> Self {
+        Self { database, troubles, looks: Mutex::new(Looks { broker, last: None }) }
     }
 
     async fn look(&self) -> Result<(), String> {
-        let mut last = self.last.lock().await;
+        let Looks { broker, last } = &mut *self.looks.lock().await;
         match &*last {
             Some((at, found)) if at.elapsed() < HOLDS => found.clone(),
             _ => {
-                let found = self.ask().await;
+                let found = self.ask(broker.as_mut()).await;
                 *last = Some((Instant::now(), found.clone()));
                 found
             }
         }
     }
 
-    async fn ask(&self) -> Result<(), String> {
+    async fn ask(&self, broker: Option<&mut BrokerProbe>) -> Result<(), String> {
         let silent = |server: &str| format!("the {server} does not answer");
         let database = timeout(ANSWER_TIMEOUT, self.database.probe()).await;
         database.map_err(|_| silent("database"))?.map_err(|error| format!("database: {error}"))?;
-        if let Some((broker, topology)) = &self.broker {
-            let present = timeout(ANSWER_TIMEOUT, broker::check_presence(topology, broker)).await;
-            present.map_err(|_| silent("broker"))?.map_err(|error| format!("broker: {error}"))?;
+        if let Some(broker) = broker {
+            let ready = timeout(ANSWER_TIMEOUT, broker.check()).await;
+            ready.map_err(|_| silent("broker"))?.map_err(|error| format!("broker: {error}"))?;
         }
         self.troubles.iter().find_map(|trouble| trouble()).map_or(Ok(()), Err)
     }

@@ -78,18 +78,6 @@ pub async fn missing_indexes(client: &Client) -> Result<Vec<(&'static str, &'sta
     Ok(INDEXES.into_iter().filter(missing).collect())
 }
 
-/// Whether inserts into the outbox wake the relays.
-///
-/// # Errors
-/// [`BookError`] where the database cannot be asked.
-pub async fn outbox_trigger_is_on(client: &Client) -> Result<bool, BookError> {
-    one(
-        client,
-        "select exists (select 1 from pg_trigger where tgname = 'outbox_wakes_relay' and tgenabled in ('O', 'A'))",
-    )
-    .await
-}
-
 /// The one value that a question has for an answer.
 async fn one<T>(client: &Client, question: &str) -> Result<T, BookError>
 where

@@ -8,21 +8,22 @@ mod order_book;
 mod parked;
 mod postgres;
 mod refunds;
+mod rights;
+mod setup;
 mod sweep;
 mod trades;
 
 pub use audit::{Audit, Check, audit};
 pub use columns::unfit_columns;
 pub use database::ServerTime;
-pub use health::{
-    missing_indexes, orders_past_deadline, orders_unclear_at_gateway, outbox_trigger_is_on, refunds_needing_person,
-};
+pub use health::{missing_indexes, orders_past_deadline, orders_unclear_at_gateway, refunds_needing_person};
 pub use order_book::{
-    Actor, BookError, BookResult, Bookmark, Closed, Closing, Credited, ItemReply, Loaded, OrderBook, OverduePage,
-    PageRequest, Payment, Reply, Revision, TradeFinding, TradeNote,
+    Actor, BookError, BookResult, Bookmark, Closed, Closing, Credited, ItemReply, KeptBack, Loaded, OrderBook,
+    OverduePage, PageRequest, Payment, Reply, Revision, TradeFinding, TradeNote,
 };
 pub use parked::{KEPT_FOR, ParkedFilter, ParkedGroup, ParkedRow, ParkedState, ParkedTable, Parking};
 pub use postgres::PostgresBook;
 pub use refunds::{DueRefund, RefundProgress, RefundRecord, RefundStep, Refunds};
+pub use setup::{Flaw, flaws};
 pub use sweep::{Lead, is_led};
 pub use trades::Trades;

@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use database::ServerTime;
-use order::{Deadline, Operator, OrderFacts, OrderId, PaymentFacts, Receipt};
+use order::{Deadline, Operator, OrderFacts, OrderId, PaymentFacts, Receipt, TimeoutKind};
+use time::OffsetDateTime;
 use trace::TraceParent;
 
 /// Where orders are looked up and settled. Pipelines, passive close, notifications and the sweep know orders by this alone;
@@ -49,6 +50,16 @@ pub trait OrderBook: Send + Sync {
         self.load(&[], None).await.map(drop)
     }
 
+    /// Keeps timeouts back that came out of their lanes before their time, as if they had not been sent yet: the lanes do not
+    /// keep them. Returns the book's time; `None`: this book cannot, and they are handled as they are.
+    ///
+    /// # Errors
+    /// [`BookError`]: then none is kept, or it is not known.
+    async fn keep_back(&self, timeouts: &[KeptBack]) -> Result<Option<ServerTime>, BookError> {
+        let _ = timeouts;
+        Ok(None)
+    }
+
     /// A page of orders that are pending past their deadline. `None`: this book cannot tell, so there is no sweep.
     ///
     /// # Errors
@@ -57,6 +68,21 @@ pub trait OrderBook: Send + Sync {
         let _ = page;
         Ok(None)
     }
+}
+
+/// A timeout that came out of its lane before its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptBack {
+    /// The order.
+    pub id: OrderId,
+    /// What is due.
+    pub kind: TimeoutKind,
+    /// When it was to come out.
+    pub due: OffsetDateTime,
+    /// How long it is not sent again.
+    pub wait: Duration,
+    /// The trace that it belongs to.
+    pub trace: Option<TraceParent>,
 }
 
 /// The reply to a call.

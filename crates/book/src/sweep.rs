@@ -62,16 +62,17 @@ impl Lead {
 /// [`BookError`] where the database cannot be asked.
 pub async fn is_led(client: &Client) -> Result<bool, BookError> {
     let (high, low) = halves();
-    let row = client.within(is_bad, async |client| {
-        let led = "select exists (select 1 from pg_locks
-                       where locktype = 'advisory' and granted and classid::bigint = $1 and objid::bigint = $2
-                         and database = (select oid from pg_database where datname = current_database()))";
-        client.query_one(led, &[&high, &low]).await
-    });
+    let row = client
+        .within(is_bad, async |client| client.query_one(&format!("select exists ({HOLDERS})"), &[&high, &low]).await);
     Ok(row.await?.try_get(0)?)
 }
 
+/// Who holds the lock; its halves are the parameters. A lock of two keys has the same halves and is another.
+pub(crate) const HOLDERS: &str = "select pid from pg_locks
+    where locktype = 'advisory' and granted and classid::bigint = $1 and objid::bigint = $2 and objsubid = 1
+      and database = (select oid from pg_database where datname = current_database())";
+
 /// The key as `pg_locks` shows it.
-fn halves() -> (i64, i64) {
+pub(crate) fn halves() -> (i64, i64) {
     (LOCK >> 32, LOCK & 0xffff_ffff)
 }

@@ -1,5 +1,4 @@
-//! How the broker stands at this moment, by its management API: alarms, dead letters that nothing takes, parked messages,
-//! clock.
+//! How the broker stands at this moment, by its management API: alarms, dead letters that nothing takes, clock.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -8,7 +7,6 @@ use time::OffsetDateTime;
 
 use crate::finding::Finding;
 use crate::management::Node;
-use crate::topology::{PARKED_QUEUE, UNREADABLE_QUEUE};
 use crate::{Management, ManagementError, QueueState};
 
 /// How often the queues are looked at again before a dead letter counts as held for good, and the time between two looks.
@@ -33,15 +31,6 @@ pub(crate) async fn alarms(
         if held.contains(&queue.name) {
             let problem = format!("holds {} expired messages that it cannot hand on", queue.held());
             let advice = "see what is missing behind it: `overdue topology declare` creates it";
-            findings.push(Finding::new(&object, problem, advice));
-        }
-        if queue.name == PARKED_QUEUE && queue.messages > 0 && queue.consumers == 0 {
-            let problem = format!("{} messages wait to be taken into the table of parked messages", queue.messages);
-            findings.push(Finding::new(&object, problem, "start a worker, or run `overdue parked list`"));
-        }
-        if queue.name == UNREADABLE_QUEUE && queue.messages > 0 {
-            let problem = format!("{} messages could not even be stored for a person", queue.messages);
-            let advice = "look at them in the management UI, correct their publisher, and delete them";
             findings.push(Finding::new(&object, problem, advice));
         }
     }

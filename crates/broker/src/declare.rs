@@ -35,28 +35,6 @@ async fn declare_on(topology: &Topology, channel: &Channel) -> Result<(), lapin:
     Ok(())
 }
 
-/// Fails if an exchange or a queue of the topology is missing. Every role checks this before it starts. It needs no right
-/// to configure.
-///
-/// # Errors
-/// [`BrokerError::Topology`] names the first object that is missing.
-pub async fn check_presence(topology: &Topology, broker: &Broker) -> Result<(), BrokerError> {
-    let connection = broker.connect("check").await?;
-    let outcome = async {
-        let channel = broker.channel(&connection).await?;
-        for exchange in &topology.exchanges {
-            find_exchange(exchange, &channel).await.map_err(|error| broker.error(&error))?;
-        }
-        for queue in &topology.queues {
-            find_queue(queue, &channel).await.map_err(|error| broker.error(&error))?;
-        }
-        Ok(())
-    };
-    let outcome = outcome.await;
-    close(&connection).await;
-    outcome
-}
-
 pub(crate) async fn declare_exchange(exchange: &Exchange, channel: &Channel) -> Result<(), lapin::Error> {
     let kind = if exchange.kind == "fanout" { ExchangeKind::Fanout } else { ExchangeKind::Topic };
     let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };

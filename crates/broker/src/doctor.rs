@@ -2,18 +2,16 @@
 
 use std::time::Duration;
 
-use lapin::options::{
-    BasicGetOptions, BasicNackOptions, BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, ExchangeKind};
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use crate::alarms::alarms;
 use crate::connection::close;
 use crate::finding::{Finding, Verification};
-use crate::topology::{EVENTS_EXCHANGE, LANES_EXCHANGE, PARKED_EXCHANGE, PARKED_QUEUE};
+use crate::ready::try_publishing;
+use crate::topology::{EVENTS_EXCHANGE, LANES_EXCHANGE, PARKED_EXCHANGE, PARKED_QUEUE, UNREADABLE_QUEUE};
 use crate::verify::verify;
 use crate::{Broker, BrokerError, Management, Topology};
 
@@ -45,12 +43,12 @@ pub async fn diagnose(
     }
     match management {
         None => verification.unchecked.push(
-            "alarms, dead letters that nothing takes, parked messages, the broker's clock: give the management API's URL to have them checked".to_owned(),
+            "alarms, dead letters that nothing takes, the broker's clock: give the management API's URL to have them checked".to_owned(),
         ),
         Some(management) => match alarms(management, broker.vhost(), clock).await {
             Ok(findings) => verification.findings.extend(findings),
             // `verify` has said so already.
-            Err(error) => verification.unchecked.push(format!("alarms, dead letters, parked messages: {error}")),
+            Err(error) => verification.unchecked.push(format!("alarms, dead letters: {error}")),
         },
     }
     Ok(verification)
@@ -60,20 +58,9 @@ pub async fn diagnose(
 async fn try_writing(broker: &Broker, findings: &mut Vec<Finding>) -> Result<(), BrokerError> {
     let connection = broker.connect("doctor").await?;
     for exchange in [LANES_EXCHANGE, PARKED_EXCHANGE, EVENTS_EXCHANGE] {
-        let channel = broker.channel(&connection).await?;
-        // In a transaction that is rolled back: refused at once, but never sent.
-        let attempt = async {
-            let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-            channel.exchange_declare(exchange.into(), ExchangeKind::Topic, passive, FieldTable::default()).await?;
-            channel.tx_select().await?;
-            let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
-            drop(channel.basic_publish(exchange.into(), "doctor.nowhere".into(), options, b"", properties).await?);
-            channel.tx_rollback().await
-        };
-        if let Err(error) = attempt.await {
-            note_refusal(format!("exchange {exchange}"), broker.error(&error), findings)?;
+        if let Err(error) = try_publishing(broker, &connection, exchange).await {
+            note_refusal(format!("exchange {exchange}"), error, findings)?;
         }
-        let _ = channel.close(200, "OK".into()).await;
     }
     close(&connection).await;
     Ok(())
@@ -82,19 +69,16 @@ async fn try_writing(broker: &Broker, findings: &mut Vec<Finding>) -> Result<(),
 /// Whether this user may consume what the roles do, and whether the due queues have consumers.
 async fn try_reading(broker: &Broker, topology: &Topology, findings: &mut Vec<Finding>) -> Result<(), BrokerError> {
     let connection = broker.connect("doctor").await?;
-    for queue in topology.due_queues.iter().map(String::as_str).chain([PARKED_QUEUE]) {
+    for queue in topology.due_queues.iter().map(String::as_str).chain([PARKED_QUEUE, UNREADABLE_QUEUE]) {
         let channel = broker.channel(&connection).await?;
         let attempt = async {
             let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
             let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
-            // Here and not from the management API, which learns of consumers some seconds late.
-            if queue != PARKED_QUEUE && declared.consumer_count() == 0 {
-                let problem = format!("has no consumer; {} messages wait", declared.message_count());
-                let advice = "start a worker, and look at the log of those that run";
-                findings.push(Finding::new(format!("queue {queue}"), problem, advice));
-            }
+            let (messages, consumers) = (declared.message_count(), declared.consumer_count());
+            findings.extend(queue_finding(queue, messages, consumers));
             // What is there is for others.
-            if declared.message_count() == 0
+            if messages == 0
+                && queue != UNREADABLE_QUEUE
                 && let Some(message) = channel.basic_get(queue.into(), BasicGetOptions::default()).await?
             {
                 let back = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
@@ -109,6 +93,28 @@ async fn try_reading(broker: &Broker, topology: &Topology, findings: &mut Vec<Fi
     }
     close(&connection).await;
     Ok(())
+}
+
+/// From the queue itself and not from the management API, whose figures are some seconds old.
+fn queue_finding(queue: &str, messages: u32, consumers: u32) -> Option<Finding> {
+    let (problem, advice) = match queue {
+        UNREADABLE_QUEUE if messages > 0 => (
+            format!("{messages} messages could not even be stored for a person"),
+            "look at them in the management UI, correct their publisher, and delete them",
+        ),
+        UNREADABLE_QUEUE => return None,
+        PARKED_QUEUE if messages > 0 && consumers == 0 => (
+            format!("{messages} messages wait to be taken into the table of parked messages"),
+            "start a worker, or run `overdue parked list`",
+        ),
+        PARKED_QUEUE => return None,
+        _ if consumers == 0 => (
+            format!("has no consumer; {messages} messages wait"),
+            "start a worker, and look at the log of those that run",
+        ),
+        _ => return None,
+    };
+    Some(Finding::new(format!("queue {queue}"), problem, advice))
 }
 
 /// A finding if the broker refuses this. What is missing was said already.

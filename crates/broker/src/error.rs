@@ -39,6 +39,9 @@ pub enum BrokerError {
         "the broker's topology does not fit: {0}; `overdue topology verify` tells more, `overdue topology declare` creates what is missing"
     )]
     Topology(String),
+    /// The broker takes nothing from publishers now.
+    #[error("the broker blocks publishers: it is low on memory or disk")]
+    Blocked,
     /// Anything else that the broker or the client library objected to.
     #[error("AMQP: {0}")]
     Protocol(String),

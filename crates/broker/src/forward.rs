@@ -4,7 +4,7 @@
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 
-use crate::headers::{ATTEMPT_HEADER, HISTORY_HEADER, ORIGINAL_ID_HEADER, insert_text};
+use crate::headers::{ATTEMPT_HEADER, HISTORY_HEADER, ORIGINAL_ID_HEADER, UNTIL_HEADER, insert_text};
 
 /// The most bytes of names and texts in foreign headers that are kept. All headers must fit into one AMQP frame (128 KiB
 /// by default) together with ours.
@@ -51,7 +51,8 @@ pub(crate) fn carried_on(original: &BasicProperties, mut headers: FieldTable) ->
 
 /// The message's own headers, but for three things. `CC` and `BCC` are instructions to the broker and would
 /// send the message elsewhere too, so they stand under another name. Headers too large to go back into a frame are left
-/// out, which a header says. Headers that count attempts are written anew where they still hold.
+/// out, which a header says. Headers that count attempts, and the time at which it was to
+/// come out of its lane, are written anew where they still hold.
 pub(crate) fn kept_headers(original: Option<&FieldTable>) -> FieldTable {
     let mut kept = FieldTable::default();
     let Some(original) = original else { return kept };
@@ -63,7 +64,7 @@ pub(crate) fn kept_headers(original: Option<&FieldTable>) -> FieldTable {
         let name = match name.as_str() {
             "CC" => "x-overdue-original-cc".into(),
             "BCC" => "x-overdue-original-bcc".into(),
-            ATTEMPT_HEADER | HISTORY_HEADER => continue,
+            ATTEMPT_HEADER | HISTORY_HEADER | UNTIL_HEADER => continue,
             _ => name.clone(),
         };
         kept.insert(name, value.clone());

@@ -3,12 +3,16 @@
 
 use lapin::types::{AMQPValue, FieldTable};
 use order::Attempts;
+use time::OffsetDateTime;
 
 /// How many attempts at the orders of a message settled nothing.
 pub(crate) const ATTEMPT_HEADER: &str = "x-overdue-attempt";
 
 /// The results of the last attempts: a list of texts.
 pub(crate) const HISTORY_HEADER: &str = "x-overdue-history";
+
+/// When a message of ours is to come out of its lane: milliseconds since 1970, by the database's clock.
+pub(crate) const UNTIL_HEADER: &str = "x-overdue-until";
 
 /// Why a message was parked: the code of an [`order::ParkReason`].
 pub(crate) const REASON_HEADER: &str = "x-overdue-reason";
@@ -37,6 +41,20 @@ pub(crate) fn text(headers: &FieldTable, name: &str) -> Option<String> {
         Some(AMQPValue::LongString(text)) => Some(text.to_string()),
         _ => None,
     }
+}
+
+/// The time in the table; `None` where it says nothing, or nonsense.
+pub(crate) fn time(headers: &FieldTable, name: &str) -> Option<OffsetDateTime> {
+    match headers.inner().get(name)? {
+        AMQPValue::LongLongInt(ms) => OffsetDateTime::from_unix_timestamp_nanos(i128::from(*ms) * 1_000_000).ok(),
+        _ => None,
+    }
+}
+
+/// Puts a time into the table, in the place of one of that name.
+pub(crate) fn insert_time(headers: &mut FieldTable, name: &'static str, time: OffsetDateTime) {
+    let ms = time.unix_timestamp_nanos() / 1_000_000;
+    headers.insert(name.into(), AMQPValue::LongLongInt(i64::try_from(ms).unwrap_or(i64::MAX)));
 }
 
 /// Puts attempts into the table, their number under this name; nothing if there were none.

@@ -3,12 +3,14 @@ use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable};
 use order::{Attempts, Hop, OrderId, ParkReason, Shard, TimeoutKind};
 use serde_json::value::RawValue;
+use time::OffsetDateTime;
 use trace::TraceParent;
 
 use crate::Outgoing;
 use crate::forward::{carried_on, kept_headers, tells_of_death, without};
 use crate::headers::{
-    ATTEMPT_HEADER, ATTEMPTS_MADE_HEADER, DETAIL_HEADER, REASON_HEADER, attempts, insert_attempts, insert_text,
+    ATTEMPT_HEADER, ATTEMPTS_MADE_HEADER, DETAIL_HEADER, REASON_HEADER, UNTIL_HEADER, attempts, insert_attempts,
+    insert_text, insert_time, time,
 };
 use crate::routing::{kind_and_shard, routing_key};
 use crate::topology::{LANES_EXCHANGE, PARKED_EXCHANGE};
@@ -43,6 +45,15 @@ impl Incoming {
         Self::arrived(routing_key.to_owned(), body.to_vec(), BasicProperties::default(), 0, "", route)
     }
 
+    /// The same message, if it was to come out of its lane then; for tests.
+    #[must_use]
+    pub fn meant_for(mut self, instant: OffsetDateTime) -> Self {
+        let mut headers = self.properties.headers().clone().unwrap_or_default();
+        insert_time(&mut headers, UNTIL_HEADER, instant);
+        self.properties = self.properties.with_headers(headers);
+        self
+    }
+
     fn arrived(
         routing_key: String,
         body: Vec<u8>,
@@ -69,6 +80,18 @@ impl Incoming {
     #[must_use]
     pub fn attempts(&self) -> Attempts {
         self.properties.headers().as_ref().map_or_else(Attempts::default, |headers| attempts(headers, ATTEMPT_HEADER))
+    }
+
+    /// When it was to come out of its lane, as its headers tell.
+    #[must_use]
+    pub fn until(&self) -> Option<OffsetDateTime> {
+        time(self.properties.headers().as_ref()?, UNTIL_HEADER)
+    }
+
+    /// What is due.
+    #[must_use]
+    pub fn kind(&self) -> TimeoutKind {
+        self.route.0
     }
 
     /// The trace that it belongs to, if its headers tell.

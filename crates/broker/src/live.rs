@@ -3,8 +3,9 @@
 use serde_json::Value;
 
 use crate::finding::Finding;
-use crate::management::{BindingState, FeatureFlag};
-use crate::topology::{Binding, Queue, arguments_json};
+use crate::management::{BindingState, ConsumerState, ExchangeState, FeatureFlag};
+use crate::session::CONSUMER_TAG;
+use crate::topology::{Binding, EVENTS_EXCHANGE, Queue, arguments_json};
 use crate::{Management, ManagementError, QueueState, Topology};
 
 /// What the management API says of the broker.
@@ -14,20 +15,26 @@ pub(crate) struct Live {
     pub(crate) feature_flags: Option<Vec<FeatureFlag>>,
     bindings: Vec<BindingState>,
     queues: Vec<QueueState>,
+    exchanges: Vec<ExchangeState>,
+    consumers: Vec<ConsumerState>,
 }
 
-/// What arguments and policies may set, and what is compared.
-const CHECKED_ARGUMENTS: [&str; 9] = [
-    "message-ttl",
-    "dead-letter-exchange",
-    "dead-letter-routing-key",
-    "dead-letter-strategy",
-    "overflow",
-    "delivery-limit",
-    "expires",
-    "max-length",
-    "max-length-bytes",
+/// What arguments and policies may set, what is compared, and what goes wrong where it is otherwise.
+const CHECKED_ARGUMENTS: [(&str, &str); 9] = [
+    ("message-ttl", "messages leave the queue at another time than they should"),
+    ("dead-letter-exchange", "messages go elsewhere, or are lost, when their time is over"),
+    ("dead-letter-routing-key", "messages do not find their due queue"),
+    ("dead-letter-strategy", "messages may be lost when their time is over"),
+    ("overflow", "messages may be lost when their time is over, and a full queue pushes waiting ones out"),
+    ("delivery-limit", "messages are set aside too early, or one that breaks workers never is"),
+    ("expires", "the queue is deleted with all that waits in it"),
+    ("max-length", "a full queue takes no more, or pushes waiting messages out"),
+    ("max-length-bytes", "a full queue takes no more, or pushes waiting messages out"),
 ];
+
+/// How long a worker may have messages in hand, with time to spare: it holds them for a quarter of an hour while a server is
+/// away.
+const CONSUMER_TIMEOUT_MIN_MS: i64 = 20 * 60 * 1000;
 
 impl Live {
     pub(crate) async fn load(management: &Management, vhost: &str) -> Result<Self, ManagementError> {
@@ -36,6 +43,8 @@ impl Live {
             feature_flags: management.feature_flags().await?,
             bindings: management.bindings(vhost).await?,
             queues: management.queues(vhost).await?,
+            exchanges: management.exchanges(vhost).await?,
+            consumers: management.consumers(vhost).await?,
         })
     }
 
@@ -48,11 +57,13 @@ impl Live {
             let object = binding_label(binding.source, &binding.queue, &binding.routing_key);
             findings.push(Finding::new(object, "is missing", "run `overdue topology declare`"));
         }
-        for binding in self.bindings.iter().filter(|binding| is_foreign(topology, binding)) {
+        for binding in &self.bindings {
+            let Some(problem) = foreign(topology, binding) else { continue };
             let object = binding_label(&binding.source, &binding.destination, &binding.routing_key);
-            let problem = "leads messages into a queue of ours, and is not of this topology";
             findings.push(Finding::new(object, problem, "remove it"));
         }
+        findings.extend(self.exchanges.iter().filter_map(exchange_finding));
+        findings.extend(self.consumers.iter().filter_map(|consumer| consumer_finding(topology, consumer)));
         findings.extend(topology.queues.iter().flat_map(|queue| self.queue_findings(queue)));
         findings
     }
@@ -70,7 +81,7 @@ impl Live {
     }
 
     fn has_binding(&self, wanted: &Binding) -> bool {
-        self.bindings.iter().any(|binding| binding.destination_type == "queue" && is_same(wanted, binding))
+        self.bindings.iter().any(|binding| is_same(wanted, binding))
     }
 
     /// A policy can set what the arguments leave open; and of a number that both set, the lower one holds.
@@ -83,32 +94,101 @@ impl Live {
             match (argument.as_i64(), policy.as_i64()) {
                 (Some(ours), Some(theirs)) if theirs < ours => policy,
                 _ if argument.is_null() => policy,
+                // Of this one, unlike the others, a quorum queue believes the policy.
+                _ if name == "overflow" && !policy.is_null() => policy,
                 _ => argument,
             }
         };
-        let differing = CHECKED_ARGUMENTS.iter().filter(|name| *effective(name) != wanted[format!("x-{name}")]);
-        let finding = |name: &&str| {
-            let problem = format!("{name} is in effect {}, not {}", effective(name), wanted[format!("x-{name}")]);
-            let advice = match &live.policy {
-                Some(policy) => format!("narrow the policy {policy} so that it does not match overdue.*"),
-                None => "delete the queue when it is empty and run `overdue topology declare`".to_owned(),
-            };
-            Finding::new(format!("queue {}", queue.name), problem, advice)
-        };
-        differing.map(finding).collect()
+        let object = format!("queue {}", queue.name);
+        let mut findings = Vec::new();
+        for (name, harm) in CHECKED_ARGUMENTS {
+            let (is, wanted) = (effective(name), &wanted[format!("x-{name}")]);
+            if is != wanted {
+                let by_policy = !live.effective_policy_definition[name].is_null();
+                let problem = format!("{name} is in effect {is}, not {wanted}: {harm}");
+                findings.push(Finding::new(&object, problem, advice(live, by_policy)));
+            }
+        }
+        let consumer_timeout = effective("consumer-timeout");
+        if consumer_timeout.as_i64().is_some_and(|ms| ms < CONSUMER_TIMEOUT_MIN_MS) {
+            let problem = format!(
+                "consumer-timeout is in effect {consumer_timeout} ms: a worker may hold messages for longer while a server is away, and they are taken from it and set aside"
+            );
+            findings.push(Finding::new(&object, problem, advice(live, true)));
+        }
+        findings
     }
 }
 
-/// A binding into a queue of ours that is not of the topology. Every queue has one from the default exchange.
-fn is_foreign(topology: &Topology, binding: &BindingState) -> bool {
-    binding.destination_type == "queue"
-        && !binding.source.is_empty()
-        && topology.queues.iter().any(|queue| queue.name == binding.destination)
-        && !topology.bindings.iter().any(|known| is_same(known, binding))
+fn advice(queue: &QueueState, by_policy: bool) -> String {
+    let policies = [("policy", &queue.policy), ("operator policy", &queue.operator_policy)];
+    let named: Vec<String> =
+        policies.iter().filter_map(|(kind, name)| Some(format!("the {kind} {}", name.as_ref()?))).collect();
+    if by_policy && !named.is_empty() {
+        return format!("narrow {} so that it does not match overdue.*", named.join(" and "));
+    }
+    "delete the queue when it is empty and run `overdue topology declare`".to_owned()
+}
+
+/// An alternate exchange would count as a way for messages that fit no lane.
+fn exchange_finding(exchange: &ExchangeState) -> Option<Finding> {
+    let policy = exchange.policy.as_ref().filter(|_| exchange.name.starts_with("overdue."))?;
+    let problem = "has a policy: if it sets an alternate exchange, messages that fit no lane count as sent";
+    let advice = format!("narrow the policy {policy} so that it does not match overdue.*, or apply it to queues only");
+    Some(Finding::new(format!("exchange {}", exchange.name), problem, advice))
+}
+
+/// Somebody who takes messages away.
+fn consumer_finding(topology: &Topology, consumer: &ConsumerState) -> Option<Finding> {
+    let queue = &consumer.queue.name;
+    if !topology.queues.iter().any(|ours| ours.name == *queue) {
+        return None;
+    }
+    if consumer.consumer_tag.starts_with(CONSUMER_TAG) {
+        return None;
+    }
+    let who = ["user", "connection_name"].map(|field| consumer.channel_details[field].as_str().unwrap_or("?"));
+    let problem = format!(
+        "is consumed by somebody else (user {}, connection {}, tag {}), who takes messages away",
+        who[0], who[1], consumer.consumer_tag
+    );
+    Some(Finding::new(
+        format!("queue {queue}"),
+        problem,
+        "end that consumer, and give its user no right to read overdue.*",
+    ))
+}
+
+/// What is wrong with a binding that is not of the topology: it leads to a place of ours, or away from one. Every queue has one
+/// from the default exchange, and events are for everybody. Queues of other lanes, or of another version, are ours, too.
+fn foreign(topology: &Topology, binding: &BindingState) -> Option<&'static str> {
+    let is_exchange_of_ours = |name: &str| topology.exchanges.iter().any(|exchange| exchange.name == name);
+    let leads_away = is_exchange_of_ours(&binding.source) && binding.source != EVENTS_EXCHANGE;
+    let leads_to_us = match binding.destination_type.as_str() {
+        "queue" => topology.queues.iter().any(|queue| queue.name == binding.destination),
+        _ => is_exchange_of_ours(&binding.destination),
+    };
+    let is_of_other_lanes = binding.destination_type == "queue" && binding.destination.starts_with("overdue.v");
+    if binding.source.is_empty() || topology.bindings.iter().any(|known| is_same(known, binding)) {
+        return None;
+    }
+    match (leads_away, leads_to_us) {
+        (true, true) => Some("leads messages of ours past their lane, or round and round, and is not of this topology"),
+        (false, true) if binding.destination_type == "queue" => {
+            Some("leads messages into a queue of ours, and is not of this topology")
+        }
+        (true, false) if !is_of_other_lanes => Some(
+            "copies messages of ours to somebody else, and is not of this topology: when that place is full, no lane can hand on",
+        ),
+        _ => None,
+    }
 }
 
 fn is_same(wanted: &Binding, live: &BindingState) -> bool {
-    live.source == wanted.source && live.destination == wanted.queue && live.routing_key == wanted.routing_key
+    live.destination_type == "queue"
+        && live.source == wanted.source
+        && live.destination == wanted.queue
+        && live.routing_key == wanted.routing_key
 }
 
 fn binding_label(source: &str, queue: &str, routing_key: &str) -> String {

@@ -43,6 +43,9 @@ pub struct QueueState {
     /// The policy that applies to it.
     #[serde(default)]
     pub(crate) policy: Option<String>,
+    /// The operators' policy that applies to it.
+    #[serde(default)]
+    pub(crate) operator_policy: Option<String>,
     /// What that policy sets. Not always an object: an empty one is an empty list.
     #[serde(default)]
     pub(crate) effective_policy_definition: Value,
@@ -67,6 +70,31 @@ pub(crate) struct Node {
     pub(crate) disk_free_alarm: bool,
     #[serde(default)]
     pub(crate) partitions: Vec<String>,
+}
+
+/// An exchange of a virtual host.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ExchangeState {
+    pub(crate) name: String,
+    /// The policy that applies to it.
+    #[serde(default)]
+    pub(crate) policy: Option<String>,
+}
+
+/// Who takes messages out of a queue.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ConsumerState {
+    pub(crate) queue: ConsumedQueue,
+    /// An empty list where the consumer's channel is not known yet.
+    #[serde(default)]
+    pub(crate) channel_details: Value,
+    pub(crate) consumer_tag: String,
+}
+
+/// The queue that a consumer consumes.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ConsumedQueue {
+    pub(crate) name: String,
 }
 
 /// A binding.
@@ -155,6 +183,14 @@ impl Management {
 
     pub(crate) async fn bindings(&self, vhost: &str) -> Result<Vec<BindingState>, ManagementError> {
         self.get(&["bindings", vhost]).await
+    }
+
+    pub(crate) async fn exchanges(&self, vhost: &str) -> Result<Vec<ExchangeState>, ManagementError> {
+        self.get(&["exchanges", vhost]).await
+    }
+
+    pub(crate) async fn consumers(&self, vhost: &str) -> Result<Vec<ConsumerState>, ManagementError> {
+        self.get(&["consumers", vhost]).await
     }
 
     /// The feature flags; `None` if the user may not see them.

@@ -1,8 +1,9 @@
 use lapin::BasicProperties;
 use order::{Attempts, Deadline, Hop, OrderId, Shard, TimeoutKind};
+use time::OffsetDateTime;
 use trace::TraceParent;
 
-use crate::headers::{ATTEMPT_HEADER, insert_attempts, insert_text};
+use crate::headers::{ATTEMPT_HEADER, UNTIL_HEADER, insert_attempts, insert_text, insert_time};
 use crate::routing::{NOW, routing_key};
 use crate::topology::LANES_EXCHANGE;
 use crate::wire;
@@ -43,6 +44,15 @@ impl Outgoing {
     pub fn after(mut self, attempts: &Attempts) -> Self {
         let mut headers = self.properties.headers().clone().unwrap_or_default();
         insert_attempts(&mut headers, ATTEMPT_HEADER, attempts);
+        self.properties = self.properties.with_headers(headers);
+        self
+    }
+
+    /// The same message, which is to come out of its lane then.
+    #[must_use]
+    pub fn until(mut self, instant: OffsetDateTime) -> Self {
+        let mut headers = self.properties.headers().clone().unwrap_or_default();
+        insert_time(&mut headers, UNTIL_HEADER, instant);
         self.properties = self.properties.with_headers(headers);
         self
     }

@@ -17,6 +17,7 @@ use crate::forward::{kept_headers, tells_of_death, without};
 use crate::headers::{ATTEMPTS_MADE_HEADER, DETAIL_HEADER, REASON_HEADER, attempts, text};
 use crate::json::{of_properties, of_table, storable, to_table};
 use crate::routing::{is_due_queue, kind_and_shard, routing_key};
+use crate::session::consumer_tag;
 use crate::topology::{LANES_EXCHANGE, PARKED_EXCHANGE, PARKED_QUEUE, UNREADABLE_EXCHANGE};
 use crate::{Broker, BrokerError, Outgoing, wire};
 
@@ -72,7 +73,10 @@ impl ParkedQueue {
         let error = |error: lapin::Error| broker.error(&error);
         channel.basic_qos(PREFETCH, BasicQosOptions::default()).await.map_err(error)?;
         let (options, nothing) = (BasicConsumeOptions::default(), FieldTable::default());
-        let consumer = channel.basic_consume(PARKED_QUEUE.into(), "".into(), options, nothing).await.map_err(error)?;
+        let consumer = channel
+            .basic_consume(PARKED_QUEUE.into(), consumer_tag().as_str().into(), options, nothing)
+            .await
+            .map_err(error)?;
         Ok(Self { broker: broker.clone(), connection, channel, consumer })
     }
 

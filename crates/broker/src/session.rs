@@ -7,6 +7,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 use order::{Shard, TimeoutKind};
 use tokio::time::{Instant, timeout, timeout_at};
+use uuid::Uuid;
 
 use crate::connection::close;
 use crate::routing::due_queue;
@@ -33,6 +34,14 @@ pub struct Batch {
     broker: Broker,
 }
 
+/// How the tags of our consumers begin, by which they are told from others'.
+pub(crate) const CONSUMER_TAG: &str = "overdue-";
+
+/// A tag for a consumer of ours.
+pub(crate) fn consumer_tag() -> String {
+    format!("{CONSUMER_TAG}{}", Uuid::now_v7())
+}
+
 /// How long handing an ack to the connection may take.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -49,7 +58,12 @@ impl Session {
         channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(error)?;
         let queue = due_queue(kind, shard);
         let consumer = channel
-            .basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+            .basic_consume(
+                queue.as_str().into(),
+                consumer_tag().as_str().into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
             .await
             .map_err(error)?;
         let (broker, route) = (broker.clone(), (kind, shard));

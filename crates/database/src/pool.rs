@@ -38,6 +38,16 @@ pub struct PoolState {
     pub idle: usize,
     /// The most that there may be.
     pub max: usize,
+    /// How many wait for one.
+    pub waiting: usize,
+}
+
+impl PoolState {
+    /// Whether all connections are in use, and somebody waits for one.
+    #[must_use]
+    pub fn is_exhausted(self) -> bool {
+        self.idle == 0 && self.open >= self.max && self.waiting > 0
+    }
 }
 
 /// Connections of sqlx. It connects when it is first used.
@@ -189,7 +199,7 @@ fn bounded<M: Manager>(manager: M, dial: &Dial, settings: &PoolSettings) -> Resu
 
 fn state<M: Manager>(pool: &managed::Pool<M>) -> PoolState {
     let status = pool.status();
-    PoolState { open: status.size, idle: status.available, max: status.max_size }
+    PoolState { open: status.size, idle: status.available, max: status.max_size, waiting: status.waiting }
 }
 
 fn unreachable(address: &str, error: &PoolError<DatabaseError>) -> DatabaseError {

@@ -25,6 +25,14 @@ pub struct Hop {
     pub expiration_ms: Option<u64>,
 }
 
+impl Hop {
+    /// How long the message waits.
+    #[must_use]
+    pub fn wait(self) -> Duration {
+        self.expiration_ms.map_or(self.lane.ttl(), Duration::from_millis)
+    }
+}
+
 /// Why a set of lanes cannot serve.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadLanes {

@@ -83,9 +83,10 @@ impl From<BrokerError> for Failure {
         let kind = match error {
             BrokerError::BadUrl(_) | BrokerError::BadCertificates { .. } => Kind::Settings,
             BrokerError::Topology(_) => Kind::Mismatch,
-            BrokerError::Timeout { .. } | BrokerError::Unreachable { .. } | BrokerError::AccessRefused(_) => {
-                Kind::Unreachable
-            }
+            BrokerError::Timeout { .. }
+            | BrokerError::Unreachable { .. }
+            | BrokerError::Blocked
+            | BrokerError::AccessRefused(_) => Kind::Unreachable,
             BrokerError::Protocol(_) => Kind::Other,
         };
         Self::new(kind, error)

@@ -41,7 +41,7 @@ impl Default for RelaySettings {
             confirm_timeout: Publisher::CONFIRM_TIMEOUT,
             lease: Duration::from_secs(20),
             claim_orders_max: 8192,
-            poll: Duration::from_secs(2),
+            poll: Duration::from_millis(500),
             answer_timeout: answer_timeout(STATEMENT_TIMEOUT),
         }
     }

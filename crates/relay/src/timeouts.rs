@@ -37,7 +37,8 @@ fn message(group: &[ClaimedTimeout], kind: TimeoutKind, shard: Shard, lanes: &La
     let parents: Vec<TraceParent> = group.iter().filter_map(|timeout| timeout.traceparent.clone()).collect();
     let span = tracing::info_span!(target: trace::TARGET, "send timeout", orders = orders.len());
     trace::follow(&span, &parents);
-    let message = Outgoing::timeout(kind, &orders, lanes.choose(remaining), shard);
+    let hop = lanes.choose(remaining);
+    let message = Outgoing::timeout(kind, &orders, hop, shard).until(now + hop.wait());
     message.traced(trace::onward(&span, &parents).as_ref())
 }
 

@@ -42,7 +42,7 @@ const RECHECK_WINDOW: Duration = Duration::from_secs(1);
 /// What follows from how the orders of these messages ended. Orders that wait for deadlines within `window` of each other
 /// share a message.
 pub(crate) fn follow_ups<'a>(
-    messages: &'a [Incoming],
+    messages: &[&'a Incoming],
     settled: &'a Settled,
     window: Duration,
     now: OffsetDateTime,
@@ -226,7 +226,7 @@ mod tests {
             settled([("a".to_owned(), look(1, 5)), ("b".to_owned(), look(3, 9)), ("c".to_owned(), Outcome::Closed)]);
         let body = r#"{"v":1,"orders":[{"id":"a"},{"id":"b"},{"id":"c"},{"id":"a"}]}"#;
         let messages = [message(body), message("c")];
-        let follow_ups = follow_ups(&messages, &settled, WINDOW, now());
+        let follow_ups = follow_ups(&messages.iter().collect::<Vec<_>>(), &settled, WINDOW, now());
         let [FollowUp::LookAgain { orders, attempts, when, .. }] = follow_ups.as_slice() else {
             panic!("{} follow", follow_ups.len())
         };
@@ -241,7 +241,7 @@ mod tests {
             settled([("a".to_owned(), parked(ParkReason::RefusedByDatabase)), ("b".to_owned(), Outcome::Closed)]);
         let mixed = r#"{"v":1,"orders":[{"id":"a"},{"id":"b"},{"id":"no id"},{"id":"a"}]}"#;
         let messages = [message(mixed), message("{"), message("b")];
-        let follow_ups = follow_ups(&messages, &settled, WINDOW, now());
+        let follow_ups = follow_ups(&messages.iter().collect::<Vec<_>>(), &settled, WINDOW, now());
         let parts: Vec<(String, ParkReason)> = follow_ups
             .iter()
             .map(|follow_up| {

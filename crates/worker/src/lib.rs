@@ -6,6 +6,7 @@ mod asking;
 mod attempt;
 mod attendant;
 mod circuit;
+mod early;
 #[cfg(test)]
 mod fakes;
 mod follow_ups;

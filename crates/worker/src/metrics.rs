@@ -26,6 +26,8 @@ pub struct WorkerMetrics {
     pub attempts_in_vain: Counter,
     /// Messages, or parts of them, that were set aside for a person.
     pub parked: Counter,
+    /// Messages that came out of their lanes before their time, and wait in the outbox.
+    pub early: Counter,
     /// Times that a server that is away was waited for.
     pub waits: Counter,
     /// Subscriptions that are open.
@@ -74,6 +76,7 @@ impl Default for WorkerMetrics {
             messages: Counter::default(),
             attempts_in_vain: Counter::default(),
             parked: Counter::default(),
+            early: Counter::default(),
             waits: Counter::default(),
             consumers: Gauge::default(),
             gateway_calls: Counter::default(),
@@ -117,6 +120,7 @@ impl WorkerMetrics {
             "Messages, or parts of them, that were set aside for a person",
             self.parked.clone(),
         );
+        registry.register("early", "Messages that came out of their lanes before their time", self.early.clone());
         registry.register(
             "rescued",
             "Orders that the sweep has settled: no message brought them in time",

@@ -76,13 +76,19 @@ impl Outbound {
         let message = match follow_up {
             FollowUp::Wait(orders) => {
                 let remaining = orders.last().map_or(Duration::ZERO, |(_, latest)| latest.remaining(now));
-                Outgoing::timeout(TimeoutKind::Payment, orders, self.lanes.choose(remaining), self.shard)
+                let hop = self.lanes.choose(remaining);
+                Outgoing::timeout(TimeoutKind::Payment, orders, hop, self.shard).until(now + hop.wait())
             }
             FollowUp::HandOver(orders) => Outgoing::due_now(TimeoutKind::Gateway, orders, self.shard),
             FollowUp::Recheck { orders, attempts, .. } => {
-                Outgoing::timeout(TimeoutKind::Gateway, orders, self.hop(wait), self.shard).after(attempts)
+                let hop = self.hop(wait);
+                let message = Outgoing::timeout(TimeoutKind::Gateway, orders, hop, self.shard);
+                message.until(now + hop.wait()).after(attempts)
             }
-            FollowUp::LookAgain { message, orders, attempts, .. } => message.again(orders, self.hop(wait), attempts),
+            FollowUp::LookAgain { message, orders, attempts, .. } => {
+                let hop = self.hop(wait);
+                message.again(orders, hop, attempts).until(now + hop.wait())
+            }
             FollowUp::Park { message, part, reason, detail } => match part {
                 Part::Whole => message.parked(*reason, detail),
                 Part::Entries(entries) => message.parked_entries(entries, *reason, detail),

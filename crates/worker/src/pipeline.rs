@@ -10,6 +10,7 @@ use retry::Policy;
 use trace::TraceParent;
 use tracing::Instrument;
 
+use crate::early::Early;
 use crate::follow_ups::{FollowUp, follow_ups};
 use crate::handler::{Context, Handler};
 use crate::metrics::WorkerMetrics;
@@ -25,6 +26,7 @@ pub(crate) struct Pipeline {
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) outbound: Outbound,
     pub(crate) bounds: Bounds,
+    pub(crate) early: Early,
     /// As it is between batches.
     pub(crate) context: Context,
     pub(crate) metrics: WorkerMetrics,
@@ -155,18 +157,18 @@ impl Pipeline {
     /// Does all that a batch asks for. When it returns, everything is committed and confirmed.
     async fn process(&mut self, batch: &Batch) -> Result<(), Interrupted> {
         let begun = Instant::now();
-        let messages = batch.messages();
-        let due = due(messages);
-        let parents: Vec<TraceParent> = messages.iter().filter_map(Incoming::traceparent).collect();
+        let patience = self.context.patience.lasting(self.bounds.hold_max);
+        let messages = self.early.keep_back(batch.messages(), &patience).await?;
+        let due = due(&messages);
+        let parents: Vec<TraceParent> = messages.iter().filter_map(|message| message.traceparent()).collect();
         let span = tracing::info_span!(target: trace::TARGET, "settle batch", kind = %self.kind, orders = due.len());
         trace::follow(&span, &parents);
-        let context = Context {
-            by: self.context.by.clone(),
-            trace: trace::onward(&span, &parents),
-            patience: self.context.patience.lasting(self.bounds.hold_max),
-        };
+        let context = Context { by: self.context.by.clone(), trace: trace::onward(&span, &parents), patience };
         let settled = self.handler.handle(&due, &context).instrument(span).await?;
-        let follow_ups = follow_ups(messages, &settled, self.bounds.window, settled.time.now());
+        if !due.is_empty() {
+            self.early.set_clock(settled.time);
+        }
+        let follow_ups = follow_ups(&messages, &settled, self.bounds.window, settled.time.now());
         self.outbound.publish(&follow_ups, settled.time, &context).await?;
         let parked = follow_ups.iter().filter(|follow_up| matches!(follow_up, FollowUp::Park { .. })).count();
         self.metrics.parked.inc_by(parked as u64);
@@ -184,7 +186,7 @@ impl Pipeline {
 
 /// The orders that these messages name: each once, in the order of their IDs, with the fewest attempts that a message counts. A
 /// message may have been forged, with a count of its own.
-fn due(messages: &[Incoming]) -> BTreeMap<OrderId, Attempts> {
+fn due(messages: &[&Incoming]) -> BTreeMap<OrderId, Attempts> {
     let mut due: BTreeMap<OrderId, Attempts> = BTreeMap::new();
     for message in messages {
         let Ok(content) = &message.content else { continue };
@@ -208,7 +210,7 @@ mod tests {
         let body = br#"{"v":1,"orders":[{"id":"b"},{"id":"a"}]}"#;
         let messages =
             [b"b".as_slice(), body, b"{", b"a"].map(|body| Incoming::untouched_by_a_broker("30m.payment", body));
-        let due = due(&messages);
+        let due = due(&messages.iter().collect::<Vec<_>>());
         assert_eq!(due.keys().map(OrderId::as_str).collect::<Vec<_>>(), ["a", "b"]);
         assert!(due.values().all(|attempts| attempts.made == 0));
     }

@@ -7,6 +7,7 @@ use order::{COALESCE_WINDOW, Lanes, Shard, TimeoutKind};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::early::Early;
 use crate::follow_ups::GATEWAY_ORDERS_MAX;
 use crate::gateways::Gateways;
 use crate::handler::{Context, Handler};
@@ -138,6 +139,7 @@ impl Worker {
             handler,
             outbound: Outbound::new(publisher, self.lanes.clone(), shard),
             bounds: self.bounds(kind),
+            early: Early::new(self.book.clone(), self.metrics.clone()),
             context: Context { by: Actor::on_timeout("worker"), trace: None, patience },
             metrics: self.metrics.clone(),
         }

@@ -1,6 +1,7 @@
 //! The order book in PostgreSQL. No SQL type leaves this folder.
 
 mod error;
+mod keep_back;
 mod load;
 mod lock;
 mod note;
@@ -12,15 +13,15 @@ mod settle;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use database::Client;
+use database::{Client, ServerTime};
 use order::OrderId;
 use trace::TraceParent;
 
 pub(crate) use self::error::is_bad;
 use self::lock::UnderLock;
 use crate::{
-    Actor, BookError, BookResult, Closed, Closing, Credited, Loaded, OrderBook, OverduePage, PageRequest, Payment,
-    TradeNote,
+    Actor, BookError, BookResult, Closed, Closing, Credited, KeptBack, Loaded, OrderBook, OverduePage, PageRequest,
+    Payment, TradeNote,
 };
 
 /// Orders in PostgreSQL, in tables of ours or in views over a shop's own.
@@ -62,6 +63,10 @@ impl OrderBook for PostgresBook {
 
     async fn ready(&self) -> Result<(), BookError> {
         ready::ready(&self.client, &self.under_lock).await
+    }
+
+    async fn keep_back(&self, timeouts: &[KeptBack]) -> Result<Option<ServerTime>, BookError> {
+        keep_back::keep_back(&self.client, timeouts).await.map(Some)
     }
 
     async fn overdue(&self, page: &PageRequest) -> Result<Option<OverduePage>, BookError> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use book::{BookError, OrderBook, PageRequest, ParkedGroup, ParkedTable, PostgresBook};
+use book::{BookError, Flaw, OrderBook, PageRequest, ParkedGroup, ParkedTable, PostgresBook};
 use database::{Client, DatabaseError, Purpose, SchemaError, Seen, SqlxConnection};
 use time::OffsetDateTime;
 
@@ -107,10 +107,8 @@ async fn state(connection: &mut SqlxConnection, client: &Client, findings: &mut 
         let advice = "create it as migrations/ does (`create index concurrently`), or `reindex` it if it is invalid";
         findings.push(Finding::new(format!("index {index}"), problem, advice));
     }
-    if !book::outbox_trigger_is_on(client).await? {
-        let problem = "is missing or disabled: relays look only now and then, so short timeouts are armed late";
-        let advice = "enable it, or create it as migrations/0001_orders.sql does";
-        findings.push(Finding::new("trigger outbox_wakes_relay", problem, advice));
+    for Flaw { object, problem, advice } in book::flaws(client).await? {
+        findings.push(Finding::new(object, plain(&problem), advice));
     }
     let backlog = relay::backlog(connection).await?;
     let age = Duration::try_from_secs_f64(backlog.oldest_age_s).unwrap_or_default();

@@ -1,10 +1,11 @@
 //! The HTTP side of a process: health and metrics, and orders if it has that role.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use api::{Listener, Metrics, OrderService, Readiness, Replica, Token, Trouble, Vitals};
-use broker::{Broker, Management, Topology};
-use database::{DatabaseUrl, Purpose};
+use broker::{Broker, BrokerProbe, Management, Topology};
+use database::{DatabaseUrl, Purpose, SqlxPool};
 use prometheus_client::registry::Registry;
 use relay::RelayMetrics;
 use tokio_util::sync::CancellationToken;
@@ -95,10 +96,15 @@ impl Http {
         }
         registry.register_collector(Box::new(samples.clone()));
         let trouble = |book: SharedBook| -> Trouble { Box::new(move || Some(book.trouble()?.0)) };
-        let troubles = book.map(trouble).into_iter().collect();
+        let mut troubles: Vec<Trouble> = book.map(trouble).into_iter().collect();
+        troubles.extend(service.as_ref().map(|service| exhausted(service.pool.clone())));
         let vhost = broker.as_ref().map(|broker| broker.vhost().to_owned());
         let vitals = Vitals {
-            readiness: Arc::new(Readiness::of(client.clone(), broker.zip(topology), troubles)),
+            readiness: Arc::new(Readiness::of(
+                client.clone(),
+                broker.zip(topology).map(|(broker, topology)| BrokerProbe::new(broker, topology)),
+                troubles,
+            )),
             metrics: Arc::new(Metrics::new(registry)),
         };
         if let Ok(address) = self.listener.address() {
@@ -128,6 +134,16 @@ impl Http {
             served.await;
         })
     }
+}
+
+/// A pool that was exhausted at the look before, too, is no mere moment of many requests.
+fn exhausted(pool: SqlxPool) -> Trouble {
+    let before = AtomicBool::new(false);
+    Box::new(move || {
+        let is = pool.state().is_exhausted();
+        let was = before.swap(is, Ordering::Relaxed);
+        (is && was).then(|| "all connections for requests are in use, and requests wait for them".to_owned())
+    })
 }
 
 fn replica(url: &DatabaseUrl, settings: &DatabaseSettings) -> Result<Arc<Replica>, Failure> {

@@ -102,7 +102,7 @@ impl Collector for Samples {
         page.gauges("build_info", "The version of the program", &[(version, 1.0)])?;
         let mut pools = Vec::new();
         for (name, state) in &self.pools {
-            let PoolState { open, idle, max } = state();
+            let PoolState { open, idle, max, .. } = state();
             for (state, count) in [("used", open.saturating_sub(idle)), ("idle", idle), ("max", max)] {
                 pools.push((vec![("pool", (*name).to_owned()), ("state", state.to_owned())], count as f64));
             }
