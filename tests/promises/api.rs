@@ -1,5 +1,6 @@
 //! The HTTP API as its users meet it. Every answer is checked against the document that the server gives of itself.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,18 +10,18 @@ use serde_json::{Value, json};
 use tests::{Process, Proxy, World, eventually, simulator};
 use url::Url;
 
-const TOKEN: &str = "a-token-for-the-tests";
+pub(crate) const TOKEN: &str = "a-token-for-the-tests";
 
 /// A server of the API alone: no relay, no worker, no sweep.
-struct Server {
-    process: Process,
-    base: String,
+pub(crate) struct Server {
+    pub(crate) process: Process,
+    pub(crate) base: String,
     client: Client,
     document: Value,
 }
 
 impl Server {
-    async fn start(world: &World, environment: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start(world: &World, environment: &[(&str, &str)]) -> Self {
         Self::start_with(world, &["--only", "api"], environment).await
     }
 
@@ -34,6 +35,10 @@ impl Server {
         let mut server = Self { process, base, client, document: Value::Null };
         server.document = server.send(Method::GET, "/openapi.json", &[], None).await.1;
         server
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.base.trim_start_matches("http://").parse().unwrap()
     }
 
     /// Sends a request with the token; status and body.
@@ -69,7 +74,7 @@ impl Server {
         self.send(Method::GET, path, &[], None).await
     }
 
-    async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
         self.send(Method::POST, path, &[], Some(body)).await
     }
 

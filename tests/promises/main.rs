@@ -31,5 +31,6 @@ mod sweep;
 mod tls;
 mod topology;
 mod tracing;
+mod under_fire;
 mod watching;
 mod wechat;

@@ -1,33 +1,48 @@
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::HeaderValue;
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::problem::{Problem, ProblemKind};
+use crate::service::OrderService;
 
 /// The bearer token that opens the order service. Only its hash is kept.
 #[derive(Clone)]
 pub struct Token([u8; 32]);
 
-/// A token that is too easy to guess.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BadToken;
+/// Why a token cannot serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadToken {
+    /// Fewer bytes than [`Token::BYTES_MIN`].
+    #[error("must have {} bytes or more", Token::BYTES_MIN)]
+    TooShort,
+    /// A character that clients cannot send as a part of it.
+    #[error("has a blank, a line end or another character at place {0} that clients cannot send in a header")]
+    Unsendable(usize),
+}
 
 impl Token {
     /// The fewest bytes that a token may have.
     pub const BYTES_MIN: usize = 16;
 
-    /// A token of at least [`Token::BYTES_MIN`] bytes.
+    /// A token of at least [`Token::BYTES_MIN`] visible ASCII characters.
     ///
     /// # Errors
     /// [`BadToken`].
     pub fn new(token: &SecretString) -> Result<Self, BadToken> {
         let token = token.expose_secret().as_bytes();
-        if token.len() < Self::BYTES_MIN { Err(BadToken) } else { Ok(Self(Sha256::digest(token).into())) }
+        if let Some(place) = token.iter().position(|byte| !byte.is_ascii_graphic()) {
+            return Err(BadToken::Unsendable(place + 1));
+        }
+        if token.len() < Self::BYTES_MIN { Err(BadToken::TooShort) } else { Ok(Self(Sha256::digest(token).into())) }
     }
 
     /// Compares hashes, all of them to the end, so that the time that it takes tells nothing.
@@ -36,17 +51,58 @@ impl Token {
     }
 }
 
-/// Lets a request through only with the token; every request where there is none.
-pub(crate) async fn require_token(State(token): State<Option<Token>>, request: Request, next: Next) -> Response {
-    let Some(token) = &token else { return next.run(request).await };
-    let presented = request.headers().get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-    if presented.is_some_and(|presented| token.is(presented)) {
+/// How long the answer to a wrong token takes once wrong ones have come again and again: nobody guesses fast.
+const BRAKE: Duration = Duration::from_secs(1);
+
+/// Lets a request through only with the token. Where there is none, only programs of this machine may come, and no web page
+/// that a browser of this machine shows.
+pub(crate) async fn admit(State(service): State<Arc<OrderService>>, request: Request, next: Next) -> Response {
+    let Some(token) = &service.token else {
+        return match foreign(request.headers()) {
+            None => next.run(request).await,
+            Some(detail) => Problem::new(ProblemKind::ForeignOrigin, detail).into_response(),
+        };
+    };
+    let presented = request.headers().get(AUTHORIZATION);
+    if presented.and_then(|value| bearer(value.as_bytes())).is_some_and(|presented| token.is(presented)) {
         return next.run(request).await;
+    }
+    if presented.is_some() {
+        match service.warnings.lets_through("token") {
+            Some(more) => tracing::warn!(more, "a request came with a wrong token"),
+            None => tokio::time::sleep(BRAKE).await,
+        }
     }
     let problem = Problem::new(ProblemKind::Unauthorized, "a valid bearer token is needed");
     let mut response = problem.into_response();
     response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response
+}
+
+/// What gives a request away that no program of this machine has sent: a browser names the page that had it sent, and the host
+/// by which it has found us.
+fn foreign(headers: &HeaderMap) -> Option<String> {
+    let text = |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let host = text("host").unwrap_or_default();
+    if !is_loopback(&host) {
+        return Some(format!(
+            "without a token (OVERDUE_API_TOKEN) only this machine is served, under its own name, not {:?}: call 127.0.0.1, localhost or [::1]",
+            host.chars().take(100).collect::<String>()
+        ));
+    }
+    let page = text("origin").filter(|origin| origin.split_once("://").is_none_or(|(_, from)| from != host));
+    let elsewhere = text("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none");
+    (page.is_some() || elsewhere)
+        .then(|| "without a token (OVERDUE_API_TOKEN) no web page of elsewhere is served".to_owned())
+}
+
+fn is_loopback(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn bearer(value: &[u8]) -> Option<&[u8]> {
@@ -60,11 +116,43 @@ mod tests {
 
     #[test]
     fn only_the_token_itself_opens() {
-        let token = Token::new(&"correct horse battery".into()).ok().unwrap();
-        assert!(token.is(b"correct horse battery"));
-        assert!(!token.is(b"correct horse batterz") && !token.is(b"") && !token.is(b"correct horse battery "));
+        let token = Token::new(&"correct-horse-battery".into()).ok().unwrap();
+        assert!(token.is(b"correct-horse-battery"));
+        assert!(!token.is(b"correct-horse-batterz") && !token.is(b"") && !token.is(b"correct-horse-battery "));
         assert_eq!(bearer(b"bearer  abc"), Some(&b"abc"[..]));
         assert_eq!(bearer(b"Basic abc"), None);
-        assert!(Token::new(&"short".into()).is_err());
+        assert_eq!(Token::new(&"short".into()).err(), Some(BadToken::TooShort));
+        for (text, place) in
+            [("correct horse battery", 8), ("correct-horse-battery\n", 22), ("kör-ect-horse-battery", 2)]
+        {
+            assert_eq!(Token::new(&text.into()).err(), Some(BadToken::Unsendable(place)), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_token_only_programs_of_this_machine_are_served() {
+        let headers = |pairs: &[(&'static str, &'static str)]| -> HeaderMap {
+            pairs.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
+        };
+        for ours in [
+            &[("host", "127.0.0.1:8080")][..],
+            &[("host", "LOCALHOST")],
+            &[("host", "[::1]:8080")],
+            &[("host", "[::1]")],
+            &[("host", "127.9.9.9:1"), ("sec-fetch-site", "same-origin"), ("origin", "http://127.9.9.9:1")],
+        ] {
+            assert_eq!(foreign(&headers(ours)), None, "{ours:?}");
+        }
+        for theirs in [
+            &[][..],
+            &[("host", "shop.example")],
+            &[("host", "127.0.0.1.shop.example:8080")],
+            &[("host", "localhost"), ("origin", "https://shop.example")],
+            &[("host", "localhost:1"), ("origin", "http://localhost:2")],
+            &[("host", "localhost"), ("origin", "null")],
+            &[("host", "localhost"), ("sec-fetch-site", "cross-site")],
+        ] {
+            assert!(foreign(&headers(theirs)).is_some(), "{theirs:?}");
+        }
     }
 }

@@ -11,17 +11,22 @@ use utoipa::ToSchema;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateOrder {
-    /// 1 to 64 characters of `A-Z a-z 0-9 . _ : -`.
+    /// 1 to 64 characters of `A-Z a-z 0-9 . _ : -`, and not one dot or two alone.
+    #[schema(pattern = "^(?!\\.{1,2}$)[A-Za-z0-9._:-]{1,64}$")]
     pub(crate) id: String,
     /// What is ordered; at least one line.
+    #[schema(min_items = 1)]
     pub(crate) items: Vec<Item>,
     /// What is to be paid, in the currency's smallest unit.
+    #[schema(minimum = 0)]
     pub(crate) amount_minor: i64,
     /// Three capital letters (ISO 4217).
+    #[schema(pattern = "^[A-Z]{3}$")]
     pub(crate) currency: String,
     /// The gateway where it is to be paid, such as `wechat`; none: the shop itself marks it as paid.
     pub(crate) gateway: Option<String>,
-    /// How long the customer has to pay, in seconds; half an hour by default.
+    /// How long the customer has to pay, in seconds, up to ten years; half an hour by default.
+    #[schema(minimum = 1, maximum = 315619200)]
     pub(crate) payment_timeout_s: Option<u64>,
 }
 
@@ -29,7 +34,8 @@ pub(crate) struct CreateOrder {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Pay {
-    /// The payment's ID at the gateway.
+    /// The payment's ID at the gateway: at most 255 bytes.
+    #[schema(pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]{1,255}$")]
     pub(crate) transaction_id: Option<String>,
 }
 
@@ -38,10 +44,22 @@ pub(crate) struct Pay {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Close {
     /// The role in which the person acts: `merchant`, `customer`, `support` and so on.
+    #[schema(
+        max_length = 500,
+        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
+    )]
     pub(crate) operator_type: String,
     /// The person.
+    #[schema(
+        max_length = 500,
+        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
+    )]
     pub(crate) operator: String,
     /// Why; kept in the order's log.
+    #[schema(
+        max_length = 500,
+        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
+    )]
     pub(crate) reason: String,
 }
 
@@ -53,10 +71,22 @@ pub(crate) struct Extend {
     #[schema(format = DateTime)]
     pub(crate) payment_deadline: String,
     /// Why; kept in the order's log.
+    #[schema(
+        max_length = 500,
+        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
+    )]
     pub(crate) reason: Option<String>,
     /// The role of the person who has it done.
+    #[schema(
+        max_length = 500,
+        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
+    )]
     pub(crate) operator_type: Option<String>,
     /// That person.
+    #[schema(
+        max_length = 500,
+        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
+    )]
     pub(crate) operator: Option<String>,
 }
 
@@ -64,8 +94,10 @@ pub(crate) struct Extend {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Item {
     /// The stock-keeping unit.
+    #[schema(min_length = 1)]
     pub sku: String,
     /// How many; at least 1.
+    #[schema(minimum = 1)]
     pub quantity: i64,
 }
 

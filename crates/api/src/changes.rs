@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use book::Actor;
 use futures_util::future::BoxFuture;
@@ -14,14 +14,14 @@ use shop::{Change, PgConnection, Request};
 
 use crate::body::{Close, CreateOrder, Extend, OrderView, Pay};
 use crate::idempotency::{Answer, once, require_key};
-use crate::input::{invalid, operator, order_id, parse, parse_or_default, text};
+use crate::input::{PathOrder, invalid, operator, order_id, parse, parse_or_default, text};
 use crate::orders::look_up;
 use crate::problem::{Problem, ProblemKind};
 use crate::service::{OrderService, SETTLE_WAIT};
 
 /// Create an order, reserve its stock and arm its timeout.
 #[utoipa::path(post, path = "/orders", request_body = CreateOrder, tag = "orders", security(("bearer" = [])),
-    params(("Idempotency-Key" = Option<String>, Header)),
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$")),
     responses((status = 201, body = OrderView), (status = "4XX", body = Problem, content_type = "application/problem+json"),
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn create(
@@ -35,6 +35,13 @@ pub(crate) async fn create(
         if let Some(gateway) = wanted.gateway.as_deref().filter(|name| !service.takes_payments_at(name)) {
             let detail = format!("no payment gateway called {gateway} is configured here");
             return Err(Problem::new(ProblemKind::UnknownGateway, detail));
+        }
+        if let Some(gateway) = wanted.gateway.as_deref() {
+            // The gateway knows the trade by the order's ID.
+            let taken = service.gateways.check_trade_no(gateway, id.as_str());
+            taken.map_err(|why| {
+                Problem::new(ProblemKind::InvalidOrder, format!("order {id} cannot be paid at {gateway}: {why}"))
+            })?;
         }
         let new = Arc::new(wanted.into_new(id.clone()));
         let make = made_by(move |connection| {
@@ -52,16 +59,15 @@ pub(crate) async fn create(
 
 /// Mark an order as paid. Refused once its deadline has passed; it is closed then.
 #[utoipa::path(post, path = "/orders/{id}/pay", request_body = Pay, tag = "orders", security(("bearer" = [])),
-    params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,64}$", description = "an order ID"), ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$")),
     responses((status = 200, body = OrderView), (status = "4XX", body = Problem, content_type = "application/problem+json"),
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn pay(
     State(service): State<Arc<OrderService>>,
-    Path(id): Path<String>,
+    PathOrder(id): PathOrder,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let id = order_id(&id)?;
     let payment: Pay = parse_or_default(&body)?;
     if payment.transaction_id.as_deref().is_some_and(|id| !is_transaction_id(id)) {
         return Err(invalid(&format!(
@@ -82,16 +88,15 @@ pub(crate) async fn pay(
 
 /// Cancel an order and give its stock back.
 #[utoipa::path(post, path = "/orders/{id}/cancel", tag = "orders", security(("bearer" = [])),
-    params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,64}$", description = "an order ID"), ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$")),
     responses((status = 200, body = OrderView), (status = "4XX", body = Problem, content_type = "application/problem+json"),
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn cancel(
     State(service): State<Arc<OrderService>>,
-    Path(id): Path<String>,
+    PathOrder(id): PathOrder,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let id = order_id(&id)?;
     let target = format!("POST /orders/{id}/cancel");
     let order = id.clone();
     let make = made_by(move |connection| {
@@ -106,16 +111,15 @@ pub(crate) async fn cancel(
 
 /// Give the customer more time to pay.
 #[utoipa::path(post, path = "/orders/{id}/extend", request_body = Extend, tag = "orders", security(("bearer" = [])),
-    params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,64}$", description = "an order ID"), ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$")),
     responses((status = 200, body = OrderView), (status = "4XX", body = Problem, content_type = "application/problem+json"),
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn extend(
     State(service): State<Arc<OrderService>>,
-    Path(id): Path<String>,
+    PathOrder(id): PathOrder,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let id = order_id(&id)?;
     let wanted: Extend = parse(&body)?;
     let target = format!("POST /orders/{id}/extend");
     let (order, wanted) = (id.clone(), Arc::new(wanted));
@@ -136,17 +140,16 @@ pub(crate) async fn extend(
 /// Close an order now, whether or not its deadline has passed, with the same care as at its deadline: its gateway is
 /// asked first. 202: that takes longer; it goes on by itself.
 #[utoipa::path(post, path = "/orders/{id}/close", request_body = Close, tag = "orders", security(("bearer" = [])),
-    params(("id" = String, Path), ("Idempotency-Key" = String, Header)),
+    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,64}$", description = "an order ID"), ("Idempotency-Key" = String, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$")),
     responses((status = 200, body = OrderView), (status = 202, body = OrderView),
               (status = "4XX", body = Problem, content_type = "application/problem+json"),
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn close(
     State(service): State<Arc<OrderService>>,
-    Path(id): Path<String>,
+    PathOrder(id): PathOrder,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let id = order_id(&id)?;
     require_key(&headers)?;
     let wanted: Close = parse(&body)?;
     once(&service.pool, &headers, &format!("POST /orders/{id}/close"), &body, async |request| {

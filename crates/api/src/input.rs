@@ -1,3 +1,9 @@
+use axum::extract::{FromRequestParts, Path, Request};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use hyper::body::Body as _;
 use order::{Operator, OrderId};
 use serde::de::DeserializeOwned;
 
@@ -18,8 +24,52 @@ pub(crate) fn parse_or_default<T: DeserializeOwned + Default>(body: &[u8]) -> Re
     if body.trim_ascii().is_empty() { Ok(T::default()) } else { parse(body) }
 }
 
+/// Dots alone are a part of no path: clients, and servers in between, take them for a way up.
 pub(crate) fn order_id(text: &str) -> Result<OrderId, Problem> {
-    OrderId::new(text).map_err(|error| Problem::new(ProblemKind::IllegalOrderId, error.to_string()))
+    let illegal = |detail: String| Problem::new(ProblemKind::IllegalOrderId, detail);
+    if matches!(text, "." | "..") {
+        return Err(illegal(format!("{text:?} cannot stand in a path: an order ID must not be one dot or two")));
+    }
+    OrderId::new(text).map_err(|error| illegal(error.to_string()))
+}
+
+/// The order that the path names.
+pub(crate) struct PathOrder(pub(crate) OrderId);
+
+/// The one word of the path that is a name.
+pub(crate) struct PathWord(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathWord {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let word = Path::<String>::from_request_parts(parts, state).await;
+        let not_text = |_| Problem::new(ProblemKind::IllegalOrderId, "the path is not UTF-8 text").nothing_there();
+        word.map(|Path(word)| Self(word)).map_err(not_text)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for PathOrder {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let PathWord(word) = PathWord::from_request_parts(parts, state).await?;
+        order_id(&word).map(Self)
+    }
+}
+
+/// Lets a request with a body through only if the body says that it is JSON. A web page may send anything else elsewhere
+/// without being asked.
+pub(crate) async fn require_json(request: Request, next: Next) -> Response {
+    let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let is_json = essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));
+    // The whole body is here.
+    if is_json || request.body().size_hint().exact() == Some(0) {
+        return next.run(request).await;
+    }
+    let detail = "send the body as JSON, with the header Content-Type: application/json";
+    Problem::new(ProblemKind::UnsupportedMediaType, detail).into_response()
 }
 
 /// Kind and name come together, or not at all.

@@ -7,10 +7,12 @@ use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::header::CONNECTION;
+use http::{HeaderName, HeaderValue};
 use tower_http::classify::{ServerErrorsAsFailures, SharedClassifier};
 use tower_http::trace::TraceLayer;
 use trace::TraceParent;
 use tracing::{Instrument, Span};
+use uuid::Uuid;
 
 use crate::problem::{Problem, ProblemKind};
 
@@ -25,6 +27,34 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 type Tracing = TraceLayer<SharedClassifier<ServerErrorsAsFailures>, fn(&Request) -> Span, (), Answered, (), (), ()>;
 type Answered = fn(&Response, Duration, &Span);
+
+/// The header that names a request, in requests and in answers.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The longest name that a client may give its request.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// Gives each request a name, the client's own or a new one, which stands in the answer and in all that is logged meanwhile.
+pub(crate) async fn named(mut request: Request, next: Next) -> Response {
+    let given = request.headers().get(REQUEST_ID).filter(|name| is_name(name.as_bytes())).cloned();
+    let name = given.unwrap_or_else(|| {
+        let new = HeaderValue::try_from(Uuid::now_v7().to_string());
+        new.unwrap_or(HeaderValue::from_static("unnamed"))
+    });
+    let span = tracing::info_span!("request", id = name.to_str().unwrap_or_default(), method = %request.method());
+    request.extensions_mut().insert(Named(span.clone()));
+    let mut response = next.run(request).instrument(span).await;
+    response.headers_mut().insert(REQUEST_ID, name);
+    response
+}
+
+/// The span that logs show.
+#[derive(Clone)]
+struct Named(Span);
+
+fn is_name(name: &[u8]) -> bool {
+    (1..=REQUEST_ID_BYTES_MAX).contains(&name.len()) && name.iter().all(u8::is_ascii_graphic)
+}
 
 /// Makes a span for each request, as part of the client's trace, and logs the answer.
 pub(crate) fn tracing() -> Tracing {
@@ -70,7 +100,9 @@ pub(crate) async fn whole(request: Request, next: Next) -> Response {
 /// Runs the request in a task of its own, within its time: work that has begun comes to its end, though the client hangs up
 /// or time is out. Given up in the middle, it could leave a transaction open in the pool.
 pub(crate) async fn to_the_end(request: Request, next: Next) -> Response {
-    let task = tokio::spawn(next.run(request).in_current_span());
+    // Logs find their span only on the task's own stack, and not behind one that is for tracing alone.
+    let named = request.extensions().get::<Named>().map_or_else(Span::none, |named| named.0.clone());
+    let task = tokio::spawn(next.run(request).in_current_span().instrument(named));
     match tokio::time::timeout(REQUEST_TIMEOUT, task).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {

@@ -1,12 +1,13 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use book::Credited;
 use http::{HeaderMap, StatusCode};
 use worker::{NotificationError, NotificationOutcome};
 
+use crate::input::PathWord;
 use crate::problem::{Problem, ProblemKind};
 use crate::service::OrderService;
 
@@ -19,7 +20,7 @@ use crate::service::OrderService;
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn notify(
     State(service): State<Arc<OrderService>>,
-    Path(gateway): Path<String>,
+    PathWord(gateway): PathWord,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
@@ -33,17 +34,20 @@ pub(crate) async fn notify(
             tracing::debug!(gateway, ?outcome, "a notification was taken");
             Ok(StatusCode::NO_CONTENT.into_response())
         }
-        Err(error) => Err(problem(&gateway, &error)),
+        Err(error) => Err(problem(&service, &gateway, &error)),
     }
 }
 
-fn problem(gateway: &str, error: &NotificationError) -> Problem {
+fn problem(service: &OrderService, gateway: &str, error: &NotificationError) -> Problem {
     match error {
         NotificationError::UnknownGateway(_) => {
             Problem::new(ProblemKind::UnknownGateway, error.to_string()).nothing_there()
         }
         NotificationError::Refused(fault) => {
-            tracing::warn!(gateway, %fault, "a notification was refused");
+            // Anybody may send them.
+            if let Some(more) = service.warnings.lets_through(gateway) {
+                tracing::warn!(gateway, %fault, more, "a notification was refused");
+            }
             Problem::new(ProblemKind::NotificationRefused, "its signature or its content cannot be trusted")
         }
         NotificationError::Later(..) | NotificationError::Book(_) => {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use order::OrderId;
@@ -10,22 +10,21 @@ use serde::Serialize;
 
 use crate::body::{OrderView, Timeline, TimelineEntry};
 use crate::idempotency::Answer;
-use crate::input::order_id;
+use crate::input::PathOrder;
 use crate::problem::Problem;
 use crate::replica::wants_fresh;
 use crate::service::{OrderService, SETTLE_WAIT};
 
 /// Look at an order. If it is pending although its deadline has passed, it is closed first (or found paid). Where a read
 /// replica answers, this may be some moments old; `Cache-Control: no-cache` asks for the state of this moment.
-#[utoipa::path(get, path = "/orders/{id}", tag = "orders", security(("bearer" = [])), params(("id" = String, Path), ("Cache-Control" = Option<String>, Header)),
+#[utoipa::path(get, path = "/orders/{id}", tag = "orders", security(("bearer" = [])), params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,64}$", description = "an order ID"), ("Cache-Control" = Option<String>, Header)),
     responses((status = 200, body = OrderView), (status = "4XX", body = Problem, content_type = "application/problem+json"),
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn show(
     State(service): State<Arc<OrderService>>,
     headers: HeaderMap,
-    Path(id): Path<String>,
+    PathOrder(id): PathOrder,
 ) -> Result<Response, Problem> {
-    let id = order_id(&id)?;
     if let Some(replica) = service.replica.as_ref().filter(|_| !wants_fresh(&headers))
         && let Some(view) = replica.ask(async |connection| shop::show(connection, &id).await).await
         && !view.overdue
@@ -42,15 +41,14 @@ pub(crate) async fn show(
 
 /// All that is on record of an order, oldest first. Of a read replica as above.
 #[utoipa::path(get, path = "/orders/{id}/timeline", tag = "orders", security(("bearer" = [])),
-    params(("id" = String, Path), ("Cache-Control" = Option<String>, Header)),
+    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,64}$", description = "an order ID"), ("Cache-Control" = Option<String>, Header)),
     responses((status = 200, body = Timeline), (status = "4XX", body = Problem, content_type = "application/problem+json"),
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn timeline(
     State(service): State<Arc<OrderService>>,
     headers: HeaderMap,
-    Path(id): Path<String>,
+    PathOrder(id): PathOrder,
 ) -> Result<Response, Problem> {
-    let id = order_id(&id)?;
     let replica = service.replica.as_ref().filter(|_| !wants_fresh(&headers));
     let known = match replica {
         Some(replica) => replica.ask(async |connection| shop::timeline(connection, &id).await).await,

@@ -29,6 +29,10 @@ pub enum ProblemKind {
     BodyTooLarge,
     /// The body did not arrive in time.
     BodyTooSlow,
+    /// The body is of another media type than JSON.
+    UnsupportedMediaType,
+    /// The request comes from a web page of elsewhere, or names another host.
+    ForeignOrigin,
     /// The body is not the JSON that is expected.
     MalformedBody,
     /// A fault of this program.
@@ -92,10 +96,12 @@ pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
 impl ProblemKind {
     /// Every kind.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::Unauthorized,
         Self::BodyTooLarge,
         Self::BodyTooSlow,
+        Self::UnsupportedMediaType,
+        Self::ForeignOrigin,
         Self::MalformedBody,
         Self::Internal,
         Self::Timeout,
@@ -133,6 +139,8 @@ impl ProblemKind {
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
             Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large"),
             Self::BodyTooSlow => (StatusCode::REQUEST_TIMEOUT, "body-too-slow"),
+            Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type"),
+            Self::ForeignOrigin => (StatusCode::FORBIDDEN, "foreign-origin"),
             Self::MalformedBody => (StatusCode::BAD_REQUEST, "malformed-body"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
             Self::Timeout => (StatusCode::GATEWAY_TIMEOUT, "timeout"),

@@ -6,7 +6,7 @@ use axum::routing::{get, post};
 
 use crate::metrics::metrics as show_metrics;
 use crate::service::{OrderService, Vitals};
-use crate::{auth, changes, health, limits, notify, openapi, orders, problem};
+use crate::{auth, changes, health, input, limits, notify, openapi, orders, problem};
 
 /// Health and metrics, and the order service if there is one.
 pub fn router(vitals: Vitals, service: Option<OrderService>) -> Router {
@@ -24,6 +24,7 @@ pub fn router(vitals: Vitals, service: Option<OrderService>) -> Router {
         .layer(from_fn(limits::to_the_end))
         .layer(from_fn(limits::whole))
         .layer(limits::tracing())
+        .layer(from_fn(limits::named))
 }
 
 fn service_router(service: Arc<OrderService>) -> Router {
@@ -35,7 +36,8 @@ fn service_router(service: Arc<OrderService>) -> Router {
         .route("/orders/{id}/cancel", post(changes::cancel))
         .route("/orders/{id}/close", post(changes::close))
         .route("/orders/{id}/extend", post(changes::extend))
-        .layer(from_fn_with_state(service.token.clone(), auth::require_token));
+        .layer(from_fn(input::require_json))
+        .layer(from_fn_with_state(Arc::clone(&service), auth::admit));
     // A gateway's signature is its token.
     let open = Router::new()
         .route("/payments/{gateway}/notify", post(notify::notify))

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use database::SqlxPool;
+use trace::Throttle;
 use worker::{Gateways, Notifications, PassiveClose};
 
 use crate::auth::Token;
@@ -33,6 +34,8 @@ pub struct OrderService {
     pub gateways: Gateways,
     /// The bearer token that opens it; `None`: it is open to every client that can connect.
     pub token: Option<Token>,
+    /// What is said again and again.
+    pub warnings: Throttle,
 }
 
 /// How long a request waits for an order to be settled. It goes on by itself then.

@@ -68,6 +68,11 @@ pub fn decide(order: Option<&OrderFacts>, answer: Option<&Verdict>, now: OffsetD
         Some(Verdict::Paid(receipt)) => Decision::Pay(receipt.clone()),
         _ if !pending && !abandoned => Decision::Nothing(order.status),
         _ if !order.deadline.is_past(now) => Decision::Wait(order.deadline),
+        // Its gateway would know no such trade, and the order would count as unpaid.
+        None if pending && order.payment.as_ref().is_some_and(|payment| payment.amount.minor <= 0) => {
+            let detail = "its amount is 0 or less, and it is to be paid at a gateway".to_owned();
+            Decision::Park { reason: ParkReason::NothingToPay, detail }
+        }
         None if order.payment.is_some() => Decision::Ask,
         None | Some(Verdict::Unpaid | Verdict::Absent) if pending => Decision::Close(order.deadline),
         None | Some(Verdict::Unpaid | Verdict::Absent) => Decision::Nothing(order.status),

@@ -47,6 +47,8 @@ pub enum ParkReason {
     TradeMissing,
     /// The gateway's trades cannot have such a number.
     IllegalTradeNo,
+    /// The order is for nothing, and a gateway takes no payments of nothing.
+    NothingToPay,
     /// The order has two payments.
     PaidTwice,
     /// An event in the outbox has more data than a message may have.
@@ -60,7 +62,7 @@ pub struct UnknownReason(pub String);
 
 impl ParkReason {
     /// Every reason.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::TooLarge,
         Self::NotUtf8,
         Self::NotJson,
@@ -82,6 +84,7 @@ impl ParkReason {
         Self::RefundedAtGateway,
         Self::TradeMissing,
         Self::IllegalTradeNo,
+        Self::NothingToPay,
         Self::PaidTwice,
         Self::EventTooLarge,
     ];
@@ -111,6 +114,7 @@ impl ParkReason {
             Self::RefundedAtGateway => "refunded_at_gateway",
             Self::TradeMissing => "trade_missing",
             Self::IllegalTradeNo => "illegal_trade_no",
+            Self::NothingToPay => "nothing_to_pay",
             Self::PaidTwice => "paid_twice",
             Self::EventTooLarge => "event_too_large",
         }
@@ -148,6 +152,9 @@ impl ParkReason {
                 "Look at the trade at the gateway, settle the order by hand, then drop the message."
             }
             Self::TradeMissing | Self::IllegalTradeNo => "Correct the trade number in `payments`, then requeue.",
+            Self::NothingToPay => {
+                "Mark the order as paid or cancel it, or correct its amount or its gateway and requeue. Then drop the message."
+            }
             Self::PaidTwice => "Refund one of the two payments at the gateway, then drop the message.",
             Self::EventTooLarge => "Shorten what the event tells, tell its subscribers by hand, then drop the message.",
         }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use book::{BookError, KeptBack, ServerTime};
 use broker::Incoming;
 use time::OffsetDateTime;
+use trace::Throttle;
 
 use crate::metrics::WorkerMetrics;
 use crate::patience::{Interrupted, Patience};
 use crate::shared_book::SharedBook;
-use crate::throttle::Throttle;
 
 /// What a pipeline knows of the time, and what it does with messages that are too early.
 pub(crate) struct Early {
@@ -62,16 +62,17 @@ impl Early {
             // They are handled as if they had come in time.
             Ok(None) => return Ok(messages.iter().collect()),
             Err(error) => {
-                if self.warnings.lets_through("cannot") {
-                    tracing::error!(%error, "{TROUBLE}");
+                if let Some(more) = self.warnings.lets_through("cannot") {
+                    tracing::error!(%error, more, "{TROUBLE}");
                 }
                 return Ok(messages.iter().collect());
             }
         }
         self.metrics.early.inc_by(early.len() as u64);
-        if self.warnings.lets_through("early") {
+        if let Some(more) = self.warnings.lets_through("early") {
             tracing::warn!(
                 messages = early.len(),
+                more,
                 "messages came out of their lanes before their time; they wait in the outbox: `overdue topology verify` names a policy or a binding that is at fault"
             );
         }

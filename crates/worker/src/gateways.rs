@@ -40,6 +40,14 @@ impl Gateways {
         self.clients.keys().cloned().collect()
     }
 
+    /// Whether a trade at this gateway can have this number. An unknown gateway knows no rules.
+    ///
+    /// # Errors
+    /// Says what numbers may be like.
+    pub fn check_trade_no(&self, gateway: &str, trade_no: &str) -> Result<(), String> {
+        self.clients.get(gateway).map_or(Ok(()), |client| client.gateway.check_trade_no(trade_no))
+    }
+
     /// Where all that use these gateways count.
     #[must_use]
     pub fn metrics(&self) -> WorkerMetrics {

@@ -28,7 +28,6 @@ mod settler;
 mod shared_book;
 mod stuck;
 mod sweep;
-mod throttle;
 mod trust;
 mod worker;
 mod writer;

@@ -19,7 +19,6 @@ use crate::outcome::{Outcome, Settled, When};
 use crate::patience::{BROKEN, Interrupted, Patience};
 use crate::plan::{Mode, OnceClosed, Open, Plan, Rules, UnknownOrders, look_again_when_free};
 use crate::shared_book::{Evidence, Fault, SharedBook};
-use crate::throttle::Throttle;
 use crate::writer::{Calls, HOLD, UNCLEAR_HOLD, is_about_orders};
 
 /// Settles orders by the order book and their gateways.
@@ -29,7 +28,7 @@ pub(crate) struct Settler {
     gateways: Gateways,
     rules: Rules,
     metrics: WorkerMetrics,
-    warnings: Throttle,
+    warnings: trace::Throttle,
 }
 
 /// What is known while orders are settled.
@@ -112,7 +111,7 @@ impl Settler {
             book: book.clone(),
             rules: Rules::new(mode, &gateways.settings, unknown),
             metrics: gateways.metrics(),
-            warnings: Throttle::default(),
+            warnings: trace::Throttle::default(),
             gateways: gateways.clone(),
         }
     }
@@ -124,7 +123,7 @@ impl Settler {
     fn count_close(&self, id: &OrderId, closed: &Closed) {
         self.metrics.closed_late(closed.lateness);
         if let Some(skus) = &closed.without_stock
-            && self.warnings.lets_through("without stock")
+            && self.warnings.lets_through("without stock").is_some()
         {
             tracing::warn!(order = %id, skus, "an order was closed of which not all stock came back: there is no such SKU, or its quantity is none");
         }
@@ -219,7 +218,7 @@ impl Settler {
                     tracing::info!(order = %id, "a payment came for an order that was closed or cancelled before; it goes back");
                 }
                 Outcome::Parked { reason, detail } => parked.entry(*reason).or_default().push((id, detail)),
-                Outcome::Retried(why) if self.warnings.lets_through(&why.to_string()) => {
+                Outcome::Retried(why) if self.warnings.lets_through(&why.to_string()).is_some() => {
                     tracing::warn!(order = %id, %why, "the payment of an order is not clear yet; its gateway is asked again later");
                 }
                 Outcome::Held(why) => held.entry(why).or_default().push(id),
@@ -230,7 +229,7 @@ impl Settler {
             let (example, detail) = orders[0];
             tracing::error!(orders = orders.len(), %example, %reason, detail, "orders are parked; a person must look at them");
         }
-        for (why, orders) in held.into_iter().filter(|(why, _)| self.warnings.lets_through(why)) {
+        for (why, orders) in held.into_iter().filter(|(why, _)| self.warnings.lets_through(why).is_some()) {
             let example = orders.first().map_or("", |id| id.as_str());
             tracing::warn!(
                 orders = orders.len(),

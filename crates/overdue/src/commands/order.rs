@@ -1,6 +1,7 @@
 use api::{OrderView, TimelineEntry};
 use clap::Subcommand;
 use order::OrderId;
+use payment::WeChatPay;
 use serde::Serialize;
 use shop::{Item, NewOrder};
 
@@ -73,6 +74,10 @@ struct Shown {
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     match args {
         Args::Create { database, id, items, amount_minor, currency, gateway, payment_timeout } => {
+            if gateway == Some(GatewayName::Wechat) {
+                let taken = WeChatPay::check_trade_no(id.as_str());
+                taken.map_err(|why| Failure::negative(format!("order {id} cannot be paid at wechat: {why}")))?;
+            }
             let gateway = gateway.map(|gateway| gateway.as_str().to_owned());
             let new = NewOrder { id, amount_minor, currency, items, gateway, payment_timeout: payment_timeout.0 };
             let order = shop::create(&mut *servers::migrated_database(&database).await?, &new).await?;

@@ -84,7 +84,15 @@ impl Http {
                 samples.add_pool("orders", move || counted.state());
                 let replica = self.read_database.as_ref().map(|url| replica(url, database)).transpose()?;
                 let token = self.token;
-                Some(OrderService { pool, replica, passive, notifications, gateways: gateways.clone(), token })
+                Some(OrderService {
+                    pool,
+                    replica,
+                    passive,
+                    notifications,
+                    gateways: gateways.clone(),
+                    token,
+                    warnings: trace::Throttle::default(),
+                })
             }
         };
         let mut registry = Registry::with_prefix("overdue");

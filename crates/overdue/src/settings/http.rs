@@ -37,10 +37,8 @@ pub(crate) struct HttpSettings {
 impl HttpSettings {
     pub(crate) fn token(&self) -> Result<Option<Token>, Failure> {
         let token = value_or_file("OVERDUE_API_TOKEN", self.api_token.as_ref(), self.api_token_file.as_ref())?;
-        token.as_ref().map(Token::new).transpose().map_err(|_| {
-            let least = Token::BYTES_MIN;
-            Failure::settings(format!("the token of the API (OVERDUE_API_TOKEN) must have {least} bytes or more"))
-        })
+        let bad = |error| Failure::settings(format!("the token of the API (OVERDUE_API_TOKEN) {error}"));
+        token.as_ref().map(Token::new).transpose().map_err(bad)
     }
 
     pub(crate) fn read_database(&self) -> Result<Option<DatabaseUrl>, Failure> {

@@ -17,5 +17,5 @@ pub(crate) use self::gateways::{GatewayName, GatewaySettings, HttpGatewaySetting
 pub(crate) use self::http::HttpSettings;
 pub(crate) use self::lanes::LaneSettings;
 pub(crate) use self::log::{LogFormat, LogSettings};
-pub(crate) use self::parse::{Human, gone, parsed, positive};
+pub(crate) use self::parse::{Human, Parsed, gone, parsed, positive};
 pub(crate) use self::roles::{Role, RoleSettings, Tuning};

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clap::builder::{Resettable, StyledStr};
 use clap::error::{ContextKind, ContextValue};
-use clap::{Arg, Command, CommandFactory, Error, FromArgMatches};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Command, CommandFactory, Error, FromArgMatches};
+use url::Url;
 
 /// A duration as people write it: `30s`, `1h 30m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,19 +57,53 @@ pub(crate) fn positive_up_to_a_day(text: &str) -> Result<Human, String> {
 
 /// Reads this program's command line. An empty variable is one that is not set. An error names the variable, where the value
 /// came from one.
-pub(crate) fn parsed<T: CommandFactory + FromArgMatches>() -> T {
+pub(crate) fn parsed<T: CommandFactory + FromArgMatches>() -> Parsed<T> {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     parse(&arguments).unwrap_or_else(|error| error.exit())
 }
 
-fn parse<T: CommandFactory + FromArgMatches>(arguments: &[OsString]) -> Result<T, Error> {
+/// What was read.
+#[derive(Debug)]
+pub(crate) struct Parsed<T> {
+    pub(crate) settings: T,
+    /// Flags that hold a secret. Every user of this machine can read them in the list of processes.
+    pub(crate) exposed: Vec<String>,
+}
+
+fn parse<T: CommandFactory + FromArgMatches>(arguments: &[OsString]) -> Result<Parsed<T>, Error> {
     let mut command = without_empty_variables(T::command());
     // Arguments have their own spelling only then.
     command.build();
     let named = named_variables(&command, arguments);
-    let matches = command.try_get_matches_from(arguments);
-    let parsed = matches.and_then(|matches| T::from_arg_matches(&matches));
+    let matches = command.try_get_matches_from_mut(arguments);
+    let parsed = matches.and_then(|matches| {
+        let exposed = exposed(&command, &matches);
+        T::from_arg_matches(&matches).map(|settings| Parsed { settings, exposed })
+    });
     parsed.map_err(|error| with_variable(error, &named))
+}
+
+/// Arguments with values that are not shown in the help, and come from the command line. A URL is a secret if it has a
+/// password.
+fn exposed(command: &Command, matches: &ArgMatches) -> Vec<String> {
+    let is_secret = |value: &OsStr| match value.to_string_lossy().parse::<Url>() {
+        Ok(url) if url.has_host() => url.password().is_some(),
+        _ => true,
+    };
+    let is_exposed = |argument: &&Arg| {
+        let id = argument.get_id().as_str();
+        argument.is_hide_env_values_set()
+            && matches.value_source(id) == Some(ValueSource::CommandLine)
+            && matches.get_raw(id).is_some_and(|mut values| values.any(is_secret))
+    };
+    let flag = |argument: &Arg| format!("--{}", argument.get_long().unwrap_or_default());
+    let mut found: Vec<String> = command.get_arguments().filter(is_exposed).map(flag).collect();
+    if let Some((name, matches)) = matches.subcommand()
+        && let Some(command) = command.find_subcommand(name)
+    {
+        found.extend(exposed(command, matches));
+    }
+    found
 }
 
 fn without_empty_variables(command: Command) -> Command {

@@ -240,6 +240,21 @@ enum Answer {
     Refused(Refusal),
 }
 
+impl WeChatPay {
+    /// Whether a trade of WeChat Pay can have this number
+    /// (`out_trade_no` in <https://pay.weixin.qq.com/doc/v3/merchant/4012791858>).
+    ///
+    /// # Errors
+    /// Says what numbers may be like.
+    pub fn check_trade_no(trade_no: &str) -> Result<(), String> {
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_-|*".contains(&byte);
+        if (6..=32).contains(&trade_no.len()) && trade_no.bytes().all(legal) {
+            return Ok(());
+        }
+        Err("WeChat Pay's trade numbers have 6 to 32 characters of A-Z a-z 0-9 _ - | *".to_owned())
+    }
+}
+
 #[async_trait]
 impl PaymentGateway for WeChatPay {
     fn min_close_age(&self) -> Duration {
@@ -247,11 +262,7 @@ impl PaymentGateway for WeChatPay {
     }
 
     fn check_trade_no(&self, trade_no: &str) -> Result<(), String> {
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_-|*".contains(&byte);
-        if (6..=32).contains(&trade_no.len()) && trade_no.bytes().all(legal) {
-            return Ok(());
-        }
-        Err("WeChat Pay's trade numbers have 6 to 32 characters of A-Z a-z 0-9 _ - | *".to_owned())
+        WeChatPay::check_trade_no(trade_no)
     }
 
     async fn query(&self, trade_no: &str) -> Result<Trade, GatewayFault> {
