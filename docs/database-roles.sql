@@ -28,7 +28,7 @@ grant select, insert, update on parked to overdue_relay;
 grant select, update (status, paid_at, closed_at, transaction_id) on orders to overdue_worker;
 grant select on order_items to overdue_worker;
 grant select, update (available, reserved) on inventory to overdue_worker;
-grant insert on order_log to overdue_worker;
+grant insert, select (order_id, to_status, at) on order_log to overdue_worker;
 grant select (key), insert on idempotency_keys to overdue_worker;
 grant insert on outbox to overdue_worker;
 grant select, insert, update on payments to overdue_worker;

@@ -21,6 +21,7 @@ mod payments;
 mod races;
 mod refunds;
 mod relaying;
+mod repairs;
 mod retrying;
 mod rights;
 mod schedules;

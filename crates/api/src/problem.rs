@@ -229,7 +229,9 @@ impl From<OrderError> for Problem {
             OrderError::Unknown(_) => ProblemKind::UnknownOrder,
             OrderError::Exists(_) => ProblemKind::OrderExists,
             OrderError::NotEnoughStock { .. } => ProblemKind::NotEnoughStock,
-            OrderError::NotPending { .. } => ProblemKind::OrderNotPending,
+            OrderError::NotPending { .. } | OrderError::NotClosed { .. } | OrderError::TradeGone { .. } => {
+                ProblemKind::OrderNotPending
+            }
             OrderError::Overdue { .. } => ProblemKind::OrderOverdue,
             OrderError::NotLater { .. } => ProblemKind::NotLater,
             OrderError::UnknownSku(_) => ProblemKind::UnknownSku,

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -48,6 +48,16 @@ pub trait OrderBook: Send + Sync {
     /// [`BookError::Misconfigured`] names what is wrong for every order alike; [`BookError::Away`].
     async fn ready(&self) -> Result<(), BookError> {
         self.load(&[], None).await.map(drop)
+    }
+
+    /// Those of these orders whose deadline was in the past from the first: it was moved there, or the order was created or
+    /// opened again so. No message was lost if such an order is found past its deadline.
+    ///
+    /// # Errors
+    /// [`BookError`].
+    async fn moved(&self, ids: &[OrderId]) -> Result<HashSet<OrderId>, BookError> {
+        let _ = ids;
+        Ok(HashSet::new())
     }
 
     /// Keeps timeouts back that came out of their lanes before their time, as if they had not been sent yet: the lanes do not

@@ -27,7 +27,7 @@ pub(crate) enum Command {
     Run(Box<run::Args>),
     /// Print the description of the HTTP API, in OpenAPI form
     Openapi,
-    /// Create an order, pay it, cancel it, or look at it
+    /// Create an order, pay it, cancel it, open it again, or look at it
     #[command(subcommand)]
     Order(order::Args),
     /// Add to the stock of a SKU

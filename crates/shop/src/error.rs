@@ -55,6 +55,22 @@ pub enum OrderError {
         /// Where it stands.
         status: OrderStatus,
     },
+    /// Only a closed order can be opened again.
+    #[error("order {id} is {status}; only an order that was closed can be opened again")]
+    NotClosed {
+        /// Its ID.
+        id: OrderId,
+        /// Where it stands.
+        status: OrderStatus,
+    },
+    /// Its trade at a gateway was closed for good.
+    #[error("the trade of order {id} at {gateway} cannot be paid any more; create a new order")]
+    TradeGone {
+        /// Its ID.
+        id: OrderId,
+        /// The gateway.
+        gateway: String,
+    },
     /// It is pending still, but its deadline has passed: it is about to be closed.
     #[error("order {id} was to be paid by {deadline}; it is about to be closed")]
     Overdue {

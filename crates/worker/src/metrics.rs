@@ -46,6 +46,8 @@ pub struct WorkerMetrics {
     pub refunds_arrived: Counter,
     /// Orders that the sweep has closed or found paid: no message brought them in time.
     pub rescued: Counter,
+    /// Orders that the sweep has closed or found paid, and whose deadline was moved into the past.
+    pub moved: Counter,
     /// Orders that were closed or found paid because a request looked at them.
     pub passively_settled: Counter,
     /// Whether this process sweeps: 1 or 0.
@@ -86,6 +88,7 @@ impl Default for WorkerMetrics {
             gateway_circuits_open: Gauge::default(),
             refunds_arrived: Counter::default(),
             rescued: Counter::default(),
+            moved: Counter::default(),
             passively_settled: Counter::default(),
             sweep_leader: Gauge::default(),
             sweep_rounds: Counter::default(),
@@ -125,6 +128,11 @@ impl WorkerMetrics {
             "rescued",
             "Orders that the sweep has settled: no message brought them in time",
             self.rescued.clone(),
+        );
+        registry.register(
+            "moved",
+            "Orders that the sweep has settled, and whose deadline was moved into the past",
+            self.moved.clone(),
         );
         registry.register(
             "passively_settled",

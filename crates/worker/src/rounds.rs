@@ -88,7 +88,7 @@ impl Rounds {
             let now = Instant::now();
             let due = page.ids.iter().filter(|id| self.stuck.is_due(id, now)).cloned().collect();
             let outcomes = settle(&*self.handler, due, &self.context, PATIENCE).await?;
-            self.take_stock(&outcomes);
+            self.take_stock(&outcomes).await;
             let handed_over = |(id, outcome)| matches!(outcome, Outcome::HandedOver(_)).then_some(id);
             to_ask.extend(outcomes.into_iter().filter_map(handed_over));
             seen.extend(page.ids);
@@ -130,13 +130,13 @@ impl Rounds {
         if let Some(asking) = self.asking.take_if(|asking| asking.is_finished())
             && let Ok(outcomes) = asking.await
         {
-            self.take_stock(&outcomes);
+            self.take_stock(&outcomes).await;
         }
     }
 
     /// Counts orders that were rescued, and remembers those that could not be settled.
-    fn take_stock(&mut self, outcomes: &HashMap<OrderId, Outcome>) {
-        let (mut rescued, now) = (0, Instant::now());
+    async fn take_stock(&mut self, outcomes: &HashMap<OrderId, Outcome>) {
+        let (mut settled, now) = (Vec::new(), Instant::now());
         for (id, outcome) in outcomes {
             match outcome {
                 Outcome::HandedOver(_) => {}
@@ -144,15 +144,25 @@ impl Rounds {
                     self.stuck.put_off(id, now);
                 }
                 Outcome::Closed | Outcome::Paid => {
-                    rescued += 1;
+                    settled.push(id.clone());
                     self.stuck.settled(id);
                 }
                 Outcome::Late | Outcome::Unchanged | Outcome::Waiting(_) => self.stuck.settled(id),
             }
         }
+        if settled.is_empty() {
+            return;
+        }
+        // Where the book cannot tell, it may have been a message that was lost.
+        let moved = self.book.book.moved(&settled).await.unwrap_or_default();
+        let (moved, rescued) = (moved.len() as u64, settled.len().saturating_sub(moved.len()) as u64);
         self.metrics.rescued.inc_by(rescued);
+        self.metrics.moved.inc_by(moved);
         if rescued > 0 {
             tracing::warn!(orders = rescued, "the sweep has settled orders that no message brought in time");
+        }
+        if moved > 0 {
+            tracing::info!(orders = moved, "the sweep has settled orders whose deadline was moved into the past");
         }
     }
 }

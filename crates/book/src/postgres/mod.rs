@@ -10,6 +10,7 @@ mod pay;
 mod ready;
 mod settle;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -63,6 +64,10 @@ impl OrderBook for PostgresBook {
 
     async fn ready(&self) -> Result<(), BookError> {
         ready::ready(&self.client, &self.under_lock).await
+    }
+
+    async fn moved(&self, ids: &[OrderId]) -> Result<HashSet<OrderId>, BookError> {
+        overdue::moved(&self.client, ids).await
     }
 
     async fn keep_back(&self, timeouts: &[KeptBack]) -> Result<Option<ServerTime>, BookError> {

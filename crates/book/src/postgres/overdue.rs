@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use database::Client;
 use order::OrderId;
 
@@ -33,4 +35,23 @@ pub(super) async fn page(client: &Client, page: &PageRequest) -> Result<OverdueP
         found.next = Some(Bookmark { deadline: last.try_get("payment_deadline")?, id: last.try_get("id")? });
     }
     Ok(found)
+}
+
+/// By the log: a row that has the order pending, and is no older than its deadline.
+pub(super) async fn moved(client: &Client, ids: &[OrderId]) -> Result<HashSet<OrderId>, BookError> {
+    let ids: Vec<&str> = ids.iter().map(OrderId::as_str).collect();
+    let rows = client.within(is_bad, async |client| {
+        let moved = client
+            .prepare_cached(
+                "select distinct o.id from orders o join order_log l on l.order_id = o.id
+                 where o.id = any($1) and l.to_status = 'pending' and l.at > o.payment_deadline - interval '0.2 seconds'",
+            )
+            .await?;
+        client.query(&moved, &[&ids]).await
+    });
+    let mut moved = HashSet::new();
+    for row in rows.await? {
+        moved.extend(OrderId::new(row.try_get("id")?).ok());
+    }
+    Ok(moved)
 }

@@ -1,6 +1,6 @@
 use api::{OrderView, TimelineEntry};
 use clap::Subcommand;
-use order::OrderId;
+use order::{Operator, OrderId};
 use payment::WeChatPay;
 use serde::Serialize;
 use shop::{Item, NewOrder};
@@ -51,6 +51,22 @@ pub(crate) enum Args {
         /// The order
         id: OrderId,
     },
+    /// Open a closed order again: its stock is reserved anew, and it is to be paid within the payment timeout
+    Reopen {
+        #[command(flatten)]
+        database: DatabaseSettings,
+        /// The order
+        id: OrderId,
+        /// Why; kept in the order's log
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// How long the customer has to pay, from now
+        #[arg(long, default_value = "30m", value_parser = positive, value_name = "DURATION")]
+        payment_timeout: Human,
+        /// Who has it done: role and name, such as `support:alice`
+        #[arg(long, value_parser = operator, value_name = "ROLE:NAME")]
+        operator: Option<Operator>,
+    },
     /// Print an order, its items and its history
     Show {
         #[command(flatten)]
@@ -91,6 +107,11 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Args::Cancel { database, id } => {
             shop::cancel(&mut *servers::migrated_database(&database).await?, &id).await?;
             print(format_args!("order {id} is cancelled"));
+        }
+        Args::Reopen { database, id, reason, payment_timeout, operator } => {
+            let mut connection = servers::migrated_database(&database).await?;
+            let order = shop::reopen(&mut connection, &id, payment_timeout.0, &reason, operator.as_ref()).await?;
+            print(format_args!("order {id} is open again, to be paid by {} (in {payment_timeout})", order.deadline));
         }
         Args::Show { database, id, json } => {
             let mut connection = servers::migrated_database(&database).await?;
@@ -133,6 +154,15 @@ fn print_shown(Shown { order, timeline }: &Shown) {
     for entry in timeline {
         let operator = entry.operator.as_ref().map_or(String::new(), |operator| format!(" for {operator}"));
         print(format_args!("log       {}  {} ({}, by {}{operator})", entry.at, entry.what, entry.detail, entry.actor));
+    }
+}
+
+fn operator(text: &str) -> Result<Operator, String> {
+    match text.split_once(':') {
+        Some((kind, name)) if !kind.trim().is_empty() && !name.trim().is_empty() => {
+            Ok(Operator { kind: kind.to_owned(), name: name.to_owned() })
+        }
+        _ => Err(format!("{text:?} is not of the form ROLE:NAME, such as support:alice")),
     }
 }
 
