@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use database::{Client, DatabaseError, DatabaseUrl, PoolSettings, Purpose, SqlxPool};
+use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
@@ -328,8 +329,14 @@ async fn of_several_hosts_the_one_that_takes_writes_is_used_wherever_it_moves() 
         assert_eq!(in_recovery, recovers, "a replica that is {wanted}");
     }
     let both = format!("postgres://{login}@127.0.0.1:{port},127.0.0.1:{}/{database}?sslmode=disable", primary.port());
-    let program = world.start(&["run", "--database-url", &both, "--sweep-grace", "60s"]);
+    let mut command = world.command(&["run", "--sweep-grace", "60s", "--listen", "127.0.0.1:0"]);
+    command.env("OVERDUE_DATABASE_URL", &both);
+    let program = world.start_command(command);
     program.says("consuming").await;
+    let base = program.http_base().await;
+    // As many requests as the pool has connections, so that all of them are made to the primary.
+    let warm = (0..16).map(|_| ask(&base, "warm")).collect::<Vec<_>>();
+    assert!(join_all(warm).await.iter().all(|status| *status == 404));
     let first = world.order("tea", Duration::from_secs(2)).await;
     world.becomes(&first.id, "closed").await;
 
@@ -342,16 +349,36 @@ async fn of_several_hosts_the_one_that_takes_writes_is_used_wherever_it_moves() 
     primary.cut();
     execute(&mut promoted, "select pg_promote()").await;
     closes_at(&standby, "promoted", &program).await;
+    // Requests find it, too, at once and each: no connection to where there is nothing is kept.
+    for number in 0..16 {
+        eventually("the new primary takes orders", async || create(&base, &format!("p-{number}")).await == 201).await;
+    }
+    assert!(join_all((0..16).map(|_| ask(&base, "p-0"))).await.iter().all(|status| *status == 200));
 
     execute(&mut promoted, "alter system set default_transaction_read_only = on").await;
     primary.pass();
     execute(&mut promoted, "select pg_reload_conf()").await;
     let back = world.order("tea", Duration::from_secs(2)).await;
     world.becomes(&back.id, "closed").await;
+    for number in 0..16 {
+        eventually("the old primary takes orders", async || create(&base, &format!("b-{number}")).await == 201).await;
+    }
+    assert_eq!(world.number("select count(*) from orders where id like 'b-%'").await, 16);
     program.kill().await;
     drop(promoted);
     script("standby-down").await;
     world.close().await;
+}
+
+/// Looks at an order.
+async fn ask(base: &str, id: &str) -> u16 {
+    reqwest::get(format!("{base}/orders/{id}")).await.unwrap().status().as_u16()
+}
+
+/// Creates an order by HTTP.
+async fn create(base: &str, id: &str) -> u16 {
+    let order = serde_json::json!({ "id": id, "items": [{ "sku": "tea", "quantity": 1 }], "amount_minor": 1, "currency": "CNY" });
+    reqwest::Client::new().post(format!("{base}/orders")).json(&order).send().await.unwrap().status().as_u16()
 }
 
 /// An order that is created at this server is closed there.
