@@ -11,6 +11,7 @@ use reqwest::Method;
 use sqlx::{Connection, PgConnection};
 use tests::{World, env, management, use_servers};
 
+use crate::neighbours;
 use crate::shop::{Books, listen};
 use crate::stage::{ROLES, Stage, lasts, script};
 
@@ -46,6 +47,12 @@ scenarios! {
     "clock of the roles' host an hour off" => clock_off,
     "message bodies fuzzed" => fuzzed,
     "queue leader killed in a three-node cluster" => queue_leader_killed,
+    "beside: a trigger that raises" => neighbours::raising_trigger,
+    "beside: a SKU that stays locked" => neighbours::locked_sku,
+    "beside: a poison message each second" => neighbours::poison,
+    "beside: a policy, set and removed" => neighbours::policy,
+    "beside: a checkout with odd traces" => neighbours::odd_checkout,
+    "beside: a standby, promoted" => neighbours::standby_promoted,
 }
 
 async fn worker_killed(rounds: u32) -> (u32, Books) {
@@ -332,6 +339,7 @@ fn add(all: &mut Books, books: Books) {
     all.rescued += books.rescued;
     all.events += books.events;
     all.lost += books.lost;
+    all.late_max_s = all.late_max_s.max(books.late_max_s);
     all.wrong.extend(books.wrong);
 }
 

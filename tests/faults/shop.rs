@@ -40,6 +40,8 @@ pub(crate) struct Books {
     pub(crate) events: u64,
     /// Orders that are pending still.
     pub(crate) lost: u64,
+    /// From the deadline of an order to its close, at worst.
+    pub(crate) late_max_s: f64,
     /// What else is wrong.
     pub(crate) wrong: Vec<String>,
 }
@@ -131,6 +133,7 @@ impl Shop {
                 _ => books.lost += 1,
             }
         }
+        books.late_max_s = sqlx::query_scalar(LATE_MAX).fetch_one(&world.pool).await.expect("the lateness");
         books.rescued = world.number("select count(*) from order_log where actor = 'sweep'").await as u64;
         let (available, reserved) = world.shelf("tea").await;
         if (available, reserved) != (STOCK - books.paid as i64, books.lost as i64) {
@@ -152,6 +155,10 @@ impl Shop {
         books
     }
 }
+
+/// Of the shop's own orders: neighbours have other SKUs.
+const LATE_MAX: &str = "select coalesce(max(extract(epoch from o.closed_at - o.payment_deadline)), 0)::float8
+    from orders o join order_items i on i.order_id = o.id where o.status = 'closed' and i.sku_id = 'tea'";
 
 async fn count(world: &World, query: &'static str) -> Option<i64> {
     sqlx::query_scalar(query).fetch_one(&world.pool).await.ok()

@@ -205,20 +205,6 @@ async fn an_order_that_nothing_closes_is_parked_and_does_not_spin() {
     world.close().await;
 }
 
-/// Publishes to the due queue what no client of ours would: with pika, which checks less.
-async fn publish_oddly(world: &World, python: &str) {
-    let script = format!(
-        "import pika, sys, threading\n\
-         sys.setrecursionlimit(200000); threading.stack_size(512 * 1024 * 1024)\n\
-         def nested(depth, kind):\n  value = 'x'\n  for _ in range(depth): value = {{'n': value}} if kind == 'table' else [value]\n  return {{'n': value}}\n\
-         def work():\n  c = pika.BlockingConnection(pika.URLParameters(sys.argv[1])); ch = c.channel()\n  {python}\n  c.close(); print('done')\n\
-         t = threading.Thread(target=work); t.start(); t.join()"
-    );
-    let output = tokio::process::Command::new("python3").args(["-c", &script, &world.amqp_url]).output().await.unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains("done"), "{said} {}", String::from_utf8_lossy(&output.stderr));
-}
-
 /// Properties that are not UTF-8, headers nested so deeply that reading them overflows a stack, keys that are no text: such a
 /// message costs no process its life, and orders that it names close as any other.
 #[tokio::test(flavor = "multi_thread")]
@@ -230,18 +216,16 @@ async fn no_message_breaks_a_session_or_a_process_whatever_its_bytes() {
         orders.push(world.overdue_order("tea").await);
     }
     let named = orders[0].id.as_str();
-    publish_oddly(
-        &world,
-        &format!(
+    world
+        .publish_oddly(&format!(
             "p = lambda body, key='30m.payment', **k: ch.basic_publish('overdue.due', key, body, pika.BasicProperties(delivery_mode=2, **k))\n  \
              [p(b'unreadable', correlation_id=b'\\xff\\xfe\\x01') for _ in range(20)]\n  \
              [p(b'no ID', headers=nested(depth, kind)) for depth in (40, 1000, 2500) for kind in ('table', 'list')]\n  \
              p(b'no ID', message_id=b'\\xc3')\n  \
              ch.basic_publish('overdue.delay', b'30m.\\xff\\xfe', b'842317', pika.BasicProperties(delivery_mode=2, headers={{'tenant': 'shop-7'}}))\n  \
              p(b'{named}', type=b'\\xff', headers=nested(2500, 'table'))"
-        ),
-    )
-    .await;
+        ))
+        .await;
     let foreign = world.foreign().await;
     for order in &orders[1..] {
         foreign.due_now(order.id.as_str().as_bytes()).await;

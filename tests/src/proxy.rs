@@ -16,6 +16,8 @@ pub struct Proxy {
 
 #[derive(Default)]
 struct Shared {
+    /// The server.
+    target: Mutex<String>,
     /// How long everything takes to get through, either way.
     delay_ms: AtomicU64,
     /// New connections are refused.
@@ -48,8 +50,8 @@ impl Proxy {
     pub async fn between(address: &str, target: &str) -> Self {
         let listener = TcpListener::bind((address, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let shared = Arc::<Shared>::default();
-        tokio::spawn(accept(listener, target.to_owned(), Arc::clone(&shared)));
+        let shared = Arc::new(Shared { target: Mutex::new(target.to_owned()), ..Shared::default() });
+        tokio::spawn(accept(listener, Arc::clone(&shared)));
         Self { address, shared }
     }
 
@@ -57,6 +59,11 @@ impl Proxy {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.address.port()
+    }
+
+    /// New connections lead to another server.
+    pub fn lead_to(&self, target: &str) {
+        target.clone_into(&mut self.shared.target.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// New connections flow again.
@@ -110,10 +117,11 @@ impl Shared {
     }
 }
 
-async fn accept(listener: TcpListener, target: String, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     while let Ok((client, _)) = listener.accept().await {
         let Some(mode) = shared.admit() else { continue };
-        let Ok(server) = TcpStream::connect(&target).await else { continue };
+        let target = shared.target.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Ok(server) = TcpStream::connect(target).await else { continue };
         let (client_read, client_write) = client.into_split();
         let (server_read, server_write) = server.into_split();
         tokio::spawn(pump(client_read, server_write, mode.clone(), true, Arc::clone(&shared)));
