@@ -1,8 +1,8 @@
 //! Statements under the locks of the orders that they change.
 
-use std::collections::HashSet;
-use std::sync::Mutex;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use database::{Client, Transaction};
@@ -25,10 +25,17 @@ pub(super) type Done = (Vec<Row>, Vec<OrderId>);
 /// it holds, are left out soon, and the others go on without them.
 pub(super) struct UnderLock {
     client: Client,
-    /// When a row was last found locked for long. For a while after that nothing is waited for.
-    held_at: Mutex<Option<Instant>>,
+    /// Rows that somebody holds for long, and when that was found out.
+    held: Mutex<HashMap<HeldRow, Instant>>,
     /// How often in a row single orders took too long. Each time doubles what a call may take.
     slow: AtomicU32,
+}
+
+/// A row that another transaction holds.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum HeldRow {
+    Order(String),
+    Stock(String),
 }
 
 const LOCK: &str = include_str!("lock.sql");
@@ -38,14 +45,16 @@ const LOOK: &str = concat!(include_str!("lock.sql"), " skip locked");
 
 const HELD_STOCK: &str = include_str!("stock_held.sql");
 
-/// How long locks are waited for where nothing else is.
-const LONGER: Duration = Duration::from_secs(2);
-
-/// How long locks are waited for that nobody else is known to hold.
+/// How long locks are waited for that were free a moment ago.
 const SHORT: Duration = Duration::from_millis(100);
 
-/// For how long nothing is waited for, after a row was found locked for long.
-const IMPATIENT_FOR: Duration = Duration::from_secs(5);
+/// A row that is held at each look for so long is held for long. Others who settle orders of the same SKU hold it for some
+/// milliseconds.
+const LOOK_FOR: Duration = Duration::from_millis(300);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// For how long a row that was held for long is not waited for. Then it is looked at for long again.
+const NOT_WAITED_FOR: Duration = Duration::from_secs(5);
 
 /// What a call may take, and what each of its orders adds to that. A batch takes a tenth of this where all is well.
 const CALL_MAX: Duration = Duration::from_millis(500);
@@ -53,7 +62,7 @@ const ORDER_MAX: Duration = Duration::from_millis(1);
 
 impl UnderLock {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, held_at: Mutex::new(None), slow: AtomicU32::new(0) }
+        Self { client, held: Mutex::default(), slow: AtomicU32::new(0) }
     }
 
     /// Runs a statement about these orders.
@@ -70,8 +79,8 @@ impl UnderLock {
         let ids = |work: &'a [W]| -> Vec<&'a str> { work.iter().map(|part| id(part).as_str()).collect() };
         let limit = self.limit(work.len());
         let mut done = Err(Failure::Locked(String::new()));
-        if !self.is_impatient() {
-            done = self.all(&ids(work), statement, &columns(work), limit, None).await;
+        if self.known().is_empty() {
+            done = self.all(&ids(work), statement, &columns(work), limit).await;
         }
         if matches!(done, Err(Failure::Locked(_))) {
             done = self.free_ones(work, id, statement, &columns, limit).await;
@@ -98,21 +107,19 @@ impl UnderLock {
         tried.await.map_err(Failure::from)
     }
 
-    /// Waits for each lock as long as the session does, which suffices for another batch that settles orders of the same SKU; or
-    /// for this long.
+    /// Waits for each lock as long as the session does, which suffices for another batch that settles orders of the same SKU.
     async fn all(
         &self,
         ids: &[&str],
         statement: &str,
         columns: &Columns<'_>,
         limit: Duration,
-        lock_timeout: Option<Duration>,
     ) -> Result<Done, Failure> {
         let rows = self.client.within(is_bad, async |client| {
             let lock = client.prepare_cached(LOCK).await?;
             let statement = client.prepare_cached(statement).await?;
             let transaction = client.transaction().await?;
-            let bounds = bounds(limit, lock_timeout);
+            let bounds = bounds(limit, None);
             let (bounded, locked) = join(transaction.batch_execute(&bounds), transaction.execute(&lock, &[&ids])).await;
             bounded?;
             locked?;
@@ -121,7 +128,8 @@ impl UnderLock {
         Ok((rows.await?, Vec::new()))
     }
 
-    /// As [`UnderLock::all`], without those of which another transaction holds something.
+    /// As [`UnderLock::all`], without those of which another transaction holds something. They are looked at again and again
+    /// for a short while, unless what is held is known to be held for long.
     async fn free_ones<W: Clone>(
         &self,
         work: &[W],
@@ -130,8 +138,36 @@ impl UnderLock {
         columns: &impl Fn(&[W]) -> Columns<'_>,
         limit: Duration,
     ) -> Result<Done, Failure> {
+        let (known, until) = (self.known(), Instant::now() + LOOK_FOR);
+        let (mut rows, mut left) = (Vec::new(), work.to_vec());
+        loop {
+            let (more, held, by) = self.free_now(&left, id, statement, columns, limit).await?;
+            rows.extend(more);
+            left = held;
+            if left.is_empty() || by.iter().all(|row| known.contains(row)) {
+                break;
+            }
+            if Instant::now() >= until {
+                self.remember(by);
+                break;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok((rows, left.iter().map(|part| id(part).clone()).collect()))
+    }
+
+    /// Does the work of those that are free at this moment. Returns the rows, the others, and what another transaction holds of
+    /// them.
+    async fn free_now<W: Clone>(
+        &self,
+        work: &[W],
+        id: fn(&W) -> &OrderId,
+        statement: &str,
+        columns: &impl Fn(&[W]) -> Columns<'_>,
+        limit: Duration,
+    ) -> Result<(Vec<Row>, Vec<W>, HashSet<HeldRow>), Failure> {
         let wanted: Vec<&str> = work.iter().map(|part| id(part).as_str()).collect();
-        let mut held = Vec::new();
+        let (mut held, mut by) = (Vec::new(), HashSet::new());
         // Nothing is free where the tables themselves are locked.
         let mut looked = false;
         let rows = self.client.within(is_bad, async |client| {
@@ -142,37 +178,29 @@ impl UnderLock {
             let bounds = bounds(limit, Some(SHORT));
             let (bounded, free) = join(transaction.batch_execute(&bounds), transaction.query(&look, &[&wanted])).await;
             bounded?;
-            let mut free = set_of_ids(&free?)?;
+            let free: Result<HashSet<String>, Error> = free?.iter().map(|row| row.try_get("id")).collect();
+            let mut free = free?;
+            let in_hand = |id: &&&str| !free.contains(**id);
+            by.extend(wanted.iter().filter(in_hand).map(|id| HeldRow::Order((*id).to_owned())));
             let ids: Vec<&str> = free.iter().map(String::as_str).collect();
-            let without_stock = set_of_ids(&transaction.query(&look_at_stock, &[&ids]).await?)?;
-            free.retain(|id| !without_stock.contains(id));
+            for row in transaction.query(&look_at_stock, &[&ids]).await? {
+                free.remove(row.try_get::<_, &str>("id")?);
+                by.insert(HeldRow::Stock(row.try_get("sku_id")?));
+            }
             looked = true;
             let (free, others): (Vec<W>, Vec<W>) =
                 work.iter().cloned().partition(|part| free.contains(id(part).as_str()));
-            held = others.iter().map(|part| id(part).clone()).collect();
+            held = others;
             if free.is_empty() {
                 transaction.rollback().await?;
                 return Ok(Vec::new());
             }
             finish(transaction, &statement, &columns(&free)).await
         });
-        let rows = match rows.await.map_err(Failure::from) {
-            Err(Failure::Locked(text)) if !looked => return Err(Failure::Busy(text)),
-            rows => rows?,
-        };
-        if held.is_empty() {
-            return Ok((rows, held));
+        match rows.await.map_err(Failure::from) {
+            Err(Failure::Locked(text)) if !looked => Err(Failure::Busy(text)),
+            rows => Ok((rows?, held, by)),
         }
-        let was_impatient = self.is_impatient();
-        self.held();
-        if held.len() == work.len() && !was_impatient {
-            // No other order suffers from a longer wait.
-            return match self.all(&wanted, statement, &columns(work), limit + LONGER, Some(LONGER)).await {
-                Err(Failure::Locked(_)) => Ok((Vec::new(), held)),
-                done => done,
-            };
-        }
-        Ok((rows, held))
     }
 
     fn limit(&self, orders: usize) -> Duration {
@@ -186,13 +214,20 @@ impl UnderLock {
         let _ = self.slow.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
-    fn held(&self) {
-        *self.held_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Instant::now());
+    fn remember(&self, rows: HashSet<HeldRow>) {
+        let now = Instant::now();
+        self.held().extend(rows.into_iter().map(|row| (row, now)));
     }
 
-    fn is_impatient(&self) -> bool {
-        let held_at = *self.held_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        held_at.is_some_and(|at| at.elapsed() < IMPATIENT_FOR)
+    /// What is held for long, as far as that was found out a short while ago.
+    fn known(&self) -> HashSet<HeldRow> {
+        let mut held = self.held();
+        held.retain(|_, at| at.elapsed() < NOT_WAITED_FOR);
+        held.keys().cloned().collect()
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<HeldRow, Instant>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -218,10 +253,6 @@ fn bounds(statement_timeout: Duration, lock_timeout: Option<Duration>) -> String
 
 fn arguments<'a>(columns: &'a Columns<'_>) -> Vec<&'a (dyn ToSql + Sync)> {
     columns.iter().map(|column| &**column as &(dyn ToSql + Sync)).collect()
-}
-
-fn set_of_ids(rows: &[Row]) -> Result<HashSet<String>, Error> {
-    rows.iter().map(|row| row.try_get("id")).collect()
 }
 
 /// Another transaction holds the order, or stock that it reserves.
