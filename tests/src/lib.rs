@@ -8,6 +8,7 @@ mod counted;
 mod eventually;
 mod foreign;
 mod gateway;
+mod oddly;
 mod process;
 mod proxy;
 mod servers;

@@ -18,8 +18,8 @@ mod router;
 mod server;
 mod service;
 mod tidy;
+mod token;
 
-pub use auth::{BadToken, Token};
 pub use body::{Item, LogEntry, OrderView, PaymentView, TimelineEntry};
 pub use health::{Readiness, Trouble};
 pub use metrics::Metrics;
@@ -30,3 +30,4 @@ pub use router::router;
 pub use server::{Listener, serve};
 pub use service::{OrderService, Vitals};
 pub use tidy::delete_old_answers;
+pub use token::{BadToken, Token};

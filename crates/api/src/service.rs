@@ -5,10 +5,10 @@ use database::SqlxPool;
 use trace::Throttle;
 use worker::{Gateways, Notifications, PassiveClose};
 
-use crate::auth::Token;
 use crate::health::Readiness;
 use crate::metrics::Metrics;
 use crate::replica::Replica;
+use crate::token::Token;
 
 /// What every process serves.
 #[derive(Clone)]

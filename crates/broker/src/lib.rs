@@ -41,7 +41,7 @@ pub use parked::{ParkedMessage, ParkedQueue};
 pub use publish::{NotPublished, Publisher};
 pub use ready::{BrokerProbe, check_presence};
 pub use routing::{NOW, due_queue, lane_queue};
-pub use session::{Batch, Session};
+pub use session::{Batch, Session, SessionEnd};
 pub use topology::Topology;
 pub use users::{BrokerUser, user_definitions, users};
 pub use verify::verify;

@@ -22,8 +22,17 @@ pub struct Session {
     consumer: Consumer,
     queue: String,
     route: (TimeoutKind, Shard),
-    /// The consumer's stream tells its end only once, perhaps while messages are in hand.
-    ended: bool,
+    /// Why it has ended; `None`: it has not. The consumer's stream tells its end only once, perhaps while messages are in hand.
+    ended: Option<SessionEnd>,
+}
+
+/// Why a session has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionEnd {
+    /// In words.
+    pub why: String,
+    /// How long the broker lets a consumer have messages in hand, if it was for that.
+    pub consumer_timeout: Option<Duration>,
 }
 
 /// Messages that arrived together. They can be acked only on the channel that brought them: a batch of an
@@ -67,7 +76,7 @@ impl Session {
             .await
             .map_err(error)?;
         let (broker, route) = (broker.clone(), (kind, shard));
-        Ok(Self { broker, connection, channel, consumer, queue, route, ended: false })
+        Ok(Self { broker, connection, channel, consumer, queue, route, ended: None })
     }
 
     /// Waits for a message and takes with it the others that have arrived already, or arrive within `linger`, until the
@@ -107,18 +116,37 @@ impl Session {
     }
 
     async fn next(&mut self) -> Option<Delivery> {
-        if self.ended {
+        if self.ended.is_some() {
             return None;
         }
         // An error is always followed by the end of the stream: both mean that the session is over.
-        let delivery = self.consumer.next().await.and_then(Result::ok);
-        self.ended = delivery.is_none();
-        delivery
+        let why = match self.consumer.next().await {
+            Some(Ok(delivery)) => return Some(delivery),
+            Some(Err(error)) => self.broker.error(&error).to_string(),
+            None => "the subscription has ended".to_owned(),
+        };
+        self.ended = Some(SessionEnd { consumer_timeout: consumer_timeout(&why), why });
+        None
+    }
+
+    /// Why it has ended, once [`Session::receive`] has said that it has.
+    #[must_use]
+    pub fn end(&self) -> SessionEnd {
+        let gone = || SessionEnd { why: "the subscription has ended".to_owned(), consumer_timeout: None };
+        self.ended.clone().unwrap_or_else(gone)
     }
 
     fn read(&self, delivery: Delivery) -> Incoming {
         Incoming::read(delivery, &self.queue, self.route)
     }
+}
+
+/// The limit that RabbitMQ names when it takes messages for lost
+/// (<https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout>).
+fn consumer_timeout(why: &str) -> Option<Duration> {
+    let (_, after) = why.split_once("Timeout value used: ")?;
+    let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok().map(Duration::from_millis)
 }
 
 impl Batch {
@@ -145,5 +173,17 @@ impl Batch {
                 timeout_ms: ACK_TIMEOUT.as_millis(),
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_read_from_what_the_broker_says() {
+        let said = "AMQP: PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: 10000 ms. This timeout value can be configured";
+        assert_eq!(consumer_timeout(said), Some(Duration::from_secs(10)));
+        assert_eq!(consumer_timeout("the subscription has ended"), None);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use broker::{Batch, Broker, Incoming, Session};
+use broker::{Batch, Broker, Incoming, Session, SessionEnd};
 use order::{Attempts, OrderId, Shard, TimeoutKind};
 use retry::Policy;
 use trace::TraceParent;
@@ -132,7 +132,11 @@ impl Pipeline {
                 () = tokio::time::sleep(self.bounds.renew_idle_after) => break Ended::Idle,
                 () = shutdown.cancelled() => break Ended::Stopped,
             };
-            let Some(batch) = received else { break Ended::Broken("the subscription has ended".to_owned()) };
+            let Some(batch) = received else {
+                let SessionEnd { why, consumer_timeout } = session.end();
+                self.hold_less(consumer_timeout);
+                break Ended::Broken(why);
+            };
             if self.process(&batch).await.is_err() {
                 if shutdown.is_cancelled() {
                     break Ended::Stopped;
@@ -152,6 +156,18 @@ impl Pipeline {
         };
         session.close().await;
         ended
+    }
+
+    /// A broker that takes messages for lost which are held for long gives them to others again and again, and sets them aside in
+    /// the end.
+    fn hold_less(&mut self, consumer_timeout: Option<Duration>) {
+        if let Some(limit) = consumer_timeout.map(|limit| limit / 2).filter(|limit| *limit < self.bounds.hold_max) {
+            tracing::warn!(
+                hold_max_s = limit.as_secs_f64(),
+                "the broker's consumer_timeout is shorter than messages are held while a server is away; they are held for less"
+            );
+            self.bounds.hold_max = limit;
+        }
     }
 
     /// Does all that a batch asks for. When it returns, everything is committed and confirmed.
