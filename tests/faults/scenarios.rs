@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use lapin::BasicProperties;
 use reqwest::Method;
 use sqlx::{Connection, PgConnection};
-use tests::{World, env, management, use_servers};
+use tests::{World, env, eventually, management, use_servers};
 
 use crate::neighbours;
 use crate::shop::{Books, listen};
@@ -208,9 +208,16 @@ async fn delayed(rounds: u32) -> (u32, Books) {
 
 async fn disk_alarm(rounds: u32) -> (u32, Books) {
     let stage = Stage::set().await;
+    // Idle, so that it learns of the alarm from its readiness alone.
+    let idle = stage.world.start(&["run", "--only", "worker", "--listen", "127.0.0.1:0"]);
+    idle.says("running").await;
+    let ready_at = format!("{}/readyz", idle.http_base().await);
+    let readiness = async || reqwest::get(&ready_at).await.expect("an answer").text().await.expect("a text");
     for _ in 0..rounds {
+        eventually("it is ready", async || readiness().await == "ready\n").await;
         script("local", &["rabbitmqctl", "--quiet", "set_disk_free_limit", "9000GB"]).await;
         stage.shop.goes_on(60).await;
+        eventually("it is not ready", async || readiness().await.contains("blocks publishers")).await;
         let mut doctor = stage.world.command(&["doctor", "--json"]);
         doctor.env("OVERDUE_MANAGEMENT_URL", env("OVERDUE_MANAGEMENT_URL"));
         let report = tokio::time::timeout(Duration::from_secs(60), doctor.output()).await;
@@ -219,7 +226,9 @@ async fn disk_alarm(rounds: u32) -> (u32, Books) {
         assert!(report.contains("has its disk alarm on"), "{report}");
         script("local", &["rabbitmqctl", "--quiet", "set_disk_free_limit", "50MB"]).await;
         stage.shop.goes_on(20).await;
+        eventually("it is ready again", async || readiness().await == "ready\n").await;
     }
+    idle.kill().await;
     (rounds, stage.end().await)
 }
 

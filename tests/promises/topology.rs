@@ -100,7 +100,7 @@ async fn verify_names_everything_that_is_off() {
         "queue overdue.v1.delay.2h: dead-letter-strategy is in effect null, not \"at-least-once\"",
         "queue overdue.v1.delay.30s: expires is in effect 60000, not null",
         "queue overdue.v1.delay.30m: message-ttl is in effect 2000, not 1800000",
-        "binding overdue.delay -> overdue.v1.due.payment (#): leads messages into a queue of ours",
+        "binding overdue.delay -> overdue.v1.due.payment (#): leads messages of ours past their lane",
     ];
     // The management API lags behind the broker by some seconds.
     let mut missing = Vec::new();
