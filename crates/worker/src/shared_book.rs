@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use book::OrderBook;
 use moka::sync::Cache;
 use order::OrderId;
+use trace::Throttle;
 
 /// An order book, and what the calls of this process have shown of it. Copies share what they know.
 #[derive(Clone)]
@@ -14,6 +15,8 @@ pub struct SharedBook {
     pub(crate) book: Arc<dyn OrderBook>,
     pub(crate) loads: Evidence,
     pub(crate) writes: Evidence,
+    /// What is said again and again.
+    pub(crate) warnings: Throttle,
 }
 
 /// What calls of one kind have shown: whether it is the order or the book that is at fault when a call fails. An error's code
@@ -82,7 +85,7 @@ impl SharedBook {
     /// Nothing is known of it yet.
     #[must_use]
     pub fn new(book: Arc<dyn OrderBook>) -> Self {
-        Self { book, loads: Evidence::default(), writes: Evidence::default() }
+        Self { book, loads: Evidence::default(), writes: Evidence::default(), warnings: Throttle::default() }
     }
 
     /// The same, with other connections.

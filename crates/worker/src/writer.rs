@@ -109,7 +109,7 @@ impl Calls<'_> {
             let trouble = loop {
                 self.call_all(&mut parts, &mut delays, &call).await?;
                 if parts.suspects.is_empty() {
-                    report_locked(&parts.replies);
+                    self.report_locked(&parts.replies);
                     return Ok(parts.replies);
                 }
                 // What is wrong for every order alike is wrong for none, too.
@@ -181,6 +181,20 @@ impl Calls<'_> {
         }
     }
 
+    /// They come again at each look.
+    fn report_locked<R>(&self, replies: &Reply<R>) {
+        let mut locked = replies.items.iter().filter_map(|(id, item)| match item {
+            ItemReply::Locked(why) => Some((id, why)),
+            _ => None,
+        });
+        if let Some((example, why)) = locked.next()
+            && let Some(more) = self.book.warnings.lets_through("locked")
+        {
+            let orders = locked.count() + 1;
+            tracing::warn!(orders, %example, why, more, "orders are in use; they are looked at again later");
+        }
+    }
+
     async fn wait(&self, delays: &mut Delays, error: &BookError) -> Result<(), Interrupted> {
         self.evidence.fails(&error.to_string());
         self.patience.pause(delays, self.trouble, error).await
@@ -240,17 +254,6 @@ impl<'a, T, R> Parts<'a, T, R> {
 /// Whether an error may be due to some of the orders, or to their number.
 pub(crate) fn is_about_orders(error: &BookError) -> bool {
     !matches!(error, BookError::Away(_) | BookError::Misconfigured(_))
-}
-
-fn report_locked<R>(replies: &Reply<R>) {
-    let mut locked = replies.items.iter().filter_map(|(id, item)| match item {
-        ItemReply::Locked(why) => Some((id, why)),
-        _ => None,
-    });
-    if let Some((example, why)) = locked.next() {
-        let orders = locked.count() + 1;
-        tracing::warn!(orders, %example, why, "orders are in use; they are looked at again later");
-    }
 }
 
 /// Adds a reply about a part to what is known: an item for each order of it, and for no other.
