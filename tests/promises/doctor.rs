@@ -63,18 +63,24 @@ pub(crate) fn doctor(world: &World) -> Command {
     command
 }
 
-/// What it finds: objects and problems, each with an advice.
-pub(crate) async fn findings(mut command: Command) -> Vec<(String, String)> {
+/// What it finds: objects and problems.
+pub(crate) async fn findings(command: Command) -> Vec<(String, String)> {
+    let told = |[object, problem, advice]: [String; 3]| {
+        assert!(advice.len() > 10, "{object}: {problem} -> {advice}");
+        (object, problem)
+    };
+    report(command).await.into_iter().map(told).collect()
+}
+
+/// What it finds: objects, problems and what to do.
+pub(crate) async fn report(mut command: Command) -> Vec<[String; 3]> {
     let output = command.output().await.unwrap();
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
-    let findings: Vec<(String, String)> = report["findings"]
+    let findings: Vec<[String; 3]> = report["findings"]
         .as_array()
         .unwrap()
         .iter()
-        .map(|finding| {
-            assert!(finding["advice"].as_str().unwrap().len() > 10, "{finding}");
-            (finding["object"].as_str().unwrap().to_owned(), finding["problem"].as_str().unwrap().to_owned())
-        })
+        .map(|finding| ["object", "problem", "advice"].map(|field| finding[field].as_str().unwrap().to_owned()))
         .collect();
     assert_eq!(output.status.code(), Some(i32::from(!findings.is_empty())), "{output:?}");
     findings

@@ -7,11 +7,11 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tests::{World, eventually, management};
 
-use crate::doctor::{doctor, finds};
+use crate::doctor::{doctor, finds, report};
 
 /// The advice about this, as soon as the doctor gives it.
 async fn advice(world: &World, object: &str, problem: &str) -> String {
@@ -25,12 +25,9 @@ async fn advice(world: &World, object: &str, problem: &str) -> String {
 }
 
 async fn look(world: &World, object: &str, problem: &str) -> Option<String> {
-    let output = doctor(world).output().await.unwrap();
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
-    let mut findings = report["findings"].as_array().unwrap().iter();
-    let is = |finding: &&Value, name: &str, part: &str| finding[name].as_str().unwrap().contains(part);
-    let found = findings.find(|finding| is(finding, "object", object) && is(finding, "problem", problem))?;
-    Some(found["advice"].as_str().unwrap().to_owned())
+    let mut findings = report(doctor(world)).await.into_iter();
+    let [_, _, advice] = findings.find(|[is, what, _]| is.contains(object) && what.contains(problem))?;
+    Some(advice)
 }
 
 async fn is_gone(world: &World, object: &str, problem: &str) {

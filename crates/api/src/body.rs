@@ -44,22 +44,10 @@ pub(crate) struct Pay {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Close {
     /// The role in which the person acts: `merchant`, `customer`, `support` and so on.
-    #[schema(
-        max_length = 500,
-        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
-    )]
     pub(crate) operator_type: String,
     /// The person.
-    #[schema(
-        max_length = 500,
-        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
-    )]
     pub(crate) operator: String,
     /// Why; kept in the order's log.
-    #[schema(
-        max_length = 500,
-        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
-    )]
     pub(crate) reason: String,
 }
 
@@ -71,22 +59,10 @@ pub(crate) struct Extend {
     #[schema(format = DateTime)]
     pub(crate) payment_deadline: String,
     /// Why; kept in the order's log.
-    #[schema(
-        max_length = 500,
-        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
-    )]
     pub(crate) reason: Option<String>,
     /// The role of the person who has it done.
-    #[schema(
-        max_length = 500,
-        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
-    )]
     pub(crate) operator_type: Option<String>,
     /// That person.
-    #[schema(
-        max_length = 500,
-        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
-    )]
     pub(crate) operator: Option<String>,
 }
 

@@ -13,7 +13,7 @@ use order::{BadDeadline, Deadline, OrderId, TRANSACTION_ID_BYTES_MAX, is_transac
 use shop::{Change, PgConnection, Request};
 
 use crate::body::{Close, CreateOrder, Extend, OrderView, Pay};
-use crate::idempotency::{Answer, once, require_key};
+use crate::idempotency::{Answer, KeyHeader, once, require_key};
 use crate::input::{PathOrder, invalid, operator, order_id, parse, parse_or_default, text};
 use crate::orders::look_up;
 use crate::problem::{Problem, ProblemKind};
@@ -21,7 +21,7 @@ use crate::service::{OrderService, SETTLE_WAIT};
 
 /// Create an order, reserve its stock and arm its timeout.
 #[utoipa::path(post, path = "/orders", request_body = CreateOrder, tag = "orders", security(("bearer" = [])),
-    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$")),
+    params(KeyHeader<false>),
     responses((status = 201, body = OrderView), (status = "4XX", body = Problem, content_type = "application/problem+json"),
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn create(
@@ -59,7 +59,7 @@ pub(crate) async fn create(
 
 /// Mark an order as paid. Refused once its deadline has passed; it is closed then.
 #[utoipa::path(post, path = "/orders/{id}/pay", request_body = Pay, tag = "orders", security(("bearer" = [])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,64}$", description = "an order ID"), ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$")),
+    params(PathOrder, KeyHeader<false>),
     responses((status = 200, body = OrderView), (status = "4XX", body = Problem, content_type = "application/problem+json"),
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn pay(
@@ -88,7 +88,7 @@ pub(crate) async fn pay(
 
 /// Cancel an order and give its stock back.
 #[utoipa::path(post, path = "/orders/{id}/cancel", tag = "orders", security(("bearer" = [])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,64}$", description = "an order ID"), ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$")),
+    params(PathOrder, KeyHeader<false>),
     responses((status = 200, body = OrderView), (status = "4XX", body = Problem, content_type = "application/problem+json"),
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn cancel(
@@ -111,7 +111,7 @@ pub(crate) async fn cancel(
 
 /// Give the customer more time to pay.
 #[utoipa::path(post, path = "/orders/{id}/extend", request_body = Extend, tag = "orders", security(("bearer" = [])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,64}$", description = "an order ID"), ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$")),
+    params(PathOrder, KeyHeader<false>),
     responses((status = 200, body = OrderView), (status = "4XX", body = Problem, content_type = "application/problem+json"),
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn extend(
@@ -140,7 +140,7 @@ pub(crate) async fn extend(
 /// Close an order now, whether or not its deadline has passed, with the same care as at its deadline: its gateway is
 /// asked first. 202: that takes longer; it goes on by itself.
 #[utoipa::path(post, path = "/orders/{id}/close", request_body = Close, tag = "orders", security(("bearer" = [])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,64}$", description = "an order ID"), ("Idempotency-Key" = String, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$")),
+    params(PathOrder, KeyHeader<true>),
     responses((status = 200, body = OrderView), (status = 202, body = OrderView),
               (status = "4XX", body = Problem, content_type = "application/problem+json"),
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]

@@ -11,6 +11,10 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use shop::{Claim, Request, abandon_request, claim_request, finish_request};
+use utoipa::IntoParams;
+use utoipa::openapi::Required;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 
 use crate::problem::{PROBLEM_JSON, Problem, ProblemKind};
 
@@ -40,6 +44,21 @@ const LEASE: Duration = Duration::from_secs(60);
 
 /// The longest key.
 const KEY_BYTES_MAX: usize = 255;
+
+/// The header, for the API's description: one that may be left out, or not.
+pub(crate) struct KeyHeader<const REQUIRED: bool>;
+
+impl<const REQUIRED: bool> IntoParams for KeyHeader<REQUIRED> {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let (required, of_type): (Required, SchemaType) = match REQUIRED {
+            true => (Required::True, Type::String.into()),
+            false => (Required::False, SchemaType::from_iter([Type::String, Type::Null])),
+        };
+        let key = ObjectBuilder::new().schema_type(of_type).min_length(Some(1)).max_length(Some(KEY_BYTES_MAX));
+        let parameter = ParameterBuilder::new().name("Idempotency-Key").parameter_in(ParameterIn::Header);
+        vec![parameter.required(required).schema(Some(key.pattern(Some("^[!-~]+$")))).build()]
+    }
+}
 
 /// Does the work once for a key, and without a key each time. The work gets the request, so that it can mark it as changed
 /// in its own transaction.

@@ -6,11 +6,19 @@ use http::request::Parts;
 use hyper::body::Body as _;
 use order::{Operator, OrderId};
 use serde::de::DeserializeOwned;
+use utoipa::IntoParams;
+use utoipa::openapi::Required;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 use crate::problem::{Problem, ProblemKind};
 
 /// The most characters of a text that is kept in the log.
-const TEXT_CHARACTERS_MAX: usize = 500;
+pub(crate) const TEXT_CHARACTERS_MAX: usize = 500;
+
+/// One line, and something in it: what [`text`] checks, for the API's description.
+pub(crate) const TEXT_PATTERN: &str =
+    r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$";
 
 /// The parser's sentence names the field and the place, and repeats nothing of the body but names.
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
@@ -35,6 +43,15 @@ pub(crate) fn order_id(text: &str) -> Result<OrderId, Problem> {
 
 /// The order that the path names.
 pub(crate) struct PathOrder(pub(crate) OrderId);
+
+/// As [`PathOrder`] takes it, for the API's description.
+impl IntoParams for PathOrder {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let id = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[A-Za-z0-9._:-]{1,64}$"));
+        let parameter = ParameterBuilder::new().name("id").parameter_in(ParameterIn::Path).required(Required::True);
+        vec![parameter.description(Some("an order ID")).schema(Some(id)).build()]
+    }
+}
 
 /// The one word of the path that is a name.
 pub(crate) struct PathWord(pub(crate) String);

@@ -1,6 +1,9 @@
 use utoipa::OpenApi;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
+use crate::input::{TEXT_CHARACTERS_MAX, TEXT_PATTERN};
 use crate::problem::Problem;
 use crate::{changes, health, metrics, notify, orders};
 
@@ -16,7 +19,7 @@ use crate::{changes, health, metrics, notify, orders};
         notify::notify, health::healthz, health::readyz, metrics::metrics,
     ),
     components(schemas(Problem)),
-    modifiers(&Bearer),
+    modifiers(&Bearer, &LogTexts),
 )]
 struct Document;
 
@@ -26,6 +29,24 @@ impl utoipa::Modify for Bearer {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         let scheme = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
         document.components.get_or_insert_default().add_security_scheme("bearer", scheme);
+    }
+}
+
+/// The bounds of texts that are kept in the log, as `input::text` checks them.
+struct LogTexts;
+
+impl utoipa::Modify for LogTexts {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let Some(components) = &mut document.components else { return };
+        for schema in ["Close", "Extend"].map(str::to_owned) {
+            let Some(RefOr::T(Schema::Object(body))) = components.schemas.get_mut(&schema) else { continue };
+            for field in ["operator_type", "operator", "reason"] {
+                if let Some(RefOr::T(Schema::Object(text))) = body.properties.get_mut(field) {
+                    text.max_length = Some(TEXT_CHARACTERS_MAX);
+                    text.pattern = Some(TEXT_PATTERN.to_owned());
+                }
+            }
+        }
     }
 }
 

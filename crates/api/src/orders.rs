@@ -17,7 +17,7 @@ use crate::service::{OrderService, SETTLE_WAIT};
 
 /// Look at an order. If it is pending although its deadline has passed, it is closed first (or found paid). Where a read
 /// replica answers, this may be some moments old; `Cache-Control: no-cache` asks for the state of this moment.
-#[utoipa::path(get, path = "/orders/{id}", tag = "orders", security(("bearer" = [])), params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,64}$", description = "an order ID"), ("Cache-Control" = Option<String>, Header)),
+#[utoipa::path(get, path = "/orders/{id}", tag = "orders", security(("bearer" = [])), params(PathOrder, ("Cache-Control" = Option<String>, Header)),
     responses((status = 200, body = OrderView), (status = "4XX", body = Problem, content_type = "application/problem+json"),
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn show(
@@ -41,7 +41,7 @@ pub(crate) async fn show(
 
 /// All that is on record of an order, oldest first. Of a read replica as above.
 #[utoipa::path(get, path = "/orders/{id}/timeline", tag = "orders", security(("bearer" = [])),
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,64}$", description = "an order ID"), ("Cache-Control" = Option<String>, Header)),
+    params(PathOrder, ("Cache-Control" = Option<String>, Header)),
     responses((status = 200, body = Timeline), (status = "4XX", body = Problem, content_type = "application/problem+json"),
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn timeline(

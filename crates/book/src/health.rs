@@ -1,10 +1,9 @@
 //! Facts about the books that doctor and metrics show.
 
 use database::Client;
-use tokio_postgres::types::ToSql;
 
 use crate::BookError;
-use crate::postgres::is_bad;
+use crate::postgres::one;
 
 /// Indexes that each statement in a hurry stands on, and what is slow without them. Where the tables are the shop's own,
 /// they need the like.
@@ -31,6 +30,7 @@ pub async fn orders_past_deadline(client: &Client) -> Result<i64, BookError> {
         "select count(*) from orders o
          where status = 'pending' and payment_deadline < statement_timestamp() - interval '1 minute'
            and not exists (select 1 from payments p where p.order_id = o.id and p.gateway <> 'none')",
+        &[],
     )
     .await
 }
@@ -44,6 +44,7 @@ pub async fn orders_unclear_at_gateway(client: &Client) -> Result<i64, BookError
         client,
         "select count(*) from orders o join payments p on p.order_id = o.id and p.gateway <> 'none'
          where o.status = 'pending' and o.payment_deadline < statement_timestamp() - interval '10 minutes'",
+        &[],
     )
     .await
 }
@@ -53,7 +54,7 @@ pub async fn orders_unclear_at_gateway(client: &Client) -> Result<i64, BookError
 /// # Errors
 /// [`BookError`] where the database cannot be asked.
 pub async fn refunds_needing_person(client: &Client) -> Result<i64, BookError> {
-    one(client, "select count(*) from refunds where state = 'needs_person'").await
+    one(client, "select count(*) from refunds where state = 'needs_person'", &[]).await
 }
 
 /// Indexes that are missing or invalid, each with the consequence.
@@ -65,25 +66,19 @@ pub async fn missing_indexes(client: &Client) -> Result<Vec<(&'static str, &'sta
         client,
         "select coalesce(array_agg(c.relname::text), '{}') from pg_index i join pg_class c on c.oid = i.indexrelid
          where i.indisvalid and i.indisready and c.relnamespace = (select relnamespace from pg_class where oid = 'outbox'::regclass)",
+        &[],
     )
     .await?;
     // Over the tables of a shop, or in partitions, they have other names.
-    let own_orders: bool =
-        one(client, "select coalesce((select relkind = 'r' from pg_class where oid = to_regclass('orders')), false)")
-            .await?;
+    let own_orders: bool = one(
+        client,
+        "select coalesce((select relkind = 'r' from pg_class where oid = to_regclass('orders')), false)",
+        &[],
+    )
+    .await?;
     let missing = |(index, _): &(&str, &str)| {
         let elsewhere = index.starts_with("orders") && !own_orders;
         !elsewhere && !usable.iter().any(|name| name == index)
     };
     Ok(INDEXES.into_iter().filter(missing).collect())
-}
-
-/// The one value that a question has for an answer.
-async fn one<T>(client: &Client, question: &str) -> Result<T, BookError>
-where
-    T: for<'a> tokio_postgres::types::FromSql<'a>,
-{
-    let nothing: [&(dyn ToSql + Sync); 0] = [];
-    let row = client.within(is_bad, async |client| client.query_one(question, &nothing).await);
-    Ok(row.await?.try_get(0)?)
 }

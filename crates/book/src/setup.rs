@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use database::Client;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
 
-use crate::postgres::is_bad;
+use crate::postgres::{is_bad, one};
 use crate::rights::{Right, rights};
 use crate::sweep::halves;
 use crate::{BookError, sweep};
@@ -206,13 +205,4 @@ async fn suspects(client: &Client) -> Result<String, BookError> {
              union all select 'policy ' || polname from pg_policy where polrelid = 'orders'::regclass) s";
     let named: String = one(client, question, &[]).await?;
     Ok(if named.is_empty() { named } else { format!(" ({named})") })
-}
-
-/// The one value that a question has for an answer.
-async fn one<T>(client: &Client, question: &str, arguments: &[&(dyn ToSql + Sync)]) -> Result<T, BookError>
-where
-    T: for<'a> tokio_postgres::types::FromSql<'a>,
-{
-    let row = client.within(is_bad, async |client| client.query_one(question, arguments).await);
-    Ok(row.await?.try_get(0)?)
 }

@@ -6,7 +6,7 @@ use database::{Client, ClientWrapper};
 use tokio::time::timeout;
 
 use crate::BookError;
-use crate::postgres::is_bad;
+use crate::postgres::one;
 
 /// The right to sweep. It is an advisory lock of the database, held by a connection of its own. It ends with that
 /// connection, so that another process can take it up.
@@ -36,10 +36,8 @@ impl Lead {
     /// [`BookError`]: the lead is lost.
     pub async fn check(&self) -> Result<(), BookError> {
         let (high, low) = halves();
-        let held =
-            "select exists (select 1 from pg_locks where locktype = 'advisory' and granted and pid = pg_backend_pid()
-                        and classid::bigint = $1 and objid::bigint = $2)";
-        match self.ask(held, &[&high, &low]).await? {
+        let held = format!("select exists (select from ({HOLDERS}) holder where pid = pg_backend_pid())");
+        match self.ask(&held, &[&high, &low]).await? {
             true => Ok(()),
             false => Err(BookError::Away("the connection does not hold the lead of the sweep".to_owned())),
         }
@@ -62,9 +60,7 @@ impl Lead {
 /// [`BookError`] where the database cannot be asked.
 pub async fn is_led(client: &Client) -> Result<bool, BookError> {
     let (high, low) = halves();
-    let row = client
-        .within(is_bad, async |client| client.query_one(&format!("select exists ({HOLDERS})"), &[&high, &low]).await);
-    Ok(row.await?.try_get(0)?)
+    one(client, &format!("select exists ({HOLDERS})"), &[&high, &low]).await
 }
 
 /// Who holds the lock; its halves are the parameters. A lock of two keys has the same halves and is another.

@@ -1,6 +1,7 @@
 //! Our own headers. The attempts travel in them, since RabbitMQ 4 ignores a client's `x-death`, and a message that is
 //! published anew starts without one.
 
+use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use order::Attempts;
 use time::OffsetDateTime;
@@ -29,6 +30,13 @@ pub(crate) const ORIGINAL_ID_HEADER: &str = "x-overdue-original-message-id";
 
 /// The most characters that are read of one line of a history.
 const LINE_CHARACTERS_MAX: usize = 300;
+
+/// The same properties, with headers that were changed.
+pub(crate) fn with_headers(properties: BasicProperties, change: impl FnOnce(&mut FieldTable)) -> BasicProperties {
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    change(&mut headers);
+    properties.with_headers(headers)
+}
 
 /// Puts a text into the table, in the place of one of that name.
 pub(crate) fn insert_text(headers: &mut FieldTable, name: &'static str, text: &str) {

@@ -10,7 +10,7 @@ use crate::Outgoing;
 use crate::forward::{carried_on, kept_headers, tells_of_death, without};
 use crate::headers::{
     ATTEMPT_HEADER, ATTEMPTS_MADE_HEADER, DETAIL_HEADER, REASON_HEADER, UNTIL_HEADER, attempts, insert_attempts,
-    insert_text, insert_time, time,
+    insert_text, insert_time, time, with_headers,
 };
 use crate::routing::{kind_and_shard, routing_key};
 use crate::topology::{LANES_EXCHANGE, PARKED_EXCHANGE};
@@ -48,9 +48,7 @@ impl Incoming {
     /// The same message, if it was to come out of its lane then; for tests.
     #[must_use]
     pub fn meant_for(mut self, instant: OffsetDateTime) -> Self {
-        let mut headers = self.properties.headers().clone().unwrap_or_default();
-        insert_time(&mut headers, UNTIL_HEADER, instant);
-        self.properties = self.properties.with_headers(headers);
+        self.properties = with_headers(self.properties, |headers| insert_time(headers, UNTIL_HEADER, instant));
         self
     }
 

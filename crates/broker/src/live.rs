@@ -212,6 +212,28 @@ fn version_finding(version: &str) -> Option<Finding> {
 mod tests {
     use super::*;
 
+    /// RabbitMQ takes such a policy from 3.12 on.
+    #[test]
+    fn a_short_consumer_timeout_is_named_with_its_policy() {
+        let topology = Topology::new(&order::Lanes::standard(&[]));
+        let queue = topology.queues.iter().find(|queue| queue.name == "overdue.v1.due.payment").unwrap();
+        let findings = |timeout_ms: i64| {
+            let state = serde_json::json!({
+                "name": queue.name, "arguments": arguments_json(&queue.arguments), "policy": "hasty",
+                "effective_policy_definition": { "consumer-timeout": timeout_ms },
+            });
+            let queues = vec![serde_json::from_value(state).unwrap()];
+            let (version, bindings, exchanges, consumers) = ("4.0.5".to_owned(), Vec::new(), Vec::new(), Vec::new());
+            let live = Live { version, feature_flags: None, bindings, queues, exchanges, consumers };
+            live.queue_findings(queue)
+        };
+        assert_eq!(findings(CONSUMER_TIMEOUT_MIN_MS), []);
+        let found = findings(10_000);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].problem.contains("consumer-timeout is in effect 10000 ms"), "{found:?}");
+        assert!(found[0].advice.contains("narrow the policy hasty"), "{found:?}");
+    }
+
     #[test]
     fn versions_with_known_hazards_are_named() {
         for bad in ["2.8.7", "3.8.9", "3.9.29", "3.13.0", "3.13.2"] {

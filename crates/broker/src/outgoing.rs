@@ -3,7 +3,7 @@ use order::{Attempts, Deadline, Hop, OrderId, Shard, TimeoutKind};
 use time::OffsetDateTime;
 use trace::TraceParent;
 
-use crate::headers::{ATTEMPT_HEADER, UNTIL_HEADER, insert_attempts, insert_text, insert_time};
+use crate::headers::{ATTEMPT_HEADER, UNTIL_HEADER, insert_attempts, insert_text, insert_time, with_headers};
 use crate::routing::{NOW, routing_key};
 use crate::topology::LANES_EXCHANGE;
 use crate::wire;
@@ -42,18 +42,14 @@ impl Outgoing {
     /// The same message, with this many attempts behind it.
     #[must_use]
     pub fn after(mut self, attempts: &Attempts) -> Self {
-        let mut headers = self.properties.headers().clone().unwrap_or_default();
-        insert_attempts(&mut headers, ATTEMPT_HEADER, attempts);
-        self.properties = self.properties.with_headers(headers);
+        self.properties = with_headers(self.properties, |headers| insert_attempts(headers, ATTEMPT_HEADER, attempts));
         self
     }
 
     /// The same message, which is to come out of its lane then.
     #[must_use]
     pub fn until(mut self, instant: OffsetDateTime) -> Self {
-        let mut headers = self.properties.headers().clone().unwrap_or_default();
-        insert_time(&mut headers, UNTIL_HEADER, instant);
-        self.properties = self.properties.with_headers(headers);
+        self.properties = with_headers(self.properties, |headers| insert_time(headers, UNTIL_HEADER, instant));
         self
     }
 
@@ -61,9 +57,8 @@ impl Outgoing {
     #[must_use]
     pub fn traced(mut self, traceparent: Option<&TraceParent>) -> Self {
         if let Some(traceparent) = traceparent {
-            let mut headers = self.properties.headers().clone().unwrap_or_default();
-            insert_text(&mut headers, trace::HEADER, traceparent.as_str());
-            self.properties = self.properties.with_headers(headers);
+            let add = |headers: &mut _| insert_text(headers, trace::HEADER, traceparent.as_str());
+            self.properties = with_headers(self.properties, add);
         }
         self
     }

@@ -50,12 +50,17 @@ impl Early {
         patience: &Patience,
     ) -> Result<Vec<&'a Incoming>, Interrupted> {
         let Some(now) = self.clock.map(ServerTime::now) else { return Ok(messages.iter().collect()) };
-        let (early, punctual): (Vec<&Incoming>, Vec<&Incoming>) =
-            messages.iter().partition(|message| wait(message, now).is_some());
-        if early.is_empty() {
+        let (mut timeouts, mut punctual) = (Vec::new(), Vec::new());
+        for message in messages {
+            match kept_back(message, now) {
+                Some(kept) => timeouts.extend(kept),
+                None => punctual.push(message),
+            }
+        }
+        let early = messages.len() - punctual.len();
+        if early == 0 {
             return Ok(punctual);
         }
-        let timeouts: Vec<KeptBack> = early.iter().flat_map(|message| kept_back(message, now)).collect();
         let is_answer = |error: &BookError| !matches!(error, BookError::Away(_));
         match patience.until(TROUBLE, is_answer, || self.book.book.keep_back(&timeouts)).await? {
             Ok(Some(time)) => self.clock = Some(time),
@@ -68,10 +73,10 @@ impl Early {
                 return Ok(messages.iter().collect());
             }
         }
-        self.metrics.early.inc_by(early.len() as u64);
+        self.metrics.early.inc_by(early as u64);
         if let Some(more) = self.warnings.lets_through("early") {
             tracing::warn!(
-                messages = early.len(),
+                messages = early,
                 more,
                 "messages came out of their lanes before their time; they wait in the outbox: `overdue topology verify` names a policy or a binding that is at fault"
             );
@@ -80,21 +85,17 @@ impl Early {
     }
 }
 
-/// How long this message is to wait outside its lane; `None`: it has not come too early.
-fn wait(message: &Incoming, now: OffsetDateTime) -> Option<Duration> {
+/// The orders of this message as they are to wait outside its lane; `None`: it has not come too early.
+fn kept_back(message: &Incoming, now: OffsetDateTime) -> Option<impl Iterator<Item = KeptBack> + '_> {
     // What is bad in it is parked, early or not.
-    message.content.as_ref().ok().filter(|content| content.bad_entries.is_empty())?;
-    let ahead = Duration::try_from(message.until()? - now).ok().filter(|ahead| *ahead > EARLY_MIN)?;
-    Some(if ahead <= LAST_STRETCH { ahead } else { (ahead / 2).min(WAIT_MAX) })
-}
-
-fn kept_back(message: &Incoming, now: OffsetDateTime) -> impl Iterator<Item = KeptBack> + '_ {
-    let wait = wait(message, now).unwrap_or_default();
+    let content = message.content.as_ref().ok().filter(|content| content.bad_entries.is_empty())?;
+    let until = message.until()?;
+    let ahead = Duration::try_from(until - now).ok().filter(|ahead| *ahead > EARLY_MIN)?;
+    let wait = if ahead <= LAST_STRETCH { ahead } else { (ahead / 2).min(WAIT_MAX) };
     // A time that somebody made up may lie beyond all that a database can hold.
-    let due = message.until().unwrap_or(now).min(now + Duration::from_hours(366 * 24));
+    let due = until.min(now + Duration::from_hours(366 * 24));
     let (kind, trace) = (message.kind(), message.traceparent());
-    let orders = message.content.iter().flat_map(|content| content.orders.iter());
-    orders.map(move |id| KeptBack { id: id.clone(), kind, due, wait, trace: trace.clone() })
+    Some(content.orders.iter().map(move |id| KeptBack { id: id.clone(), kind, due, wait, trace: trace.clone() }))
 }
 
 #[cfg(test)]
@@ -108,20 +109,24 @@ mod tests {
 
     #[test]
     fn what_is_early_waits_for_half_of_what_is_left_and_its_last_stretch_whole() {
-        let waits = |ms| wait(&message(Duration::from_millis(ms)), now()).map(|wait| wait.as_millis());
+        let waits = |ms| {
+            let message = message(Duration::from_millis(ms));
+            let kept = kept_back(&message, now()).map(Iterator::collect::<Vec<_>>);
+            kept.map(|kept| kept[0].wait.as_millis())
+        };
         let cases = [(0, None), (500, None), (600, Some(600)), (2_000, Some(2_000)), (10_000, Some(5_000))];
         for (early_by, expected) in cases {
             assert_eq!(waits(early_by), expected, "{early_by}");
         }
         assert_eq!(waits(30 * 60 * 1_000), Some(30_000));
         let punctual = Incoming::untouched_by_a_broker("30m.payment", b"o-1");
-        assert_eq!(wait(&punctual, now()), None, "a foreign message does not say");
+        assert!(kept_back(&punctual, now()).is_none(), "a foreign message does not say");
     }
 
     #[test]
     fn a_time_that_somebody_made_up_is_no_trouble() {
         let far = message(Duration::from_hours(24 * 365 * 1_000));
-        let kept: Vec<KeptBack> = kept_back(&far, now()).collect();
+        let kept: Vec<KeptBack> = kept_back(&far, now()).unwrap().collect();
         assert_eq!((kept[0].wait, kept[0].due), (WAIT_MAX, now() + Duration::from_hours(366 * 24)));
     }
 }

@@ -38,6 +38,16 @@ enum HeldRow {
     Stock(String),
 }
 
+/// What a call does with each part of its work.
+struct Call<'a, W, C> {
+    id: fn(&W) -> &OrderId,
+    statement: &'a str,
+    /// The arguments of the statement for some of the work.
+    columns: C,
+    /// How long it may take.
+    limit: Duration,
+}
+
 const LOCK: &str = include_str!("lock.sql");
 
 /// As [`LOCK`], but rows that another transaction holds are left out.
@@ -66,9 +76,9 @@ impl UnderLock {
     }
 
     /// Runs a statement about these orders.
-    pub(super) async fn run<'a, W: Clone>(
+    pub(super) async fn run<W: Clone>(
         &self,
-        work: &'a [W],
+        work: &[W],
         id: fn(&W) -> &OrderId,
         statement: &str,
         columns: impl Fn(&[W]) -> Columns<'_>,
@@ -76,14 +86,14 @@ impl UnderLock {
         if work.is_empty() {
             return Ok((Vec::new(), Vec::new()));
         }
-        let ids = |work: &'a [W]| -> Vec<&'a str> { work.iter().map(|part| id(part).as_str()).collect() };
-        let limit = self.limit(work.len());
+        let call = Call { id, statement, columns, limit: self.limit(work.len()) };
+        let known = self.known();
         let mut done = Err(Failure::Locked(String::new()));
-        if self.known().is_empty() {
-            done = self.all(&ids(work), statement, &columns(work), limit).await;
+        if known.is_empty() {
+            done = self.all(work, &call).await;
         }
         if matches!(done, Err(Failure::Locked(_))) {
-            done = self.free_ones(work, id, statement, &columns, limit).await;
+            done = self.free_ones(work, &call, &known).await;
         }
         match &done {
             Ok((_, held)) if held.len() < work.len() => self.was_quick(),
@@ -108,40 +118,33 @@ impl UnderLock {
     }
 
     /// Waits for each lock as long as the session does, which suffices for another batch that settles orders of the same SKU.
-    async fn all(
-        &self,
-        ids: &[&str],
-        statement: &str,
-        columns: &Columns<'_>,
-        limit: Duration,
-    ) -> Result<Done, Failure> {
+    async fn all<W, C: Fn(&[W]) -> Columns<'_>>(&self, work: &[W], call: &Call<'_, W, C>) -> Result<Done, Failure> {
+        let (ids, columns) = (call.ids(work), (call.columns)(work));
         let rows = self.client.within(is_bad, async |client| {
             let lock = client.prepare_cached(LOCK).await?;
-            let statement = client.prepare_cached(statement).await?;
+            let statement = client.prepare_cached(call.statement).await?;
             let transaction = client.transaction().await?;
-            let bounds = bounds(limit, None);
+            let bounds = bounds(call.limit, None);
             let (bounded, locked) = join(transaction.batch_execute(&bounds), transaction.execute(&lock, &[&ids])).await;
             bounded?;
             locked?;
-            finish(transaction, &statement, columns).await
+            finish(transaction, &statement, &columns).await
         });
         Ok((rows.await?, Vec::new()))
     }
 
     /// As [`UnderLock::all`], without those of which another transaction holds something. They are looked at again and again
-    /// for a short while, unless what is held is known to be held for long.
-    async fn free_ones<W: Clone>(
+    /// for a short while, unless what is held is `known` to be held for long.
+    async fn free_ones<W: Clone, C: Fn(&[W]) -> Columns<'_>>(
         &self,
         work: &[W],
-        id: fn(&W) -> &OrderId,
-        statement: &str,
-        columns: &impl Fn(&[W]) -> Columns<'_>,
-        limit: Duration,
+        call: &Call<'_, W, C>,
+        known: &HashSet<HeldRow>,
     ) -> Result<Done, Failure> {
-        let (known, until) = (self.known(), Instant::now() + LOOK_FOR);
+        let until = Instant::now() + LOOK_FOR;
         let (mut rows, mut left) = (Vec::new(), work.to_vec());
         loop {
-            let (more, held, by) = self.free_now(&left, id, statement, columns, limit).await?;
+            let (more, held, by) = self.free_now(&left, call).await?;
             rows.extend(more);
             left = held;
             if left.is_empty() || by.iter().all(|row| known.contains(row)) {
@@ -153,29 +156,26 @@ impl UnderLock {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        Ok((rows, left.iter().map(|part| id(part).clone()).collect()))
+        Ok((rows, left.iter().map(|part| (call.id)(part).clone()).collect()))
     }
 
     /// Does the work of those that are free at this moment. Returns the rows, the others, and what another transaction holds of
     /// them.
-    async fn free_now<W: Clone>(
+    async fn free_now<W: Clone, C: Fn(&[W]) -> Columns<'_>>(
         &self,
         work: &[W],
-        id: fn(&W) -> &OrderId,
-        statement: &str,
-        columns: &impl Fn(&[W]) -> Columns<'_>,
-        limit: Duration,
+        call: &Call<'_, W, C>,
     ) -> Result<(Vec<Row>, Vec<W>, HashSet<HeldRow>), Failure> {
-        let wanted: Vec<&str> = work.iter().map(|part| id(part).as_str()).collect();
+        let wanted = call.ids(work);
         let (mut held, mut by) = (Vec::new(), HashSet::new());
         // Nothing is free where the tables themselves are locked.
         let mut looked = false;
         let rows = self.client.within(is_bad, async |client| {
             let look = client.prepare_cached(LOOK).await?;
             let look_at_stock = client.prepare_cached(HELD_STOCK).await?;
-            let statement = client.prepare_cached(statement).await?;
+            let statement = client.prepare_cached(call.statement).await?;
             let transaction = client.transaction().await?;
-            let bounds = bounds(limit, Some(SHORT));
+            let bounds = bounds(call.limit, Some(SHORT));
             let (bounded, free) = join(transaction.batch_execute(&bounds), transaction.query(&look, &[&wanted])).await;
             bounded?;
             let free: Result<HashSet<String>, Error> = free?.iter().map(|row| row.try_get("id")).collect();
@@ -189,13 +189,13 @@ impl UnderLock {
             }
             looked = true;
             let (free, others): (Vec<W>, Vec<W>) =
-                work.iter().cloned().partition(|part| free.contains(id(part).as_str()));
+                work.iter().cloned().partition(|part| free.contains((call.id)(part).as_str()));
             held = others;
             if free.is_empty() {
                 transaction.rollback().await?;
                 return Ok(Vec::new());
             }
-            finish(transaction, &statement, &columns(&free)).await
+            finish(transaction, &statement, &(call.columns)(&free)).await
         });
         match rows.await.map_err(Failure::from) {
             Err(Failure::Locked(text)) if !looked => Err(Failure::Busy(text)),
@@ -228,6 +228,12 @@ impl UnderLock {
 
     fn held(&self) -> MutexGuard<'_, HashMap<HeldRow, Instant>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<W, C> Call<'_, W, C> {
+    fn ids<'w>(&self, work: &'w [W]) -> Vec<&'w str> {
+        work.iter().map(|part| (self.id)(part).as_str()).collect()
     }
 }
 

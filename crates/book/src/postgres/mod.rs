@@ -5,6 +5,7 @@ mod keep_back;
 mod load;
 mod lock;
 mod note;
+mod one;
 mod overdue;
 mod pay;
 mod ready;
@@ -20,6 +21,7 @@ use trace::TraceParent;
 
 pub(crate) use self::error::is_bad;
 use self::lock::UnderLock;
+pub(crate) use self::one::one;
 use crate::{
     Actor, BookError, BookResult, Closed, Closing, Credited, KeptBack, Loaded, OrderBook, OverduePage, PageRequest,
     Payment, TradeNote,
