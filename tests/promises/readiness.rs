@@ -2,6 +2,7 @@
 
 use lapin::options::QueueDeleteOptions;
 use reqwest::StatusCode;
+use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tests::{Process, World, eventually};
 
@@ -61,28 +62,39 @@ async fn a_database_that_takes_no_writes_any_more_is_named() {
     world.close().await;
 }
 
-/// All connections for requests hang in a statement, and requests wait for one.
+/// All connections for requests hang in a statement of a slow trigger, and requests wait for one.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exhausted_pool_is_named() {
+    const ORDERS: u32 = 40;
     let world = World::new().await;
-    world.stock("tea", 100).await;
-    let (process, base) = start(&world).await;
-    let lock = "begin; lock table orders in access exclusive mode";
-    let mut holder = PgConnection::connect(&world.database_url).await.unwrap();
-    sqlx::raw_sql(lock).execute(&mut holder).await.unwrap();
-    let mut requests = Vec::new();
-    for _ in 0..40 {
-        let url = format!("{base}/orders/o-1");
-        requests.push(tokio::spawn(async move {
-            // A request that gives up is followed by another.
-            loop {
-                drop(reqwest::get(&url).await);
-            }
-        }));
+    // Each order has an SKU of its own, so that none waits for the stock row of another.
+    for number in 0..ORDERS {
+        world.stock(&format!("tea-{number}"), 1).await;
     }
+    let (process, base) = start(&world).await;
+    let mut shop = PgConnection::connect(&world.database_url).await.unwrap();
+    let slow = "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(3600); return new; end $$;
+        create trigger slow before insert on orders for each row execute function slow()";
+    sqlx::raw_sql(slow).execute(&mut shop).await.unwrap();
+    let client = reqwest::Client::new();
+    let requests: Vec<_> = (0..ORDERS)
+        .map(|number| {
+            let (client, url) = (client.clone(), format!("{base}/orders"));
+            let items = json!([{ "sku": format!("tea-{number}"), "quantity": 1 }]);
+            let order = json!({ "id": format!("o-{number}"), "items": items, "amount_minor": 1, "currency": "CNY" });
+            tokio::spawn(async move {
+                // A request that gives up is followed by another.
+                loop {
+                    drop(client.post(&url).json(&order).send().await);
+                }
+            })
+        })
+        .collect();
     is_not_ready(&base, "all connections for requests are in use").await;
     requests.iter().for_each(|request| request.abort());
-    sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
+    let quick = "create or replace function slow() returns trigger language plpgsql as $$ begin return new; end $$";
+    sqlx::raw_sql(quick).execute(&mut shop).await.unwrap();
+    world.disconnect_everybody().await;
     eventually("it is ready again", async || readyz(&base).await.0 == StatusCode::OK).await;
     process.kill().await;
     world.close().await;
