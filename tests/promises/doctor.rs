@@ -188,7 +188,7 @@ async fn faults_of_the_broker_are_named() {
     // Letters that nobody takes: the exchange behind the lanes is gone.
     foreign.channel.exchange_delete("overdue.due".into(), ExchangeDeleteOptions::default()).await.unwrap();
     foreign.publish("overdue.delay", "1s.payment", b"o-0", BasicProperties::default()).await;
-    finds(&world, "queue overdue.v1.delay.1s", "holds 1 expired messages").await;
+    finds(&world, "queue overdue.v1.foreign.1s", "holds 1 expired messages").await;
     let clock = time::OffsetDateTime::now_utc() - time::Duration::HOUR;
     let api = Management::new(&env("OVERDUE_MANAGEMENT_URL").into()).unwrap();
     let topology = broker::Topology::new(&world.lanes);

@@ -132,7 +132,7 @@ async fn a_kind_that_is_not_known_is_parked_where_it_enters() {
     for key in ["30m.receipt", "30m.PAYMENT", "30m", "30m.payments.1"] {
         foreign.publish("overdue.delay", key, b"842317", BasicProperties::default()).await;
         foreign.queue_holds("overdue.v1.parked", 1).await;
-        foreign.queue_holds("overdue.v1.delay.30m", 0).await;
+        foreign.queue_holds("overdue.v1.foreign.30m", 0).await;
         let listed = world.overdue(&["parked", "list", "--json"]).await;
         let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
         assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");

@@ -155,6 +155,7 @@ async fn all_works_under_the_users_of_the_broker() {
         (&worker, Deed::Publish("overdue.due")),
         (&worker, Deed::Publish("overdue.events")),
         (&worker, Deed::Consume("overdue.v1.delay.30m")),
+        (&worker, Deed::Consume("overdue.v1.foreign.30m")),
         (&worker, Deed::DeclareQueue),
         (&worker, Deed::Purge("overdue.v1.delay.30m")),
     ] {

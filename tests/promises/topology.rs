@@ -8,7 +8,7 @@ use lapin::types::FieldTable;
 use order::Lanes;
 use reqwest::Method;
 use serde_json::{Value, json};
-use tests::{World, env, management};
+use tests::{World, env, eventually, management};
 
 fn standard() -> Topology {
     Topology::new(&Lanes::standard(&[]))
@@ -47,7 +47,7 @@ async fn importing_the_file_and_declaring_are_the_same() {
     let imported = World::bare(&[]).await;
     management(Method::POST, &["definitions", &imported.vhost], Some(standard().definitions(&imported.vhost))).await;
     let both = (live(&declared.vhost).await, live(&imported.vhost).await);
-    assert_eq!(both.0["queues"].as_array().map(Vec::len), Some(14));
+    assert_eq!(both.0["queues"].as_array().map(Vec::len), Some(24));
     assert_eq!(both.0, both.1);
     // And declaring on top of an import changes nothing and conflicts with nothing.
     declare(&standard(), &imported.broker()).await.unwrap();
@@ -73,7 +73,7 @@ async fn verify_names_everything_that_is_off() {
 
     let foreign = world.foreign().await;
     let nothing = FieldTable::default;
-    let lane = "overdue.v1.delay.5s";
+    let lane = "overdue.v1.foreign.5s";
     foreign.channel.queue_unbind(lane.into(), "overdue.delay".into(), "5s.payment".into(), nothing()).await.unwrap();
     management(Method::DELETE, &["queues", &world.vhost, "overdue.v1.delay.2m"], None).await;
     // A classic queue in the place of a quorum queue.
@@ -95,8 +95,8 @@ async fn verify_names_everything_that_is_off() {
         "exchange overdue.events: is missing",
         "queue overdue.v1.delay.2m: is missing",
         "queue overdue.v1.delay.2h: was declared otherwise",
-        "binding overdue.delay -> overdue.v1.delay.5s (5s.payment): is missing",
-        "binding overdue.delay -> overdue.v1.delay.2m (2m.gateway): is missing",
+        "binding overdue.delay -> overdue.v1.foreign.5s (5s.payment): is missing",
+        "binding overdue.lanes -> overdue.v1.delay.2m (2m.gateway): is missing",
         "queue overdue.v1.delay.2h: dead-letter-strategy is in effect null, not \"at-least-once\"",
         "queue overdue.v1.delay.30s: expires is in effect 60000, not null",
         "queue overdue.v1.delay.30m: message-ttl is in effect 2000, not 1800000",
@@ -116,11 +116,38 @@ async fn verify_names_everything_that_is_off() {
     world.close().await;
 }
 
+/// Versions before bound one lane to both exchanges, and the first ones for every kind.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_earlier_versions_bound_is_named_and_removed_by_declaring() {
+    let world = World::new().await;
+    let admin = Management::new(&env("OVERDUE_MANAGEMENT_URL").into()).unwrap();
+    let before = live(&world.vhost).await;
+    let channel = world.foreign().await.channel;
+    for (source, key) in [("overdue.delay", "30m.payment"), ("overdue.delay", "30m.*"), ("overdue.lanes", "30m.#")] {
+        let lane = "overdue.v1.delay.30m".into();
+        channel
+            .queue_bind(lane, source.into(), key.into(), QueueBindOptions::default(), FieldTable::default())
+            .await
+            .unwrap();
+        let binding = format!("binding {source} -> overdue.v1.delay.30m ({key}): is of an earlier version");
+        eventually(&binding, async || {
+            let verification = verify(&standard(), &world.broker(), Some(&admin)).await.unwrap();
+            verification.findings.iter().any(|finding| {
+                finding.to_string().starts_with(&binding) && finding.advice == "run `overdue topology declare`"
+            })
+        })
+        .await;
+    }
+    assert!(world.overdue(&["topology", "declare"]).await.status.success());
+    assert_eq!(live(&world.vhost).await, before);
+    world.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_changes_nothing() {
     let world = World::bare(&[]).await;
     let verification = verify(&standard(), &world.broker(), None).await.unwrap();
-    assert_eq!(verification.findings.len(), 21, "{:?}", verification.findings);
+    assert_eq!(verification.findings.len(), 31, "{:?}", verification.findings);
     assert_eq!(verification.unchecked.len(), 1, "says what it could not check without the management API");
     let left = live(&world.vhost).await;
     assert_eq!(left, json!({ "exchanges": [], "queues": [], "bindings": [] }));

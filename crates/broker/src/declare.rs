@@ -8,7 +8,8 @@ use crate::connection::close;
 use crate::topology::{Argument, Arguments, Exchange, Queue};
 use crate::{Broker, BrokerError, Topology};
 
-/// Creates the objects that are missing. Objects that are there already and alike stay as they are.
+/// Creates the objects that are missing, and then removes the bindings that earlier versions made. Objects that are there
+/// already and alike stay as they are.
 ///
 /// # Errors
 /// [`BrokerError::Topology`] if an object exists with other arguments; the objects before it are created.
@@ -31,6 +32,11 @@ async fn declare_on(topology: &Topology, channel: &Channel) -> Result<(), lapin:
         let (queue, source) = (binding.queue.as_str().into(), binding.source.into());
         let key = binding.routing_key.as_str().into();
         channel.queue_bind(queue, source, key, QueueBindOptions::default(), FieldTable::default()).await?;
+    }
+    // Afterwards: a message that is published meanwhile waits in two lanes, and never in none.
+    for binding in &topology.retired {
+        let (queue, source) = (binding.queue.as_str().into(), binding.source.into());
+        channel.queue_unbind(queue, source, binding.routing_key.as_str().into(), FieldTable::default()).await?;
     }
     Ok(())
 }

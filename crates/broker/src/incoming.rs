@@ -86,6 +86,14 @@ impl Incoming {
         time(self.properties.headers().as_ref()?, UNTIL_HEADER)
     }
 
+    /// Who sent it, as its `app_id` tells, if RabbitMQ 4 let it overtake others in its lane, as it does with a priority above 4
+    /// (<https://www.rabbitmq.com/docs/quorum-queues#priorities>).
+    #[must_use]
+    pub fn overtook(&self) -> Option<&str> {
+        let has_overtaken = self.properties.priority().is_some_and(|priority| priority > 4);
+        has_overtaken.then(|| self.properties.app_id().as_ref().map_or("", |app| app.as_str()))
+    }
+
     /// What is due.
     #[must_use]
     pub fn kind(&self) -> TimeoutKind {

@@ -32,6 +32,8 @@ const CHECKED_ARGUMENTS: [(&str, &str); 9] = [
     ("max-length-bytes", "a full queue takes no more, or pushes waiting messages out"),
 ];
 
+const DECLARE: &str = "run `overdue topology declare`";
+
 /// How long a worker may have messages in hand, with time to spare: it holds them for a quarter of an hour while a server is
 /// away.
 const CONSUMER_TIMEOUT_MIN_MS: i64 = 20 * 60 * 1000;
@@ -55,12 +57,17 @@ impl Live {
         }
         for binding in topology.bindings.iter().filter(|binding| !self.has_binding(binding)) {
             let object = binding_label(binding.source, &binding.queue, &binding.routing_key);
-            findings.push(Finding::new(object, "is missing", "run `overdue topology declare`"));
+            findings.push(Finding::new(object, "is missing", DECLARE));
         }
         for binding in &self.bindings {
-            let Some(problem) = foreign(topology, binding) else { continue };
+            let (problem, advice) = if topology.retired.iter().any(|known| is_same(known, binding)) {
+                ("is of an earlier version, and leads messages into a lane where they do not belong", DECLARE)
+            } else {
+                let Some(problem) = foreign(topology, binding) else { continue };
+                (problem, "remove it")
+            };
             let object = binding_label(&binding.source, &binding.destination, &binding.routing_key);
-            findings.push(Finding::new(object, problem, "remove it"));
+            findings.push(Finding::new(object, problem, advice));
         }
         findings.extend(self.exchanges.iter().filter_map(exchange_finding));
         findings.extend(self.consumers.iter().filter_map(|consumer| consumer_finding(topology, consumer)));

@@ -10,10 +10,16 @@ pub const NOW: &str = "now";
 /// How the names of due queues begin.
 const DUE_QUEUES: &str = "overdue.v1.due.";
 
-/// The queue in which messages of this shard wait that go by this lane.
+/// The queue in which our own messages of this shard wait that go by this lane.
 #[must_use]
 pub fn lane_queue(lane: Lane, shard: Shard) -> String {
     format!("overdue.v1.delay.{lane}{shard}")
+}
+
+/// The same for messages of foreign publishers.
+#[must_use]
+pub fn foreign_lane_queue(lane: Lane, shard: Shard) -> String {
+    format!("overdue.v1.foreign.{lane}{shard}")
 }
 
 /// The queue of this shard's messages of this kind that are due. Workers consume it.

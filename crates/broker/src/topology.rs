@@ -3,13 +3,14 @@
 //! A version stands in the names of the queues, so that a changed argument is a new queue and never a conflict with an
 //! old one.
 
-use order::{Lane, Lanes, TimeoutKind};
+use order::{Lane, Lanes, Shard, TimeoutKind};
 use serde_json::{Value, json};
 
-use crate::routing::{NOW, due_queue, lane_queue, routing_key};
+use crate::routing::{NOW, due_queue, foreign_lane_queue, lane_queue, routing_key};
 
 /// Where foreign publishers' messages enter a lane; the routing key is `<lane>.<kind>`. A message that fits no lane is
-/// parked.
+/// parked. Their lanes are not ours: a message with a priority overtakes others on RabbitMQ 4, and these come late
+/// (<https://www.rabbitmq.com/docs/quorum-queues#priorities>).
 pub const DELAY_EXCHANGE: &str = "overdue.delay";
 /// Where our own messages enter a lane, with the same keys. A message that fits no lane is returned: a publisher that keeps
 /// what was not routed must learn of it, and a message in the parked queue would count as routed.
@@ -44,6 +45,8 @@ pub struct Topology {
     pub(crate) exchanges: Vec<Exchange>,
     pub(crate) queues: Vec<Queue>,
     pub(crate) bindings: Vec<Binding>,
+    /// What earlier versions bound. Declaring removes it.
+    pub(crate) retired: Vec<Binding>,
     /// The queues that workers consume.
     pub(crate) due_queues: Vec<String>,
 }
@@ -86,17 +89,19 @@ impl Topology {
     /// The topology with these lanes.
     #[must_use]
     pub fn new(lanes: &Lanes) -> Self {
-        let (queues, bindings, due_queues) = (Vec::new(), Vec::new(), Vec::new());
-        let mut topology = Self { exchanges: exchanges(), queues, bindings, due_queues };
+        let (queues, bindings, retired, due_queues) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut topology = Self { exchanges: exchanges(), queues, bindings, retired, due_queues };
         for shard in lanes.shards().iter() {
             for lane in lanes.iter() {
-                let queue = lane_queue(lane, shard);
-                topology.add_queue(&queue, lane_arguments(lane));
-                // By each kind that is known: a message of another kind is parked where it enters, and does not wait first.
-                for kind in TimeoutKind::ALL {
-                    topology.bind(DELAY_EXCHANGE, &queue, routing_key(lane, kind, shard));
-                    topology.bind(LANES_EXCHANGE, &queue, routing_key(lane, kind, shard));
+                let (ours, foreign) = (lane_queue(lane, shard), foreign_lane_queue(lane, shard));
+                for (source, queue) in [(LANES_EXCHANGE, &ours), (DELAY_EXCHANGE, &foreign)] {
+                    topology.add_queue(queue, lane_arguments(lane));
+                    // By each kind that is known: a message of another kind is parked where it enters, and does not wait first.
+                    for kind in TimeoutKind::ALL {
+                        topology.bind(source, queue, routing_key(lane, kind, shard));
+                    }
                 }
+                topology.retired.extend(bound_before(&ours, lane, shard));
             }
             for kind in TimeoutKind::ALL {
                 let queue = due_queue(kind, shard);
@@ -172,6 +177,16 @@ fn exchanges() -> Vec<Exchange> {
     ]
 }
 
+/// Earlier versions bound a lane of ours to both exchanges, and at first for every kind.
+fn bound_before(queue: &str, lane: Lane, shard: Shard) -> Vec<Binding> {
+    let binding = |source, routing_key| Binding { source, queue: queue.to_owned(), routing_key };
+    let of_each_kind = TimeoutKind::ALL.map(|kind| binding(DELAY_EXCHANGE, routing_key(lane, kind, shard)));
+    let of_every_kind = ["*", "#"].into_iter().flat_map(|word| {
+        [DELAY_EXCHANGE, LANES_EXCHANGE].map(|source| binding(source, routing_key(lane, word, shard)))
+    });
+    of_each_kind.into_iter().chain(of_every_kind).collect()
+}
+
 /// At-least-once dead-lettering needs all four: a quorum queue, an exchange to go to, the strategy, and
 /// `reject-publish`. With the default overflow the broker silently falls back to at-most-once
 /// (<https://www.rabbitmq.com/docs/quorum-queues#dead-lettering>). No `x-dead-letter-routing-key`: the key
@@ -209,13 +224,16 @@ pub(crate) fn arguments_json(arguments: &Arguments) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use order::Shards;
+
     use super::*;
 
     #[test]
     fn no_lane_may_lose_what_waits_in_it() {
         let topology = Topology::new(&Lanes::standard(&["45m".parse().unwrap()]));
-        let lanes: Vec<_> = topology.queues.iter().filter(|queue| queue.name.contains(".delay.")).collect();
-        assert_eq!(lanes.len(), Lanes::STANDARD.len() + 1);
+        let is_lane = |queue: &&Queue| queue.name.contains(".delay.") || queue.name.contains(".foreign.");
+        let lanes: Vec<_> = topology.queues.iter().filter(is_lane).collect();
+        assert_eq!(lanes.len(), 2 * (Lanes::STANDARD.len() + 1));
         for queue in lanes {
             let argument =
                 |name: &str| queue.arguments.iter().find(|(n, _)| *n == name).map(|(_, value)| value.clone());
@@ -242,5 +260,16 @@ mod tests {
             assert!(bound(DUE_EXCHANGE, &format!("*.{kind}")) && bound(LANES_EXCHANGE, &format!("now.{kind}")));
         }
         assert!(!topology.bindings.iter().any(|binding| binding.routing_key.ends_with('*')), "no other kind enters");
+    }
+
+    #[test]
+    fn no_queue_has_messages_of_ours_and_of_foreign_publishers_but_where_they_are_taken_at_once() {
+        let topology = Topology::new(&Lanes::standard(&[]).sharded(Shards::new(2).unwrap()));
+        let fed_by = |source: &str| -> Vec<_> {
+            topology.bindings.iter().filter(|binding| binding.source == source).map(|binding| &binding.queue).collect()
+        };
+        let (ours, foreign) = (fed_by(LANES_EXCHANGE), fed_by(DELAY_EXCHANGE));
+        assert!(!foreign.is_empty() && foreign.iter().all(|queue| !ours.contains(queue)));
+        assert!(topology.retired.iter().all(|binding| !topology.bindings.contains(binding)));
     }
 }

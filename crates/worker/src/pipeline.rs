@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use broker::{Batch, Broker, Incoming, Session, SessionEnd};
 use order::{Attempts, OrderId, Shard, TimeoutKind};
 use retry::Policy;
-use trace::TraceParent;
+use trace::{Throttle, TraceParent};
 use tracing::Instrument;
 
 use crate::early::Early;
@@ -27,6 +27,7 @@ pub(crate) struct Pipeline {
     pub(crate) outbound: Outbound,
     pub(crate) bounds: Bounds,
     pub(crate) early: Early,
+    pub(crate) warnings: Throttle,
     /// As it is between batches.
     pub(crate) context: Context,
     pub(crate) metrics: WorkerMetrics,
@@ -143,6 +144,7 @@ impl Pipeline {
                 }
                 break Ended::Broken("a batch was held for too long; it is given back".to_owned());
             }
+            self.tell_of_priorities(batch.messages());
             let messages = batch.messages().len();
             linger = if messages >= BUSY_MESSAGES { LINGER } else { Duration::ZERO };
             if let Err(error) = batch.ack().await {
@@ -167,6 +169,17 @@ impl Pipeline {
                 "the broker's consumer_timeout is shorter than messages are held while a server is away; they are held for less"
             );
             self.bounds.hold_max = limit;
+        }
+    }
+
+    fn tell_of_priorities(&self, messages: &[Incoming]) {
+        let Some(app_id) = messages.iter().find_map(Incoming::overtook) else { return };
+        if let Some(more) = self.warnings.lets_through(app_id) {
+            tracing::warn!(
+                ?app_id,
+                more,
+                "a publisher sets a priority: on RabbitMQ 4 its messages overtake those of other foreign publishers, which come late"
+            );
         }
     }
 

@@ -140,6 +140,7 @@ impl Worker {
             outbound: Outbound::new(publisher, self.lanes.clone(), shard),
             bounds: self.bounds(kind),
             early: Early::new(self.book.clone(), self.metrics.clone()),
+            warnings: trace::Throttle::default(),
             context: Context { by: Actor::on_timeout("worker"), trace: None, patience },
             metrics: self.metrics.clone(),
         }
