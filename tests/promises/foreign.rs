@@ -29,8 +29,9 @@ async fn a_python_service_closes_orders_with_a_bare_id() {
     world.close().await;
 }
 
-/// On RabbitMQ 4 such messages overtake others in a quorum queue. Of those with less only every third comes out, when the two
-/// before it have waited for as long as their lane says.
+/// On RabbitMQ 4 such messages overtake others in a quorum queue. Of those with less only every third comes out, when the
+/// two before it have waited for as long as their lane says. So forty of ours would take two minutes behind this
+/// flow, which never ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_with_a_priority_make_no_order_of_ours_late() {
     let world = World::new().await;

@@ -8,8 +8,8 @@ use crate::connection::close;
 use crate::topology::{Argument, Arguments, Exchange, Queue};
 use crate::{Broker, BrokerError, Topology};
 
-/// Creates the objects that are missing, and then removes the bindings that earlier versions made. Objects that are there
-/// already and alike stay as they are.
+/// Creates the objects that are missing, and then removes the bindings that earlier versions made. Objects that are
+/// there already and alike stay as they are.
 ///
 /// # Errors
 /// [`BrokerError::Topology`] if an object exists with other arguments; the objects before it are created.

@@ -86,8 +86,8 @@ impl Incoming {
         time(self.properties.headers().as_ref()?, UNTIL_HEADER)
     }
 
-    /// Who sent it, as its `app_id` tells, if RabbitMQ 4 let it overtake others in its lane, as it does with a priority above 4
-    /// (<https://www.rabbitmq.com/docs/quorum-queues#priorities>).
+    /// Who sent it, as its `app_id` tells, if RabbitMQ 4 let it overtake others in its lane, as it does with a priority
+    /// above 4 (<https://www.rabbitmq.com/docs/quorum-queues#priorities>).
     #[must_use]
     pub fn overtook(&self) -> Option<&str> {
         let has_overtaken = self.properties.priority().is_some_and(|priority| priority > 4);
@@ -199,5 +199,16 @@ mod tests {
             let Err(fault) = &arrived(key).content else { panic!("{key} was read") };
             assert_eq!(fault.reason(), ParkReason::UnknownKind, "{key}");
         }
+    }
+
+    #[test]
+    fn whoever_lets_messages_overtake_is_named() {
+        let overtook = |priority| {
+            let mut message = arrived("30m.payment");
+            message.properties = BasicProperties::default().with_priority(priority).with_app_id("shop-7".into());
+            message.overtook().map(str::to_owned)
+        };
+        assert_eq!((overtook(4), overtook(5)), (None, Some("shop-7".to_owned())));
+        assert_eq!(arrived("30m.payment").overtook(), None);
     }
 }

@@ -40,7 +40,7 @@ pub use outgoing::Outgoing;
 pub use parked::{ParkedMessage, ParkedQueue};
 pub use publish::{NotPublished, Publisher};
 pub use ready::{BrokerProbe, check_presence};
-pub use routing::{NOW, due_queue, foreign_lane_queue, lane_queue};
+pub use routing::{NOW, due_queue};
 pub use session::{Batch, Session, SessionEnd};
 pub use topology::Topology;
 pub use users::{BrokerUser, user_definitions, users};

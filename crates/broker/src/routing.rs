@@ -11,14 +11,12 @@ pub const NOW: &str = "now";
 const DUE_QUEUES: &str = "overdue.v1.due.";
 
 /// The queue in which our own messages of this shard wait that go by this lane.
-#[must_use]
-pub fn lane_queue(lane: Lane, shard: Shard) -> String {
+pub(crate) fn lane_queue(lane: Lane, shard: Shard) -> String {
     format!("overdue.v1.delay.{lane}{shard}")
 }
 
 /// The same for messages of foreign publishers.
-#[must_use]
-pub fn foreign_lane_queue(lane: Lane, shard: Shard) -> String {
+pub(crate) fn foreign_lane_queue(lane: Lane, shard: Shard) -> String {
     format!("overdue.v1.foreign.{lane}{shard}")
 }
 

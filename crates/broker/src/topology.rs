@@ -96,7 +96,7 @@ impl Topology {
                 let (ours, foreign) = (lane_queue(lane, shard), foreign_lane_queue(lane, shard));
                 for (source, queue) in [(LANES_EXCHANGE, &ours), (DELAY_EXCHANGE, &foreign)] {
                     topology.add_queue(queue, lane_arguments(lane));
-                    // By each kind that is known: a message of another kind is parked where it enters, and does not wait first.
+                    // By each kind that is known: a message of another kind is parked where it enters.
                     for kind in TimeoutKind::ALL {
                         topology.bind(source, queue, routing_key(lane, kind, shard));
                     }
