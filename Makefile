@@ -52,6 +52,9 @@ faults: ## kill, cut and fill everything, again and again, with orders flowing; 
 fuzz: ## feed what reads messages with whatever bytes, for a minute
 	scripts/fuzz 60
 
+test-schedules: build ## ten thousand orders with random payments at two gateways, while processes are killed
+	packages="$$(scripts/pika)" && PYTHONPATH="$$packages" OVERDUE_TEST_SCHEDULES=10000 $(LOCAL) run $(CARGO) test --workspace $(FEATURES) --test promises -- schedules --nocapture
+
 test-rabbitmq-4: ## run all tests that need a broker on RabbitMQ 4.0.5, from a Debian 13 under .local/ (needs root)
 	$(CARGO) build --workspace $(FEATURES)
 	bin="$$(scripts/rabbitmq-4)" && packages="$$(scripts/pika)" && \

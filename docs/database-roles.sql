@@ -33,6 +33,7 @@ grant select (key), insert on idempotency_keys to overdue_worker;
 grant insert on outbox to overdue_worker;
 grant select, insert, update on payments to overdue_worker;
 grant select, insert, update on refunds to overdue_worker;
+grant select, insert, update on gateways to overdue_worker;
 grant select, insert, update, delete on parked to overdue_worker;
 
 -- API: creates, pays and cancels orders, closes those that a request finds overdue, and deletes its old answers.
@@ -46,7 +47,8 @@ grant select, insert, update, delete on api_requests to overdue_api;
 grant select on orders, order_items, inventory, order_log, idempotency_keys, outbox, payments, refunds, api_requests
     to overdue_operator;
 grant select, insert, update on parked to overdue_operator;
-grant update (state, succeeded_at, updated_at, problem) on refunds to overdue_operator;
+grant update (state, succeeded_at, updated_at, problem, attempts, next_attempt_at, retried_at) on refunds to overdue_operator;
+grant select, update, delete on gateways to overdue_operator;
 
 -- Health and metrics (`--listen`) read these in every process.
 grant select (created_at, event) on outbox to overdue_worker, overdue_api;

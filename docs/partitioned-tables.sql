@@ -39,5 +39,12 @@ begin
     create index orders_pending_by_deadline on orders (payment_deadline, id) where status = 'pending';
     alter table order_items add constraint order_items_order_id_fkey foreign key (order_id) references orders (id) on delete cascade;
     alter table order_items add constraint order_items_sku_id_fkey foreign key (sku_id) references inventory (sku_id);
+
+    create trigger order_moved after update of payment_deadline, status on orders
+        for each row when (new.status = 'pending' and (old.status <> 'pending' or new.payment_deadline is distinct from old.payment_deadline))
+        execute function overdue_order_moved();
+    create trigger order_ended after update of status on orders
+        for each row when (old.status = 'pending' and new.status in ('paid', 'cancelled'))
+        execute function overdue_order_ended();
 end
 $$;

@@ -34,7 +34,7 @@ pub(crate) async fn settle(stage: &Stage, orders: Orders<'_>) -> Result<f64> {
             let deadline = Deadline::at(orders.deadline);
             let closing = |number| {
                 let id = OrderId::new(&orders.id(number))?;
-                Ok(Closing { id, deadline, revision: None, payment: None, recheck: None })
+                Ok(Closing { id, deadline, revision: None, payments: Vec::new(), recheck: None })
             };
             let closings: Vec<Closing> = batch.map(closing).collect::<Result<_, order::BadOrderId>>()?;
             let replies = book.settle(&closings, &actor, None).await?.items;

@@ -164,24 +164,31 @@ async fn the_audit_finds_each_kind_of_wrong() {
 
     world
         .execute(
-            "update orders set payment_deadline = now() - interval '1 hour' where id = 'o-0';
+            "insert into payments (order_id, gateway, prepay) values ('o-0', 'http', 'none');
+             insert into gateways (name, account, is_default, default_since) values ('wechat', 'x', true, now() - interval '1 hour');
+             update orders set payment_deadline = now() - interval '1 hour', amount_minor = 0 where id = 'o-0';
              update inventory set reserved = reserved + 1;
-             update orders set status = 'closed', closed_at = now() where id = 'o-1';
+             update orders set status = 'closed', closed_at = now() - interval '1 minute' where id = 'o-1';
              insert into order_log (order_id, from_status, to_status, reason, actor) values ('o-2', 'pending', 'closed', 'x', 'x');
              insert into idempotency_keys (key, order_id, outcome) values ('k', 'o-2', 'closed');
              update outbox set created_at = now() - interval '1 hour' where order_id = 'o-3';
              insert into payments (order_id, gateway, state, transaction_id) values ('o-3', 'wechat', 'paid', 't');
              update orders set status = 'paid', paid_at = now(), transaction_id = 't' where id = 'o-4';
-             insert into refunds (refund_no, order_id, gateway, trade_no, transaction_id, amount_minor, currency, reason, state)
-             values ('r', 'o-4', 'wechat', 'o-4', 't', 1, 'CNY', 'late', 'needs_person')",
+             update payments set ask_at = now() - interval '1 hour' where order_id = 'o-4';
+             insert into payments (order_id, gateway, state, not_found_at) values ('o-2', 'wechat', 'closed', now());
+             insert into refunds (refund_no, order_id, gateway, trade_no, transaction_id, amount_minor, currency, reason, state, created_at)
+             values ('overdue-r', 'o-4', 'wechat', 'o-4', 't', 1, 'CNY', 'late', 'needs_person', now()),
+                    ('overdue-s', 'o-9', 'wechat', 'o-9', 't', 1, 'CNY', 'late', 'requested', now() - interval '2 hours');
+             insert into parked (reason, orders, routing_key, body, fingerprint, first_at, last_at)
+             values ('payment_unknown', '{o-1}', '1s.payment', 'o-1', 'f', now() - interval '1 hour', now() - interval '1 hour')",
         )
         .await;
     let broken = world.overdue(&["audit", "--json"]).await;
-    refused(&broken, 1, "10 rules are broken");
     let json: serde_json::Value = serde_json::from_str(&out(&broken)).unwrap();
     for check in json["checks"].as_array().unwrap() {
         assert_eq!(check["violations"], 1, "{check}");
     }
+    refused(&broken, 1, "16 rules are broken");
     let table = out(&world.overdue(&["audit"]).await);
     assert!(table.contains("no order is pending past its deadline") && table.contains("o-0"), "{table}");
     world.close().await;

@@ -42,7 +42,7 @@ async fn an_order_of_nothing_at_a_gateway_is_for_a_person_and_not_closed_as_unpa
     world.stock("tea", 100).await;
     let (free, good) = (world.overdue_order("tea").await, world.overdue_order("tea").await);
     let change = format!(
-        "update orders set amount_minor = 0 where id = '{0}'; insert into payments (order_id, gateway, prepay) values ('{0}', 'wechat', 'none')",
+        "insert into payments (order_id, gateway, prepay) values ('{0}', 'wechat', 'none'); update orders set amount_minor = 0 where id = '{0}'",
         free.id
     );
     world.execute(&change).await;

@@ -136,7 +136,7 @@ async fn an_event_that_is_sent_again_has_the_same_id() {
     listen(&foreign).await;
     let order = world.overdue_order("tea").await;
     let (id, deadline) = (order.id.clone(), order.deadline);
-    let closing = Closing { id, deadline, revision: None, payment: None, recheck: None };
+    let closing = Closing { id, deadline, revision: None, payments: Vec::new(), recheck: None };
     world.book().settle(&[closing], &Actor::on_timeout("test"), None).await.unwrap();
     let gate = world.gate("delete on outbox").await;
     let short_lease = ["run", "--only", "relay", "--claim-lease", "500ms", "--confirm-timeout", "400ms"];

@@ -14,6 +14,7 @@ mod edges;
 mod events;
 mod foreign;
 mod going_round;
+mod money;
 mod outages;
 mod own_fault;
 mod parked;

@@ -199,7 +199,7 @@ async fn one_call_closes_what_is_free_and_names_what_is_locked() {
         id: order.id.clone(),
         deadline: order.deadline,
         revision: None,
-        payment: None,
+        payments: Vec::new(),
         recheck: None,
     };
     let closings: Vec<Closing> = orders.iter().map(closing).collect();
@@ -252,7 +252,7 @@ async fn columns_of_other_types_work_or_are_named_at_the_start() {
             "create type order_state as enum ('pending', 'paid', 'cancelled', 'closed');
              alter table orders drop constraint orders_status_check, drop constraint orders_check, drop constraint orders_check1,
                  drop constraint orders_check2, alter column status drop default;
-             drop trigger order_moved on orders;
+             drop trigger order_moved on orders; drop trigger order_ended on orders;
              drop index orders_pending_by_deadline;
              alter table orders alter column status type order_state using status::order_state,
                  alter column status set default 'pending', alter column amount_minor type integer;

@@ -168,7 +168,7 @@ async fn all_of_a_message_is_kept_shown_escaped_and_not_believed() {
     let foreign = world.foreign().await;
     let mut headers = lapin::types::FieldTable::default();
     for (name, value) in [
-        ("x-overdue-reason", "paid_twice"),
+        ("x-overdue-reason", "not_closed"),
         ("x-overdue-detail", "\u{1b}[2Jall is well"),
         ("tenant\u{1b}[31m", "shop-7\u{202e}\u{7}"),
     ] {

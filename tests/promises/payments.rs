@@ -234,7 +234,9 @@ async fn no_such_trade_is_believed_by_what_the_shop_knows() {
     world.execute(&format!("update payments set prepay = 'attempted' where order_id = '{}'", paid.id)).await;
     // The gateway had confirmed it, and now denies it.
     let denied = world.order_without_trade("wechat").await;
-    shop::prepay_created(&mut *world.connection().await, &denied.id).await.unwrap();
+    let mut connection = world.connection().await;
+    shop::prepay_created(&mut connection, &denied.id, "wechat", None).await.unwrap();
+    drop(connection);
 
     for order in [&never, &attempted, &shy, &paid, &denied] {
         scene.due(order).await;
@@ -388,7 +390,8 @@ async fn a_customer_who_is_just_paying_is_left_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trade_that_is_too_young_is_closed_later() {
     let rules = CloseRules { min_close_age: Duration::from_secs(2), ..impatient().rules };
-    let scene = Scene::asking(GatewaySettings { rules, attempts_max: 1, ..impatient() }).await;
+    let later_max = Duration::from_secs(3600);
+    let scene = Scene::asking(GatewaySettings { rules, attempts_max: 1, later_max, ..impatient() }).await;
     let order = scene.order(&[]).await;
     scene.due(&order).await;
     // It costs no attempt, of which there is only one.

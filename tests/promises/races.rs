@@ -139,7 +139,7 @@ async fn rows_are_locked_in_the_order_of_their_keys() {
                 id: order.id.clone(),
                 deadline: order.deadline,
                 revision: None,
-                payment: None,
+                payments: Vec::new(),
                 recheck: None,
             })
             .collect();

@@ -69,12 +69,12 @@ async fn a_flash_sale_is_found_by_its_keys_whatever_the_statistics_say() {
     let settle = (
         "settle",
         settle.as_str(),
-        "array['bulk-1'], array[now()], array['k'], 'test', array[null::text], array[null::text], 'reason', null, null, array[null::float8], null",
+        "array['bulk-1'], array[now()], array['k'], 'test', array[null::text], 'reason', null, null, array[null::float8], null",
     );
     let pay = (
         "pay",
         pay.as_str(),
-        "array['bulk-1'], array['t'], array[now()], array['k'], array['wechat'], array['bulk-1'], array[1], array['CNY'], array['r'], 'test', null",
+        "array['bulk-1'], array['t'], array[now()], array['k'], array['wechat'], array['bulk-1'], array[1], array['CNY'], array['r'], 'test', null, array['f'], array[false]",
     );
     let check = async |when: &str| {
         for (name, statement, arguments) in [load, lock, settle, pay] {
@@ -92,7 +92,7 @@ async fn a_flash_sale_is_found_by_its_keys_whatever_the_statistics_say() {
     world.execute(orders).await;
     world
         .execute(
-            "insert into payments (order_id, gateway) select 'old-' || g, 'wechat' from generate_series(1, 20000) g",
+            "insert into payments (order_id, gateway, state) select 'old-' || g, 'wechat', 'closed' from generate_series(1, 20000) g",
         )
         .await;
     world.execute("analyze").await;
@@ -180,6 +180,7 @@ async fn an_upgrade_finds_its_way_where_orders_is_a_view() {
         include_str!("../../migrations/0007_fillfactor.sql"),
         include_str!("../../migrations/0008_kinds_and_events.sql"),
         include_str!("../../migrations/0009_foreign.sql"),
+        include_str!("../../migrations/0010_attempts.sql"),
     ] {
         world.execute(migration).await;
     }

@@ -10,6 +10,7 @@ use payment::{
 };
 use retry::Policy;
 use shop::{NewOrder, Order};
+use tokio::process::Command;
 use tokio::sync::OnceCell;
 use worker::{GatewaySettings, Gateways};
 
@@ -38,7 +39,6 @@ pub async fn simulator() -> Simulator {
 #[must_use]
 pub fn impatient() -> GatewaySettings {
     GatewaySettings {
-        default: None,
         calls_in_flight_max: 64,
         calls_per_second_max: None,
         call_timeout: Duration::from_secs(2),
@@ -47,10 +47,14 @@ pub fn impatient() -> GatewaySettings {
             min_close_age: Duration::ZERO,
             user_paying_wait: Duration::from_millis(500),
             not_found_gap: Duration::from_millis(500),
+            denied_for: Duration::from_secs(1),
+            payable_for: Duration::from_secs(3600),
         },
         back_off: Policy { initial: Duration::from_millis(100), max: Duration::from_millis(500) },
         attempts_max: 30,
+        later_max: Duration::ZERO,
         hold: Duration::from_millis(500),
+        refund_age_max: Duration::from_secs(3600),
         look_again_after: Duration::from_millis(500),
     }
 }
@@ -114,10 +118,41 @@ fn signed_http(simulator: &Simulator, call_timeout: Duration) -> SignedHttp {
 /// Both gateways of the simulator, as the worker asks them.
 #[must_use]
 pub fn gateways(simulator: &Simulator, settings: GatewaySettings) -> Gateways {
+    gateways_of(simulator, simulator, settings)
+}
+
+/// WeChat Pay of one simulator and the payment service of another: a number means another trade at each.
+#[must_use]
+pub fn gateways_of(wechat: &Simulator, http: &Simulator, settings: GatewaySettings) -> Gateways {
     let mut gateways: HashMap<String, Arc<dyn PaymentGateway>> = HashMap::new();
-    gateways.insert("wechat".to_owned(), Arc::new(patient_wechat(simulator, settings.call_timeout)));
-    gateways.insert("http".to_owned(), Arc::new(signed_http(simulator, settings.call_timeout)));
+    gateways.insert("wechat".to_owned(), Arc::new(patient_wechat(wechat, settings.call_timeout)));
+    gateways.insert("http".to_owned(), Arc::new(signed_http(http, settings.call_timeout)));
     Gateways::new(gateways, settings)
+}
+
+/// The program with these roles, all gateways of the simulator, and waits that suit a test.
+#[must_use]
+pub fn impatient_command(world: &World, simulator: &Simulator, only: &str) -> Command {
+    let mut command = world.command(&["run", "--only", only]);
+    command.envs(wechat_environment(simulator));
+    command.env("OVERDUE_HTTP_GATEWAY_URL", simulator.service_url());
+    command.env("OVERDUE_HTTP_GATEWAY_KEY_ID", SERVICE_KEY.0).env("OVERDUE_HTTP_GATEWAY_SECRET", SERVICE_KEY.1);
+    for (setting, value) in [
+        ("--sweep-every", "100ms"),
+        ("--sweep-grace", "100ms"),
+        ("--gateway-calls-per-second-max", "0"),
+        ("--gateway-call-timeout", "2s"),
+        ("--gateway-back-off-initial", "100ms"),
+        ("--gateway-back-off-max", "500ms"),
+        ("--gateway-hold", "500ms"),
+        ("--gateway-user-paying-wait", "500ms"),
+        ("--gateway-not-found-gap", "500ms"),
+        ("--gateway-denied-for", "2s"),
+        ("--gateway-look-again-after", "500ms"),
+    ] {
+        command.args([setting, value]);
+    }
+    command
 }
 
 impl World {
@@ -133,7 +168,9 @@ impl World {
         for (call, mishap) in plan {
             simulator.ledger().plan(order.id.as_str(), *call, mishap.clone());
         }
-        shop::prepay_created(&mut *self.connection().await, &order.id).await.expect("the payment is on record");
+        let mut connection = self.connection().await;
+        let created = shop::prepay_created(&mut connection, &order.id, gateway, None);
+        created.await.expect("the payment is on record");
         order
     }
 

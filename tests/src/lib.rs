@@ -17,7 +17,9 @@ mod world;
 pub use counted::Counted;
 pub use eventually::{eventually, until_none_is_left};
 pub use foreign::{Foreign, ParkedMessage};
-pub use gateway::{gateways, impatient, keys, simulator, wechat, wechat_environment, wechat_settings};
+pub use gateway::{
+    gateways, gateways_of, impatient, impatient_command, keys, simulator, wechat, wechat_environment, wechat_settings,
+};
 pub use process::Process;
 pub use proxy::Proxy;
 pub use servers::{env, management, use_servers};

@@ -100,15 +100,15 @@ pub struct OrderView {
     pub closed_at: Option<String>,
     /// The payment's ID at the gateway.
     pub transaction_id: Option<String>,
-    /// Its payment at a gateway, where it has one.
-    pub payment: Option<PaymentView>,
+    /// Attempts to pay it at gateways, the oldest first.
+    pub payments: Vec<PaymentView>,
     /// What is ordered.
     pub items: Vec<Item>,
     /// What happened to it, oldest first.
     pub log: Vec<LogEntry>,
 }
 
-/// An order's payment at a gateway.
+/// An attempt to pay an order at a gateway.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct PaymentView {
     /// The gateway.
@@ -119,7 +119,9 @@ pub struct PaymentView {
     pub prepay: String,
     /// `open`, `paid` or `closed`.
     pub state: String,
-    /// The state of its refund, if its money came too late: `requested`, `processing`, `succeeded` or `needs_person`.
+    /// The gateway's own number of the payment, once it was paid.
+    pub transaction_id: Option<String>,
+    /// The state of its refund, if its money goes back: `requested`, `processing`, `succeeded` or `needs_person`.
     pub refund: Option<String>,
 }
 
@@ -197,7 +199,7 @@ impl From<shop::OrderView> for OrderView {
             paid_at: view.paid_at.map(text),
             closed_at: view.closed_at.map(text),
             transaction_id: view.transaction_id,
-            payment: view.payment.map(PaymentView::from),
+            payments: view.payments.into_iter().map(PaymentView::from).collect(),
             items: view.items.into_iter().map(|shop::Item { sku, quantity }| Item { sku, quantity }).collect(),
             log: view.log.into_iter().map(LogEntry::from).collect(),
         }
@@ -206,8 +208,8 @@ impl From<shop::OrderView> for OrderView {
 
 impl From<shop::PaymentView> for PaymentView {
     fn from(view: shop::PaymentView) -> Self {
-        let shop::PaymentView { gateway, trade_no, prepay, state, refund } = view;
-        Self { gateway, trade_no, prepay, state, refund }
+        let shop::PaymentView { gateway, trade_no, prepay, state, transaction_id, refund } = view;
+        Self { gateway, trade_no, prepay, state, transaction_id, refund }
     }
 }
 

@@ -239,6 +239,7 @@ impl From<OrderError> for Problem {
             | OrderError::BadQuantity(_)
             | OrderError::BadAmount
             | OrderError::NothingToPay
+            | OrderError::BadTradeNo(_)
             | OrderError::BadTimeout => ProblemKind::InvalidOrder,
         };
         Self::new(kind, error.to_string())

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use database::Client;
+use order::ParkReason;
 use serde::Serialize;
 use tokio_postgres::IsolationLevel;
 
@@ -30,8 +31,9 @@ pub struct Check {
     pub examples: Vec<String>,
 }
 
-/// Name, rule, and a query for the keys of the rows that break it. `$1` is the grace in seconds where it is used.
-const CHECKS: [(&str, &str, &str); 10] = [
+/// Name, rule, and a query for the keys of the rows that break it. `$1` is the grace in seconds where it is used. `REASONS` stands
+/// for the reasons for parking a message that are gone once its orders have settled.
+const CHECKS: [(&str, &str, &str); 16] = [
     (
         "overdue_pending",
         "no order is pending past its deadline by more than the grace",
@@ -87,21 +89,78 @@ const CHECKS: [(&str, &str, &str); 10] = [
     ),
     (
         "paid_once",
-        "every order that was paid at a gateway is paid, or its money goes back",
+        "every payment that was made at a gateway has paid its order, or goes back",
         "select p.order_id as key from payments p join orders o on o.id = p.order_id
-         where p.state = 'paid' and o.status <> 'paid' and $1::float8 is not null
-         and not exists (select from refunds r where r.order_id = p.order_id)",
+         where p.state = 'paid' and $1::float8 is not null
+         and not (o.status = 'paid' and (o.transaction_id = p.transaction_id
+                  or (o.transaction_id is null and (p.paid_at is null or p.paid_at <= o.paid_at))))
+         and not exists (select from refunds r
+                         where r.order_id = p.order_id and r.gateway = p.gateway and r.transaction_id = p.transaction_id)",
     ),
     (
         "no_refund_of_paid",
         "no payment of an order that is paid goes back",
         "select r.order_id as key from refunds r join orders o on o.id = r.order_id
-         where o.status = 'paid' and o.transaction_id = r.transaction_id and $1::float8 is not null",
+         where o.status = 'paid' and o.transaction_id = r.transaction_id and r.refund_no like 'overdue-%'
+           and $1::float8 is not null
+           and not exists (select from payments p
+                           where p.order_id = o.id and p.state = 'paid' and p.transaction_id = o.transaction_id
+                             and (p.gateway, p.trade_no) <> (r.gateway, r.trade_no))",
+    ),
+    (
+        "asked_before_close",
+        "no order was closed unasked while orders without a payment on record are paid at a gateway",
+        "select o.id as key from orders o join gateways g on g.default_since < o.closed_at
+         where o.status = 'closed' and o.closed_at < transaction_timestamp() - $1 * interval '1 second'
+           and not exists (select from payments p where p.order_id = o.id)",
+    ),
+    (
+        "payments_followed",
+        "every payment that could still be made is looked at, also when its order has ended",
+        "select p.order_id as key from payments p join orders o on o.id = p.order_id
+         where p.state = 'open' and p.gateway <> 'none' and o.status <> 'pending'
+           and p.ask_at < transaction_timestamp() - ($1::float8 + 60) * interval '1 second'",
+    ),
+    (
+        "not_given_up_early",
+        "no trade that its gateway does not know is given up while it could still appear",
+        "select p.order_id as key from payments p
+         where p.state = 'closed' and p.not_found_at is not null and p.prepay <> 'created' and $1::float8 is not null
+           and coalesce(p.payable_until, 'infinity') > transaction_timestamp()",
+    ),
+    (
+        "payable",
+        "every pending order that is to be paid at a gateway can be: it costs something, and the gateway takes its trade number",
+        "select o.id as key from orders o
+         left join payments p on p.order_id = o.id
+         left join gateways g on g.name = p.gateway or (p.gateway is null and g.is_default)
+         where o.status = 'pending' and p.gateway is distinct from 'none' and coalesce(p.state, 'open') = 'open'
+           and (p.gateway is not null or g.name is not null) and $1::float8 is not null
+           and (o.amount_minor <= 0 or coalesce(p.trade_no, o.id) !~ g.trade_nos)",
     ),
     (
         "refunds_arrive",
         "no refund needs a person",
         "select refund_no as key from refunds where state = 'needs_person' and $1::float8 is not null",
+    ),
+    (
+        "refunds_move",
+        "no refund waits for longer than an hour to be accepted by its gateway",
+        "select refund_no as key from refunds
+         where state = 'requested'
+           and coalesce(retried_at, created_at) < transaction_timestamp() - greatest($1::float8, 3600) * interval '1 second'",
+    ),
+    (
+        "parked_for_a_reason",
+        "no message is parked for orders that have settled in another way",
+        "select k.id::text as key from parked k
+         where k.state = 'held' and k.reason = any(REASONS) and k.orders <> '{}' and k.note is null
+           and k.last_at < transaction_timestamp() - ($1::float8 + 10) * interval '1 second'
+           and not exists (
+               select from unnest(k.orders) as named (id)
+               left join orders o on o.id = named.id
+               where o.id is null or o.status::text = 'pending'
+                  or exists (select from payments p where p.order_id = o.id and p.state = 'open' and p.gateway <> 'none'))",
     ),
     (
         "outbox_sent",
@@ -121,7 +180,11 @@ pub async fn audit(client: &Client, grace: Duration) -> Result<Audit, BookError>
     let transaction = snapshot.start().await?;
     let orders = transaction.query_one("select count(*) from orders", &[]).await?.try_get(0)?;
     let mut checks = Vec::with_capacity(CHECKS.len());
+    let reasons: Vec<&str> =
+        ParkReason::ALL.into_iter().filter(|reason| reason.ends_with_its_orders()).map(ParkReason::code).collect();
+    let reasons = format!("array['{}']", reasons.join("', '"));
     for (name, rule, query) in CHECKS {
+        let query = query.replace("REASONS", &reasons);
         let counted = format!(
             "with broken as ({query})
              select (select count(*) from broken), coalesce((select array_agg(key::text) from (select key from broken order by key limit 10) first_ten), '{{}}')"

@@ -13,4 +13,4 @@ set next_attempt_at = clock_timestamp() + $3 * interval '1 second'
 from due
 where r.refund_no = due.refund_no
 returning r.refund_no, r.order_id, r.gateway, r.trade_no, r.transaction_id, r.amount_minor, r.currency, r.reason,
-          r.state, r.attempts, extract(epoch from clock_timestamp() - r.created_at)::float8 as age_s
+          r.state, r.attempts, extract(epoch from clock_timestamp() - coalesce(r.retried_at, r.created_at))::float8 as age_s

@@ -7,12 +7,14 @@ use crate::postgres::one;
 
 /// Indexes that each statement in a hurry stands on, and what is slow without them. Where the tables are the shop's own,
 /// they need the like.
-const INDEXES: [(&str, &str); 9] = [
+const INDEXES: [(&str, &str); 11] = [
     ("orders_pending_by_deadline", "the sweep, and the metrics, read all orders"),
     ("outbox_timeouts", "the timeouts of new orders wait behind events"),
     ("outbox_events", "events are looked for among all timeouts"),
     ("payments_by_trade", "notifications are slow to find their order"),
     ("payments_by_transaction", "one payment could pay two orders"),
+    ("payments_by_combined", "payments of several orders are slow to find"),
+    ("payments_to_ask", "the sweep reads all payments for those that are open"),
     ("refunds_to_follow_up", "refunds are slow to find"),
     ("refunds_by_order", "the refunds of an order are slow to find"),
     ("parked_held", "parked messages are slow to count"),
@@ -42,8 +44,9 @@ pub async fn orders_past_deadline(client: &Client) -> Result<i64, BookError> {
 pub async fn orders_unclear_at_gateway(client: &Client) -> Result<i64, BookError> {
     one(
         client,
-        "select count(*) from orders o join payments p on p.order_id = o.id and p.gateway <> 'none'
-         where o.status = 'pending' and o.payment_deadline < statement_timestamp() - interval '10 minutes'",
+        "select count(*) from orders o
+         where o.status = 'pending' and o.payment_deadline < statement_timestamp() - interval '10 minutes'
+           and exists (select from payments p where p.order_id = o.id and p.gateway <> 'none')",
         &[],
     )
     .await
@@ -55,6 +58,16 @@ pub async fn orders_unclear_at_gateway(client: &Client) -> Result<i64, BookError
 /// [`BookError`] where the database cannot be asked.
 pub async fn refunds_needing_person(client: &Client) -> Result<i64, BookError> {
     one(client, "select count(*) from refunds where state = 'needs_person'", &[]).await
+}
+
+/// How many refunds have waited for an hour or more to be accepted by their gateway.
+///
+/// # Errors
+/// [`BookError`] where the database cannot be asked.
+pub async fn refunds_waiting(client: &Client) -> Result<i64, BookError> {
+    let waiting = "select count(*) from refunds
+         where state = 'requested' and coalesce(retried_at, created_at) < statement_timestamp() - interval '1 hour'";
+    one(client, waiting, &[]).await
 }
 
 /// Indexes that are missing or invalid, each with the consequence.

@@ -3,6 +3,7 @@
 
 mod audit;
 mod columns;
+mod gateways;
 mod health;
 mod order_book;
 mod parked;
@@ -16,10 +17,16 @@ mod trades;
 pub use audit::{Audit, Check, audit};
 pub use columns::unfit_columns;
 pub use database::ServerTime;
-pub use health::{missing_indexes, orders_past_deadline, orders_unclear_at_gateway, refunds_needing_person};
+pub use gateways::{
+    GatewayConflict, GatewayEntry, RegisteredGateway, forget_gateway, gateway_conflicts, register_gateways,
+    registered_gateways, set_default_gateway,
+};
+pub use health::{
+    missing_indexes, orders_past_deadline, orders_unclear_at_gateway, refunds_needing_person, refunds_waiting,
+};
 pub use order_book::{
-    Actor, BookError, BookResult, Bookmark, Closed, Closing, Credited, ItemReply, KeptBack, Loaded, OrderBook,
-    OverduePage, PageRequest, Payment, Reply, Revision, TradeFinding, TradeNote,
+    Actor, BookError, BookResult, Bookmark, Closed, Closing, Credited, ItemReply, KeptBack, Loaded, MoneyAside,
+    OrderBook, OverduePage, PageRequest, Payment, Reply, Revision, TradeFinding, TradeNote,
 };
 pub use parked::{KEPT_FOR, ParkedFilter, ParkedGroup, ParkedRow, ParkedState, ParkedTable, Parking};
 pub use postgres::PostgresBook;

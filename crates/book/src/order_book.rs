@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use database::ServerTime;
-use order::{Deadline, Operator, OrderFacts, OrderId, PaymentFacts, Receipt, TimeoutKind};
+use order::{Deadline, MoneyTold, Operator, OrderFacts, OrderId, PaymentFacts, Receipt, TimeoutKind};
 use time::OffsetDateTime;
 use trace::TraceParent;
 
@@ -14,7 +14,8 @@ use trace::TraceParent;
 /// its outcome: it is loaded and decided again, and never taken for closed or unpaid.
 #[async_trait]
 pub trait OrderBook: Send + Sync {
-    /// Looks orders up. `gateway` is where an order is taken to be paid of which the book knows no payment; `None`: nowhere.
+    /// Looks orders up. `gateway` is where an order is taken to be paid of which the book knows no payment; `None`: where the
+    /// book says that such orders are paid.
     ///
     /// # Errors
     /// [`BookError`].
@@ -27,19 +28,26 @@ pub trait OrderBook: Send + Sync {
     /// [`BookError`]: then none was closed, or it is not known.
     async fn settle(&self, closings: &[Closing], by: &Actor, trace: Option<&TraceParent>) -> BookResult<Closed>;
 
-    /// Records payments: a pending order becomes paid and its stock is sold; one that was closed or cancelled before is
+    /// Records payments: a pending order becomes paid and its stock is sold; the payment of one that has ended before is
     /// to be refunded. Each ID may stand in `payments` once.
     ///
     /// # Errors
     /// [`BookError`]: then nothing was recorded, or it is not known.
     async fn pay(&self, payments: &[Payment], by: &Actor, trace: Option<&TraceParent>) -> BookResult<Credited>;
 
-    /// Records what gateways have said of trades that are not paid. A trade that is on record as paid stays so. Each ID may
+    /// Records what gateways have said of trades that are not paid. A trade that is on record as paid stays so. Each trade may
     /// stand in `notes` once.
     ///
     /// # Errors
     /// [`BookError`]: then nothing was recorded, or it is not known.
     async fn note(&self, notes: &[TradeNote]) -> Result<(), BookError>;
+
+    /// Writes down money that a gateway has taken and that cannot be credited, so that a person finds it among the refunds. The
+    /// same money again is the same row.
+    ///
+    /// # Errors
+    /// [`BookError`]: then nothing was recorded, or it is not known.
+    async fn set_aside(&self, money: &[MoneyAside]) -> Result<(), BookError>;
 
     /// Whether orders can be loaded and settled at all: whether everything is there that the calls above need, and may be
     /// used. Changes nothing.
@@ -68,6 +76,16 @@ pub trait OrderBook: Send + Sync {
     async fn keep_back(&self, timeouts: &[KeptBack]) -> Result<Option<ServerTime>, BookError> {
         let _ = timeouts;
         Ok(None)
+    }
+
+    /// Orders that have ended and have a payment that could still be made, as far as the time for the next look at it has come.
+    /// The look after that is put off, each time further.
+    ///
+    /// # Errors
+    /// [`BookError`].
+    async fn unfinished(&self, orders_max: usize) -> Result<Vec<OrderId>, BookError> {
+        let _ = orders_max;
+        Ok(Vec::new())
     }
 
     /// A page of orders that are pending past their deadline. `None`: this book cannot tell, so there is no sweep.
@@ -147,10 +165,9 @@ pub struct Closing {
     pub deadline: Deadline,
     /// The revision with which it was loaded.
     pub revision: Option<Revision>,
-    /// The payment that can no longer be made, as its gateway has said; `None`: the order had none. If it has
-    /// another by now, it is not closed.
-    pub payment: Option<PaymentFacts>,
-    /// How long after the close its trade is to be looked for once more. The book arms that along with the close.
+    /// The payments that can no longer be made, as their gateways have said. If it has another by now, it is not closed.
+    pub payments: Vec<PaymentFacts>,
+    /// How long after the close its trades are to be looked for once more. The book arms that along with the close.
     pub recheck: Option<Duration>,
 }
 
@@ -194,8 +211,10 @@ pub struct Payment {
     pub trade_no: String,
     /// What it says.
     pub receipt: Receipt,
-    /// The number of the refund, should the payment turn out to be late.
+    /// The number of the refund, should the payment have to go back.
     pub refund_no: String,
+    /// Its number, if another payment of the order goes back under the first one.
+    pub further_refund_no: String,
 }
 
 /// How a payment was recorded.
@@ -207,10 +226,31 @@ pub enum Credited {
     Late,
     /// It was on record before, as a payment or as a refund.
     Already,
-    /// There is another payment of this order on record. A person must look.
+    /// The order was paid at a gateway before, by another payment: a refund of this one is on record now.
     Twice,
+    /// The order was paid before, and no gateway vouches for that payment. Which of the two goes back is for a person to say; it
+    /// is among the refunds.
+    Disputed,
+    /// The transaction is on record for another trade, and the gateway does not say that it pays both. It is among the refunds,
+    /// for a person.
+    Shared,
     /// The order stayed pending although the book took the payment.
     Unchanged,
+}
+
+/// Money that a gateway has taken and that cannot be credited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MoneyAside {
+    /// The order that it came for, if there is one.
+    pub id: Option<OrderId>,
+    /// The gateway.
+    pub gateway: String,
+    /// The number of the trade there.
+    pub trade_no: String,
+    /// What the gateway tells of it.
+    pub money: MoneyTold,
+    /// Why it cannot be credited.
+    pub problem: String,
 }
 
 /// What a gateway has said of a trade that is not paid.

@@ -56,6 +56,8 @@ pub struct ParkedRow {
     pub last_at: OffsetDateTime,
     /// `held`, `requeued` or `dropped`.
     pub state: String,
+    /// Why it was dropped, where no person has dropped it.
+    pub note: Option<String>,
 }
 
 /// Messages that are held for the same reason.
@@ -112,7 +114,7 @@ const PASSING_HEADERS: [&str; 6] = [
 
 const COLUMNS: &str =
     "id, reason, detail, orders, routing_key, properties::text as properties, headers::text as headers, body,
-    attempts, history, times, first_at, last_at, state";
+    attempts, history, times, first_at, last_at, state, note";
 
 /// `$1` to `$4` are the fields of [`ParkedFilter`], `$5` the state.
 const CHOSEN: &str = "state = $5 and ($1::bigint[] = '{}' or id = any($1)) and ($2::text is null or reason = $2)
@@ -266,13 +268,34 @@ impl ParkedTable {
             // What has come again meanwhile has a row of its own, and that stays.
             let change = "update parked p set state = $3,
                               changed_at = case when $3 <> 'held' then clock_timestamp() end,
-                              changed_by = case when $3 <> 'held' then $4 end
+                              changed_by = case when $3 <> 'held' then $4 end,
+                              note = case when $3 = 'held' then 'had back by ' || $4 end
                           where id = any($1) and state = $2
                             and ($3 <> 'held' or not exists (
                                 select from parked h where h.state = 'held' and h.fingerprint = p.fingerprint))";
             client.execute(change, &[&ids, &from.as_str(), &to.as_str(), &by]).await
         });
         Ok(changed.await?)
+    }
+
+    /// Looks at messages that were parked for these reasons, `count_max` of them after the message `after`, and drops those whose
+    /// orders have all settled in another way. Returns how many were dropped, and where to go on; `None`: these were the last.
+    ///
+    /// # Errors
+    /// [`BookError`]: none was dropped, or it is not known.
+    pub async fn clear_settled(
+        &self,
+        reasons: &[&str],
+        after: i64,
+        count_max: i64,
+    ) -> Result<(i64, Option<i64>), BookError> {
+        let row = self.client.within(is_bad, async |client| {
+            let clear = client.prepare_cached(include_str!("clear_settled.sql")).await?;
+            client.query_one(&clear, &[&reasons, &after, &count_max]).await
+        });
+        let row = row.await?;
+        let (looked_at, last): (i64, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
+        Ok((row.try_get(2)?, last.filter(|_| looked_at == count_max)))
     }
 
     /// Deletes messages that were sent in again or dropped more than [`KEPT_FOR`] ago.
@@ -331,6 +354,7 @@ fn parked_row(row: &Row) -> Result<ParkedRow, BookError> {
         times: row.try_get("times")?,
         last_at: row.try_get("last_at")?,
         state: row.try_get("state")?,
+        note: row.try_get("note")?,
     })
 }
 

@@ -38,7 +38,7 @@ pub struct DueRefund {
     pub step: RefundStep,
     /// Attempts since its last progress that settled nothing.
     pub attempts: u32,
-    /// Since it was recorded.
+    /// Since it was recorded, or a person last had it asked for again.
     pub age: Duration,
 }
 
@@ -80,12 +80,14 @@ pub struct RefundRecord {
     pub order_id: String,
     /// The gateway.
     pub gateway: String,
-    /// The payment that goes back.
-    pub transaction_id: String,
-    /// How much, in the currency's smallest unit.
-    pub amount_minor: i64,
+    /// The number of the trade there.
+    pub trade_no: String,
+    /// The payment that goes back; null: the gateway did not tell.
+    pub transaction_id: Option<String>,
+    /// How much, in the currency's smallest unit; null: the gateway did not tell.
+    pub amount_minor: Option<i64>,
     /// ISO 4217.
-    pub currency: String,
+    pub currency: Option<String>,
     /// Why it goes back.
     pub reason: String,
     /// `requested`, `processing`, `succeeded` or `needs_person`.
@@ -155,12 +157,28 @@ impl Refunds {
     pub async fn list(&self, state: Option<&str>, count_max: i64) -> Result<Vec<RefundRecord>, BookError> {
         let rows = self.client.within(is_bad, async |client| {
             let list =
-                "select refund_no, order_id, gateway, transaction_id, amount_minor, currency, reason, state, problem,
+                "select refund_no, order_id, gateway, trade_no, transaction_id, amount_minor, currency, reason, state, problem,
                                attempts, created_at, succeeded_at
                         from refunds where $1::text is null or state = $1 order by created_at desc, refund_no limit $2";
             client.query(list, &[&state, &count_max]).await
         });
         Ok(rows.await?.iter().map(record).collect::<Result<_, _>>()?)
+    }
+
+    /// Has a refund that needed a person asked for again, under the same number. `false`: no refund of this number needs a
+    /// person, or its money is for a person to place.
+    ///
+    /// # Errors
+    /// [`BookError`] where the database cannot be asked.
+    pub async fn retry(&self, refund_no: &str) -> Result<bool, BookError> {
+        let retried = self.client.within(is_bad, async |client| {
+            let retry = "update refunds
+                         set state = 'requested', attempts = 0, next_attempt_at = clock_timestamp(),
+                             retried_at = clock_timestamp(), updated_at = clock_timestamp()
+                         where refund_no = $1 and state = 'needs_person' and refund_no like 'overdue-%'";
+            client.execute(retry, &[&refund_no]).await
+        });
+        Ok(retried.await? == 1)
     }
 
     /// Marks a refund that needed a person as done with, and keeps what was done about it. `false`: no refund of this
@@ -206,6 +224,7 @@ fn record(row: &Row) -> Result<RefundRecord, tokio_postgres::Error> {
         refund_no: row.try_get("refund_no")?,
         order_id: row.try_get("order_id")?,
         gateway: row.try_get("gateway")?,
+        trade_no: row.try_get("trade_no")?,
         transaction_id: row.try_get("transaction_id")?,
         amount_minor: row.try_get("amount_minor")?,
         currency: row.try_get("currency")?,

@@ -72,6 +72,45 @@ async fn durability(client: &Client) -> Result<Vec<Flaw>, BookError> {
     Ok(flaws)
 }
 
+/// Table, trigger, function, what goes wrong without it, and the migration that makes it.
+const TRIGGERS: [(&str, &str, &str, &str, &str); 5] = [
+    (
+        "outbox",
+        "outbox_wakes_relay",
+        "overdue_wake_relay",
+        "relays look only now and then, so short timeouts are armed late",
+        "0001_orders.sql",
+    ),
+    (
+        "orders",
+        "order_moved",
+        "overdue_order_moved",
+        "what is changed by hand is neither armed again nor written down",
+        "0009_foreign.sql",
+    ),
+    (
+        "orders",
+        "order_ended",
+        "overdue_order_ended",
+        "customers can still pay the open trades of orders that were paid or cancelled",
+        "0010_attempts.sql",
+    ),
+    (
+        "payments",
+        "payment_written",
+        "overdue_payment_written",
+        "payments may begin for orders that have ended",
+        "0010_attempts.sql",
+    ),
+    (
+        "payments",
+        "payment_replaced",
+        "overdue_payment_replaced",
+        "a trade that was replaced by another is not asked about any more, although it may be paid",
+        "0010_attempts.sql",
+    ),
+];
+
 /// A trigger of ours may be missing, disabled, on another table, or run something else.
 async fn triggers(client: &Client) -> Result<Vec<Flaw>, BookError> {
     let is_on = async |table: &str, name: &str, function: &str| {
@@ -82,19 +121,14 @@ async fn triggers(client: &Client) -> Result<Vec<Flaw>, BookError> {
         one::<bool>(client, question, &[&table, &name, &function]).await
     };
     let mut flaws = Vec::new();
-    if !is_on("outbox", "outbox_wakes_relay", "overdue_wake_relay").await? {
-        flaws.push(Flaw::new(
-            "trigger outbox_wakes_relay",
-            "is missing or disabled on the table outbox: relays look only now and then, so short timeouts are armed late",
-            "run `alter table outbox enable trigger outbox_wakes_relay`, or create it as migrations/0001_orders.sql does",
-        ));
-    }
-    if !is_on("orders", "order_moved", "overdue_order_moved").await? {
-        flaws.push(Flaw::new(
-            "trigger order_moved",
-            "is missing or disabled on the table orders: what is changed by hand is neither armed again nor written down",
-            "run `alter table orders enable trigger order_moved`, or create it as migrations/0009_foreign.sql does",
-        ));
+    for (table, name, function, consequence, file) in TRIGGERS {
+        if !is_on(table, name, function).await? {
+            flaws.push(Flaw::new(
+                format!("trigger {name}"),
+                format!("is missing or disabled on the table {table}: {consequence}"),
+                format!("run `alter table {table} enable trigger {name}`, or create it as migrations/{file} does"),
+            ));
+        }
     }
     Ok(flaws)
 }
@@ -200,7 +234,7 @@ async fn try_closing(client: &Client) -> Result<Option<Flaw>, BookError> {
 async fn suspects(client: &Client) -> Result<String, BookError> {
     let question = "select coalesce(string_agg(what, ', '), '') from (
              select 'trigger ' || tgname as what from pg_trigger
-             where tgrelid = 'orders'::regclass and not tgisinternal and tgname <> 'order_moved' and tgenabled <> 'D'
+             where tgrelid = 'orders'::regclass and not tgisinternal and tgname not in ('order_moved', 'order_ended') and tgenabled <> 'D'
              union all select 'rule ' || rulename from pg_rewrite where ev_class = 'orders'::regclass and rulename <> '_RETURN'
              union all select 'policy ' || polname from pg_policy where polrelid = 'orders'::regclass) s";
     let named: String = one(client, question, &[]).await?;

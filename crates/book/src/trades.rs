@@ -1,12 +1,12 @@
-//! Trades at gateways: whose they are, and money that belongs to no order.
+//! Trades at gateways: whose they are.
 
 use database::Client;
-use order::{Money, OrderId, Trade, is_currency};
+use order::OrderId;
 
 use crate::BookError;
 use crate::postgres::is_bad;
 
-/// The tables of payments and refunds, for notifications.
+/// The table of payments, for notifications.
 #[derive(Clone)]
 pub struct Trades {
     client: Client,
@@ -40,30 +40,5 @@ impl Trades {
             orders.extend(OrderId::new(row.try_get("id")?).ok());
         }
         Ok(orders)
-    }
-
-    /// Records money that a gateway has taken and that belongs to no order here, or not to the one that it names, so that a
-    /// person finds it among the refunds. The same money again is the same row.
-    ///
-    /// # Errors
-    /// [`BookError`]: nothing was recorded, or it is not known.
-    pub async fn record_unplaced(
-        &self,
-        gateway: &str,
-        trade_no: &str,
-        trade: &Trade,
-        problem: &str,
-    ) -> Result<(), BookError> {
-        let (minor, currency) = match &trade.amount {
-            Some(Money { minor, currency }) if *minor >= 0 && is_currency(currency) => (*minor, currency.as_str()),
-            // ISO 4217's code for no currency.
-            _ => (0, "XXX"),
-        };
-        let transaction_id = trade.transaction_id.as_deref().unwrap_or("unknown");
-        let recorded = self.client.within(is_bad, async |client| {
-            let record = client.prepare_cached(include_str!("unplaced.sql")).await?;
-            client.execute(&record, &[&gateway, &trade_no, &transaction_id, &minor, &currency, &problem]).await
-        });
-        Ok(recorded.await.map(drop)?)
     }
 }

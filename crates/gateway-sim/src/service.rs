@@ -29,18 +29,11 @@ pub(crate) async fn answer(state: &Shared, request: &SimRequest, path: &[&str]) 
     let (status, body) = match (request.method.clone(), path) {
         (Method::GET, ["trades", trade_no]) => {
             let mishaps = state.ledger.called(trade_no, Call::Query);
-            trouble(state, trade_no, &mishaps)?;
-            trade(state, trade_no)
+            return attempt(state, request, trade_no, &mishaps, || query(state, trade_no, &mishaps));
         }
         (Method::POST, ["trades", trade_no, "close"]) => {
             let mishaps = state.ledger.called(trade_no, Call::Close);
-            trouble(state, trade_no, &mishaps)?;
-            match state.ledger.close(trade_no) {
-                None => (404, json!({ "code": "trade_not_found" })),
-                Some(State::NotPaid) => (200, json!({ "outcome": "accepted" })),
-                Some(State::Closed) => (200, json!({ "outcome": "already_closed" })),
-                Some(_) => (200, json!({ "outcome": "already_paid" })),
-            }
+            return attempt(state, request, trade_no, &mishaps, || close(state, trade_no, &mishaps));
         }
         (Method::POST, ["refunds"]) => {
             let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
@@ -60,16 +53,63 @@ pub(crate) async fn answer(state: &Shared, request: &SimRequest, path: &[&str]) 
     Some(signed(request, status, &body))
 }
 
-/// The mishaps that this contract knows here; `None`: the connection breaks.
-fn trouble(state: &Shared, trade_no: &str, mishaps: &[Mishap]) -> Option<()> {
+/// Does what a call asks for, as far as nothing goes wrong; `None`: the connection breaks.
+fn attempt(
+    state: &Shared,
+    request: &SimRequest,
+    trade_no: &str,
+    mishaps: &[Mishap],
+    work: impl Fn() -> (u16, Value),
+) -> Option<Reply> {
     for mishap in mishaps {
         match mishap {
             Mishap::PayBefore => drop(state.ledger.pay(trade_no)),
             Mishap::LoseRequest => return None,
+            Mishap::Error(status, code) => return Some(signed(request, *status, &json!({ "code": code }))),
             _ => {}
         }
     }
-    Some(())
+    let (status, body) = work();
+    if mishaps.contains(&Mishap::PayAfter) {
+        state.ledger.pay(trade_no);
+    }
+    if mishaps.contains(&Mishap::LoseAnswer) {
+        return None;
+    }
+    let mut reply = signed(request, status, &body);
+    if mishaps.contains(&Mishap::Unsigned) {
+        reply.headers.retain(|(name, _)| *name != "overdue-signature");
+    }
+    if mishaps.contains(&Mishap::BadSignature) {
+        reply.body.push(b' ');
+    }
+    Some(reply)
+}
+
+fn query(state: &Shared, trade_no: &str, mishaps: &[Mishap]) -> (u16, Value) {
+    if mishaps.contains(&Mishap::NotExist) {
+        return (404, json!({ "code": "trade_not_found" }));
+    }
+    let (status, mut body) = trade(state, trade_no);
+    if mishaps.contains(&Mishap::UserPaying) {
+        body["state"] = json!("user_paying");
+    }
+    if mishaps.contains(&Mishap::StaleRead) {
+        body["state"] = json!("not_paid");
+    }
+    (status, body)
+}
+
+fn close(state: &Shared, trade_no: &str, mishaps: &[Mishap]) -> (u16, Value) {
+    if mishaps.contains(&Mishap::PretendToClose) {
+        return (200, json!({ "outcome": "accepted" }));
+    }
+    match state.ledger.close(trade_no) {
+        None => (404, json!({ "code": "trade_not_found" })),
+        Some(State::NotPaid) => (200, json!({ "outcome": "accepted" })),
+        Some(State::Closed) => (200, json!({ "outcome": "already_closed" })),
+        Some(_) => (200, json!({ "outcome": "already_paid" })),
+    }
 }
 
 fn trade(state: &Shared, trade_no: &str) -> (u16, Value) {

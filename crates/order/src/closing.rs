@@ -8,7 +8,8 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use crate::{
-    CloseOutcome, ParkReason, PaymentFacts, Prepay, Receipt, RetryReason, Trade, TradeState, is_transaction_id,
+    CloseOutcome, MoneyTold, ParkReason, PaymentFacts, Prepay, Receipt, RetryReason, Trade, TradeState,
+    is_transaction_id,
 };
 
 /// The gateway's last answer within an attempt.
@@ -44,8 +45,11 @@ pub enum Verdict {
     /// The gateway says that it was not paid and can no longer be paid.
     Unpaid,
     /// The gateway knows no such trade, and that is to be believed. A trade that appears all the same is caught
-    /// by looking once more later.
-    Absent,
+    /// by looking again later.
+    Absent {
+        /// Until then the trade may appear.
+        payable_until: OffsetDateTime,
+    },
     /// Paid as it should be.
     Paid(Receipt),
     /// The gateway knows no such trade, but it may be on its way: to be asked again at this time.
@@ -56,9 +60,9 @@ pub enum Verdict {
         at: OffsetDateTime,
         /// Why.
         why: RetryReason,
-        /// Whether this counts as an attempt. Their number is limited.
-        counts: bool,
     },
+    /// The gateway cannot be asked now, about any order, for this reason.
+    Held(String),
     /// Nothing can be concluded, for this reason; to be asked again.
     Unclear(String),
     /// A person must look.
@@ -67,7 +71,17 @@ pub enum Verdict {
         reason: ParkReason,
         /// What is wrong.
         detail: String,
+        /// Money that has come in all the same.
+        money: Option<Box<MoneyTold>>,
     },
+}
+
+impl Verdict {
+    /// For a person, and no money is at stake.
+    #[must_use]
+    pub fn person(reason: ParkReason, detail: String) -> Self {
+        Self::Person { reason, detail, money: None }
+    }
 }
 
 /// The times that the protocol keeps.
@@ -79,6 +93,11 @@ pub struct CloseRules {
     pub user_paying_wait: Duration,
     /// How far apart two answers "no such trade" must be before they are believed.
     pub not_found_gap: Duration,
+    /// How long a gateway must deny a trade that it had confirmed before a person must look. Errors are not signed, and one may
+    /// be a proxy's.
+    pub denied_for: Duration,
+    /// How long after it was begun a trade that the gateway does not know may still appear there.
+    pub payable_for: Duration,
 }
 
 impl Default for CloseRules {
@@ -87,6 +106,8 @@ impl Default for CloseRules {
             min_close_age: Duration::ZERO,
             user_paying_wait: Duration::from_secs(5),
             not_found_gap: Duration::from_secs(30),
+            denied_for: Duration::from_mins(5),
+            payable_for: Duration::from_hours(24),
         }
     }
 }
@@ -105,7 +126,6 @@ pub fn next_step(payment: &PaymentFacts, rules: &CloseRules, answer: &GatewayAns
             CloseOutcome::TooEarly => Step::Conclude(Verdict::Later {
                 at: now + rules.min_close_age.max(rules.user_paying_wait),
                 why: RetryReason::TooEarly,
-                counts: true,
             }),
             CloseOutcome::NotFound => {
                 unclear("the gateway knew the trade, and when it was to close it knew it no more")
@@ -122,12 +142,16 @@ fn after_query(
     now: OffsetDateTime,
 ) -> Step {
     if let Some(discrepancy) = &trade.discrepancy {
-        return person(ParkReason::PaymentMismatch, discrepancy.clone());
+        let has_money = matches!(trade.state, TradeState::Paid | TradeState::Refunded);
+        let money = has_money.then(|| Box::new(trade.money()));
+        let (reason, detail) = (ParkReason::PaymentMismatch, discrepancy.clone());
+        return Step::Conclude(Verdict::Person { reason, detail, money });
     }
     match &trade.state {
         TradeState::Paid => paid(payment, trade),
         TradeState::Closed | TradeState::Revoked => Step::Conclude(Verdict::Unpaid),
-        TradeState::Refunded => person(
+        TradeState::Refunded => misplaced(
+            trade,
             ParkReason::RefundedAtGateway,
             "the trade was paid, and some or all of it was refunded, not by this program".to_owned(),
         ),
@@ -138,7 +162,7 @@ fn after_query(
         TradeState::NotPaid | TradeState::Failed => {
             let at = payment.created_at + rules.min_close_age;
             if now < at {
-                return Step::Conclude(Verdict::Later { at, why: RetryReason::TooEarly, counts: false });
+                return Step::Conclude(Verdict::Later { at, why: RetryReason::TooEarly });
             }
             Step::Close
         }
@@ -150,52 +174,61 @@ fn after_query(
 
 fn paid(payment: &PaymentFacts, trade: &Trade) -> Step {
     let (Some(transaction_id), Some(amount)) = (&trade.transaction_id, &trade.amount) else {
-        return unclear("paid, but without a transaction ID or an amount");
+        return mismatch(trade, "paid, but without a transaction ID or an amount".to_owned());
     };
     if !is_transaction_id(transaction_id) {
         let bytes = transaction_id.len();
-        return person(
-            ParkReason::PaymentMismatch,
-            format!("paid, but with a transaction ID of {bytes} bytes, or odd ones"),
-        );
+        return mismatch(trade, format!("paid, but with a transaction ID of {bytes} bytes, or odd ones"));
     }
     if *amount != payment.amount {
-        return person(ParkReason::PaymentMismatch, format!("{amount} was paid, {} was to be paid", payment.amount));
+        return mismatch(trade, format!("{amount} was paid, {} was to be paid", payment.amount));
     }
-    let receipt = Receipt { transaction_id: transaction_id.clone(), paid_at: trade.paid_at, amount: amount.clone() };
-    Step::Conclude(Verdict::Paid(receipt))
+    Step::Conclude(Verdict::Paid(Receipt {
+        transaction_id: transaction_id.clone(),
+        paid_at: trade.paid_at,
+        amount: amount.clone(),
+        combined: trade.combined,
+    }))
+}
+
+fn mismatch(trade: &Trade, detail: String) -> Step {
+    misplaced(trade, ParkReason::PaymentMismatch, detail)
+}
+
+/// Money that has come in and is not what was to be paid.
+fn misplaced(trade: &Trade, reason: ParkReason, detail: String) -> Step {
+    Step::Conclude(Verdict::Person { reason, detail, money: Some(Box::new(trade.money())) })
 }
 
 /// Whether "no such trade" is to be believed depends on what the shop knows: it may never have called the
 /// gateway, its call may still be on its way, or the gateway has said before that the trade exists.
 fn not_found(payment: &PaymentFacts, rules: &CloseRules, now: OffsetDateTime) -> Verdict {
-    match (payment.prepay, payment.not_found_at) {
-        (Prepay::Created, _) => Verdict::Person {
-            reason: ParkReason::TradeMissing,
-            detail: "the gateway had confirmed the trade and now knows no such trade".to_owned(),
-        },
-        (Prepay::None, _) => Verdict::Absent,
-        (Prepay::Attempted, Some(at)) if now - at >= rules.not_found_gap => Verdict::Absent,
-        (Prepay::Attempted, at) => Verdict::NotFoundYet(at.unwrap_or(now) + rules.not_found_gap),
+    let payable_until = payment.payable_until.unwrap_or_else(|| payment.created_at + rules.payable_for);
+    let missed_for = |time: Duration| payment.not_found_at.is_some_and(|at| now - at >= time);
+    match payment.prepay {
+        Prepay::None => Verdict::Absent { payable_until },
+        Prepay::Attempted if missed_for(rules.not_found_gap) => Verdict::Absent { payable_until },
+        Prepay::Attempted => Verdict::NotFoundYet(payment.not_found_at.unwrap_or(now) + rules.not_found_gap),
+        Prepay::Created if missed_for(rules.denied_for) => Verdict::person(
+            ParkReason::TradeMissing,
+            "the gateway had confirmed the trade and now knows no such trade".to_owned(),
+        ),
+        Prepay::Created => Verdict::NotFoundYet(now + rules.not_found_gap),
     }
 }
 
 fn user_paying(rules: &CloseRules, now: OffsetDateTime) -> Verdict {
-    Verdict::Later { at: now + rules.user_paying_wait, why: RetryReason::UserPaying, counts: true }
+    Verdict::Later { at: now + rules.user_paying_wait, why: RetryReason::UserPaying }
 }
 
 fn unclear(why: &str) -> Step {
     Step::Conclude(Verdict::Unclear(why.to_owned()))
 }
 
-fn person(reason: ParkReason, detail: String) -> Step {
-    Step::Conclude(Verdict::Person { reason, detail })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Deadline, Money};
+    use crate::{Deadline, Money, PaymentState};
 
     fn now() -> OffsetDateTime {
         "2026-11-22T08:30:00Z".parse::<Deadline>().unwrap().instant()
@@ -213,7 +246,8 @@ mod tests {
             prepay,
             created_at: now() - Duration::from_mins(30),
             not_found_at: None,
-            open: true,
+            payable_until: None,
+            state: PaymentState::Open,
         }
     }
 
@@ -247,7 +281,7 @@ mod tests {
             ] {
                 let step = state(other.clone(), after_close);
                 assert!(
-                    !matches!(step, Step::Conclude(Verdict::Unpaid | Verdict::Absent)),
+                    !matches!(step, Step::Conclude(Verdict::Unpaid | Verdict::Absent { .. })),
                     "{other:?}, after_close {after_close}: {step:?}"
                 );
             }
@@ -262,7 +296,7 @@ mod tests {
         ] {
             let step =
                 next_step(&payment(Prepay::Created), &CloseRules::default(), &GatewayAnswer::Close(outcome), now());
-            assert!(!matches!(step, Step::Conclude(Verdict::Unpaid | Verdict::Absent)), "{outcome:?}: {step:?}");
+            assert!(!matches!(step, Step::Conclude(Verdict::Unpaid | Verdict::Absent { .. })), "{outcome:?}: {step:?}");
         }
     }
 
@@ -293,21 +327,37 @@ mod tests {
             let odd = Trade { transaction_id: Some(odd), ..trade(1999, "CNY") };
             assert!(matches!(verdict(&odd), Verdict::Person { reason: ParkReason::PaymentMismatch, .. }));
         }
-        let nameless = Trade { transaction_id: None, ..trade(1999, "CNY") };
-        assert!(matches!(verdict(&nameless), Verdict::Unclear(_)));
+        // However little it tells, money has come in.
+        let nameless = Trade { transaction_id: None, said: b"signed".to_vec(), ..trade(1999, "CNY") };
+        let priceless = Trade { amount: None, ..nameless.clone() };
+        for told in [nameless, priceless, Trade { said: b"signed".to_vec(), ..Trade::in_state(TradeState::Refunded) }] {
+            let Verdict::Person { money: Some(money), .. } = verdict(&told) else { panic!("{told:?}") };
+            assert_eq!((money.said.as_slice(), &money.amount), (b"signed".as_slice(), &told.amount));
+        }
     }
 
     #[test]
     fn a_missing_trade_is_believed_by_what_the_shop_knows() {
         let missing = Trade::in_state(TradeState::NotFound);
         let verdict = |payment: &PaymentFacts| concluded(query(payment, &missing, false));
-        assert_eq!(verdict(&payment(Prepay::None)), Verdict::Absent);
-        assert!(matches!(verdict(&payment(Prepay::Created)), Verdict::Person { reason: ParkReason::TradeMissing, .. }));
-        let gap = CloseRules::default().not_found_gap;
+        let rules = CloseRules::default();
+        let payable_until = payment(Prepay::None).created_at + rules.payable_for;
+        let absent = Verdict::Absent { payable_until };
+        assert_eq!(verdict(&payment(Prepay::None)), absent);
+        let gap = rules.not_found_gap;
         assert_eq!(verdict(&payment(Prepay::Attempted)), Verdict::NotFoundYet(now() + gap));
-        let since = |age| PaymentFacts { not_found_at: Some(now() - age), ..payment(Prepay::Attempted) };
-        assert_eq!(verdict(&since(gap - Duration::from_secs(1))), Verdict::NotFoundYet(now() + Duration::from_secs(1)));
-        assert_eq!(verdict(&since(gap)), Verdict::Absent);
+        let since = |prepay, age| PaymentFacts { not_found_at: Some(now() - age), ..payment(prepay) };
+        let second = Duration::from_secs(1);
+        assert_eq!(verdict(&since(Prepay::Attempted, gap - second)), Verdict::NotFoundYet(now() + second));
+        assert_eq!(verdict(&since(Prepay::Attempted, gap)), absent);
+        // The shop may know for how long it can be paid.
+        let known = PaymentFacts { payable_until: Some(now()), ..payment(Prepay::None) };
+        assert_eq!(verdict(&known), Verdict::Absent { payable_until: now() });
+        // What the gateway had confirmed is not denied by one answer that is not signed.
+        assert_eq!(verdict(&payment(Prepay::Created)), Verdict::NotFoundYet(now() + gap));
+        assert_eq!(verdict(&since(Prepay::Created, rules.denied_for - second)), Verdict::NotFoundYet(now() + gap));
+        let denied = verdict(&since(Prepay::Created, rules.denied_for));
+        assert!(matches!(denied, Verdict::Person { reason: ParkReason::TradeMissing, .. }), "{denied:?}");
     }
 
     #[test]
@@ -317,6 +367,6 @@ mod tests {
         let trade = Trade::in_state(TradeState::NotPaid);
         let step = next_step(&payment, &rules, &GatewayAnswer::Trade { trade: &trade, after_close: false }, now());
         let at = payment.created_at + rules.min_close_age;
-        assert_eq!(step, Step::Conclude(Verdict::Later { at, why: RetryReason::TooEarly, counts: false }));
+        assert_eq!(step, Step::Conclude(Verdict::Later { at, why: RetryReason::TooEarly }));
     }
 }

@@ -11,7 +11,7 @@ pub enum EventKind {
     OrderClosed,
     /// An order was paid.
     OrderPaid,
-    /// A payment came for an order that was closed or cancelled before; it goes back.
+    /// A payment came for an order that had ended before: closed, cancelled, or paid by another; it goes back.
     PaymentLate,
     /// Such a payment has arrived at the customer again.
     PaymentRefunded,

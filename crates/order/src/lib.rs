@@ -24,7 +24,7 @@ pub use attempts::Attempts;
 pub use closing::{CloseRules, GatewayAnswer, Step, Verdict, next_step};
 pub use coalesce::{COALESCE_WINDOW, coalesce};
 pub use deadline::{BadDeadline, Deadline};
-pub use decide::{Decision, OrderFacts, Retry, decide};
+pub use decide::{Decision, Heard, OrderFacts, Retry, decide};
 pub use event_kind::{EventKind, UnknownEvent};
 pub use id::{BadOrderId, OrderId};
 pub use lane::{BadLane, Lane};
@@ -32,8 +32,8 @@ pub use lanes::{BadLanes, Hop, Lanes};
 pub use operator::Operator;
 pub use park_reason::{ParkReason, UnknownReason};
 pub use payment::{
-    CloseOutcome, Money, PaymentFacts, Prepay, Receipt, TRANSACTION_ID_BYTES_MAX, Trade, TradeState, is_currency,
-    is_transaction_id,
+    CloseOutcome, Money, MoneyTold, PaymentFacts, PaymentState, Prepay, Receipt, TRANSACTION_ID_BYTES_MAX, Trade,
+    TradeState, is_currency, is_transaction_id,
 };
 pub use retry_reason::RetryReason;
 pub use shard::{BadShards, Shard, Shards};

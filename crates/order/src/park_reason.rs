@@ -49,8 +49,6 @@ pub enum ParkReason {
     IllegalTradeNo,
     /// The order is for nothing, and a gateway takes no payments of nothing.
     NothingToPay,
-    /// The order has two payments.
-    PaidTwice,
     /// An event in the outbox has more data than a message may have.
     EventTooLarge,
 }
@@ -62,7 +60,7 @@ pub struct UnknownReason(pub String);
 
 impl ParkReason {
     /// Every reason.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 23] = [
         Self::TooLarge,
         Self::NotUtf8,
         Self::NotJson,
@@ -85,7 +83,6 @@ impl ParkReason {
         Self::TradeMissing,
         Self::IllegalTradeNo,
         Self::NothingToPay,
-        Self::PaidTwice,
         Self::EventTooLarge,
     ];
 
@@ -115,9 +112,27 @@ impl ParkReason {
             Self::TradeMissing => "trade_missing",
             Self::IllegalTradeNo => "illegal_trade_no",
             Self::NothingToPay => "nothing_to_pay",
-            Self::PaidTwice => "paid_twice",
             Self::EventTooLarge => "event_too_large",
         }
+    }
+
+    /// Whether the reason is gone once the orders of the message have settled in another way.
+    #[must_use]
+    pub fn ends_with_its_orders(self) -> bool {
+        matches!(
+            self,
+            Self::UnknownOrder
+                | Self::UnreadableOrder
+                | Self::RefusedByDatabase
+                | Self::StaysLocked
+                | Self::NotClosed
+                | Self::PaymentUnknown
+                | Self::PaymentMismatch
+                | Self::RefundedAtGateway
+                | Self::TradeMissing
+                | Self::IllegalTradeNo
+                | Self::NothingToPay
+        )
     }
 
     /// What to do about it, in the imperative.
@@ -149,13 +164,14 @@ impl ParkReason {
             Self::NotClosed => "Find the trigger or the policy that keeps the row from changing, then requeue.",
             Self::PaymentUnknown => "Look at the trade at the gateway and at the attempts, then requeue.",
             Self::PaymentMismatch | Self::RefundedAtGateway => {
-                "Look at the trade at the gateway, settle the order by hand, then drop the message."
+                "Look at the trade at the gateway and at `overdue refunds list --state needs_person`, settle the order by hand, then drop the message."
             }
-            Self::TradeMissing | Self::IllegalTradeNo => "Correct the trade number in `payments`, then requeue.",
+            Self::TradeMissing | Self::IllegalTradeNo => {
+                "Set `state = 'closed'` of the wrong row in `payments`, insert the right one, then requeue."
+            }
             Self::NothingToPay => {
                 "Mark the order as paid or cancel it, or correct its amount or its gateway and requeue. Then drop the message."
             }
-            Self::PaidTwice => "Refund one of the two payments at the gateway, then drop the message.",
             Self::EventTooLarge => "Shorten what the event tells, tell its subscribers by hand, then drop the message.",
         }
     }

@@ -33,8 +33,8 @@ pub fn is_transaction_id(text: &str) -> bool {
     (1..=TRANSACTION_ID_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
-/// What the shop knows of an order's payment at a gateway. An order without one is settled by its own status
-/// alone.
+/// What the shop knows of an attempt to pay an order at a gateway. An order may have several. One without any is settled by its
+/// own status alone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PaymentFacts {
     /// The gateway's name among those that are configured.
@@ -49,8 +49,29 @@ pub struct PaymentFacts {
     pub created_at: OffsetDateTime,
     /// When the gateway first said that it knows no such trade.
     pub not_found_at: Option<OffsetDateTime>,
-    /// Whether the trade may still be paid, as far as the shop knows: it was not found paid, and not found closed.
-    pub open: bool,
+    /// Until when a trade that the gateway does not know may still appear; `None`: as long as is usual there.
+    pub payable_until: Option<OffsetDateTime>,
+    /// What the gateway has said of it in the end.
+    pub state: PaymentState,
+}
+
+impl PaymentFacts {
+    /// Whether both are about the same trade.
+    #[must_use]
+    pub fn is_of_trade(&self, other: &Self) -> bool {
+        self.gateway == other.gateway && self.trade_no == other.trade_no
+    }
+}
+
+/// What a gateway has said of a trade in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PaymentState {
+    /// Nothing: it may still be paid.
+    Open,
+    /// It was paid.
+    Paid,
+    /// It can no longer be paid.
+    Closed,
 }
 
 /// How far the shop got with creating the trade at the gateway.
@@ -75,16 +96,45 @@ pub struct Trade {
     pub paid_at: Option<OffsetDateTime>,
     /// What was paid, or is to be paid.
     pub amount: Option<Money>,
+    /// Whether the gateway says that its transaction pays several trades at once.
+    pub combined: bool,
     /// What makes it another trade than the one that was asked for, such as a foreign merchant's number.
     pub discrepancy: Option<String>,
+    /// The gateway's own words, as it has signed them; empty where they do not matter.
+    pub said: Vec<u8>,
 }
 
 impl Trade {
     /// A trade of which nothing but the state is known.
     #[must_use]
     pub fn in_state(state: TradeState) -> Self {
-        Self { state, transaction_id: None, paid_at: None, amount: None, discrepancy: None }
+        let said = Vec::new();
+        Self { state, transaction_id: None, paid_at: None, amount: None, combined: false, discrepancy: None, said }
     }
+
+    /// The money that the trade tells of, however little it tells.
+    #[must_use]
+    pub fn money(&self) -> MoneyTold {
+        MoneyTold {
+            transaction_id: self.transaction_id.clone(),
+            paid_at: self.paid_at,
+            amount: self.amount.clone(),
+            said: self.said.clone(),
+        }
+    }
+}
+
+/// Money of which a gateway tells, and which cannot be credited as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MoneyTold {
+    /// The gateway's own number of the payment, if it told.
+    pub transaction_id: Option<String>,
+    /// When it was paid, if it told.
+    pub paid_at: Option<OffsetDateTime>,
+    /// How much, if it told.
+    pub amount: Option<Money>,
+    /// The gateway's own words, as it has signed them.
+    pub said: Vec<u8>,
 }
 
 /// Where a trade stands. A fault (no answer, or none that can be trusted) is none of these.
@@ -136,4 +186,6 @@ pub struct Receipt {
     pub paid_at: Option<OffsetDateTime>,
     /// What was paid.
     pub amount: Money,
+    /// Whether the gateway says that its transaction pays several trades at once.
+    pub combined: bool,
 }

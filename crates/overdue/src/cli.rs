@@ -1,7 +1,7 @@
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
-use crate::commands::{audit, migrate, openapi, order, parked, publish, refunds, stock, topology};
+use crate::commands::{audit, gateway, migrate, openapi, order, parked, publish, refunds, stock, topology};
 use crate::failure::{EXIT_CODES, Failure};
 use crate::settings::LogSettings;
 use crate::{demo, doctor, run};
@@ -38,9 +38,12 @@ pub(crate) enum Command {
     /// Look at messages that were set aside for a person, send them in again, or drop them
     #[command(subcommand)]
     Parked(parked::Args),
-    /// Look at the refunds of payments that came too late
+    /// Look at payments that go back, and at money that needs a person
     #[command(subcommand)]
     Refunds(refunds::Args),
+    /// Look at the payment gateways as all processes know them, and change that
+    #[command(subcommand)]
+    Gateway(gateway::Args),
     /// Say what is wrong with this deployment, and what to do; exit 1 when anything is
     Doctor(Box<doctor::Args>),
     /// Check the books; exit 1 when something is off
@@ -64,6 +67,7 @@ impl Command {
             Self::Publish(args) => publish::run(args).await,
             Self::Parked(args) => parked::run(args).await,
             Self::Refunds(args) => refunds::run(args).await,
+            Self::Gateway(args) => gateway::run(args).await,
             Self::Doctor(args) => doctor::run(&args).await,
             Self::Audit(args) => audit::run(&args).await,
             Self::Demo(args) => demo::run(&args).await,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use database::Client;
 use payment::{Environment, PaymentGateway, SignedHttp, SignedHttpSettings, VerificationKey, WeChatPay};
 use url::{Host, Url};
 use worker::Gateways;
@@ -22,14 +23,40 @@ pub(crate) fn gateways(settings: &GatewaySettings) -> Result<Gateways, Failure> 
     if let Some(http) = signed_http(&settings.http, &environment)? {
         gateways.insert(GatewayName::Http.as_str().to_owned(), Arc::new(http));
     }
-    let default = settings.default;
-    if default != GatewayName::None && !gateways.contains_key(default.as_str()) {
+    if let Some(default) = settings.default.filter(|name| *name != GatewayName::None)
+        && !gateways.contains_key(default.as_str())
+    {
         return Err(Failure::settings(format!(
             "--gateway (OVERDUE_GATEWAY) is {}, but the settings of that gateway are not given; see `overdue run --help`",
             default.as_str()
         )));
     }
     Ok(Gateways::new(gateways, settings.calls()?))
+}
+
+/// Makes sure that this process asks what all others ask: registers what it knows, and refuses where that differs.
+/// `settles`: whether it takes orders by itself, so that it must be able to ask about each.
+pub(crate) async fn agree(
+    gateways: &Gateways,
+    settings: &GatewaySettings,
+    client: &Client,
+    settles: bool,
+) -> Result<(), Failure> {
+    let default = settings.default.map(GatewayName::as_str);
+    let conflicts = book::register_gateways(client, &gateways.entries(), default).await?;
+    if !conflicts.is_empty() {
+        let sentences: Vec<String> = conflicts.iter().map(ToString::to_string).collect();
+        return Err(Failure::settings(sentences.join("; ")));
+    }
+    let registered = book::registered_gateways(client).await?;
+    let unknown = registered.iter().find(|known| known.is_default && !gateways.names().contains(&known.name));
+    match unknown {
+        Some(known) if settles => Err(Failure::settings(format!(
+            "orders without a row in `payments` are paid at {}, as every process has it, and this process has no settings of that gateway: it could settle none of them. Give it those settings, or, for all processes, run `overdue gateway default none`",
+            known.name
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// `None`: nothing is said of WeChat Pay.

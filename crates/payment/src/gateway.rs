@@ -14,6 +14,21 @@ pub trait PaymentGateway: Send + Sync {
     /// How old a trade must be before it may be closed.
     fn min_close_age(&self) -> Duration;
 
+    /// Whose trades it tells of, in words that differ where others' would not be found: merchant and application, or the service.
+    fn account(&self) -> String {
+        String::new()
+    }
+
+    /// How long after it was begun a trade may appear that the gateway does not know yet, where that is longer than usual.
+    fn payable_for(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// What trade numbers may be like: a regular expression of PostgreSQL's, and the same in words. `None`: anything.
+    fn trade_numbers(&self) -> Option<(&'static str, &'static str)> {
+        None
+    }
+
     /// Whether a trade could have this number at all; if not, a sentence that says why.
     fn check_trade_no(&self, _trade_no: &str) -> Result<(), String> {
         Ok(())
@@ -158,17 +173,30 @@ pub(crate) fn parse_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Ga
     })
 }
 
-/// The number of the one refund that an order can get: the same for every attempt. At most 64
+/// What every number of a refund begins with.
+const PREFIX: &str = "overdue-";
+
+/// The number of the first refund of an order: the same for every attempt. At most 64
 /// characters of `A-Z a-z 0-9 _ - *`, which WeChat Pay allows; two orders never share one.
 #[must_use]
 pub fn refund_no(order: &OrderId) -> String {
-    const PREFIX: &str = "overdue-";
     let plain = order.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
     if plain && PREFIX.len() + order.as_str().len() <= 64 {
         return format!("{PREFIX}{order}");
     }
-    // No order ID contains the asterisk, so these differ from those above.
-    let digest = ring::digest::digest(&ring::digest::SHA256, order.as_str().as_bytes());
+    hashed(order.as_str())
+}
+
+/// The number of the refund of this payment, where another payment of the order goes back under the first number.
+#[must_use]
+pub fn further_refund_no(order: &OrderId, gateway: &str, transaction_id: &str) -> String {
+    // No order ID contains a space, so these differ from the first numbers.
+    hashed(&format!("{order} {gateway} {transaction_id}"))
+}
+
+/// No order ID contains the asterisk, so these differ from those with an ID in them.
+fn hashed(text: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
     format!("{PREFIX}*{}", HEXLOWER.encode(&digest.as_ref()[..20]))
 }
 
@@ -182,8 +210,12 @@ mod tests {
     fn a_refund_number_is_its_orders_and_fits_everywhere() {
         let long = "9".repeat(64);
         let ids = ["842317", "a.b", "a:b", "a_b", "a-b", &long, &"9".repeat(57), &"9".repeat(56)];
-        let numbers: BTreeSet<String> = ids.iter().map(|id| refund_no(&OrderId::new(id).unwrap())).collect();
-        assert_eq!(numbers.len(), ids.len(), "{numbers:?}");
+        let orders: Vec<OrderId> = ids.iter().map(|id| OrderId::new(id).unwrap()).collect();
+        let further = |order, gateway| further_refund_no(order, gateway, "4200");
+        let numbers: BTreeSet<String> = (orders.iter())
+            .flat_map(|order| [refund_no(order), further(order, "wechat"), further(order, "http")])
+            .collect();
+        assert_eq!(numbers.len(), 3 * ids.len(), "{numbers:?}");
         for number in &numbers {
             assert!(number.len() <= 64 && number.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-*".contains(&b)));
         }

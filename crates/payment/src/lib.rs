@@ -9,6 +9,8 @@ mod signed_http;
 mod wechat;
 
 pub use environment::{Clock, Environment, HttpTransport, Nonce, RandomNonce, SystemClock, Transport, TransportFault};
-pub use gateway::{GatewayFault, Notification, PaymentGateway, Refund, RefundRequest, RefundState, refund_no};
+pub use gateway::{
+    GatewayFault, Notification, PaymentGateway, Refund, RefundRequest, RefundState, further_refund_no, refund_no,
+};
 pub use signed_http::{SignedHttp, SignedHttpSettings, hmac_signature};
 pub use wechat::{BadKey, VerificationKey, WeChatPay, WeChatSettings};

@@ -156,6 +156,8 @@ struct TradeBody {
     paid_at: Option<OffsetDateTime>,
     amount_minor: Option<i64>,
     currency: Option<String>,
+    #[serde(default)]
+    combined: bool,
 }
 
 #[derive(Deserialize)]
@@ -185,12 +187,14 @@ enum NotificationBody {
 }
 
 impl TradeBody {
-    fn trade(self) -> Trade {
+    fn trade(self, said: &[u8]) -> Trade {
         let amount = self.amount_minor.zip(self.currency);
         Trade {
             transaction_id: self.transaction_id.filter(|id| !id.is_empty()),
             paid_at: self.paid_at,
             amount: amount.map(|(minor, currency)| Money { minor, currency }),
+            combined: self.combined,
+            said: said.to_vec(),
             ..Trade::in_state(trade_state(&self.state))
         }
     }
@@ -226,15 +230,25 @@ impl PaymentGateway for SignedHttp {
         self.min_close_age
     }
 
+    /// The service. On this machine its port may differ from one start to the next.
+    fn account(&self) -> String {
+        let mut url = self.base_url.clone();
+        let here = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+        if here {
+            let _ = url.set_port(None);
+        }
+        url.as_str().trim_end_matches('/').to_owned()
+    }
+
     async fn query(&self, trade_no: &str) -> Result<Trade, GatewayFault> {
         let (status, body) = self.call(Method::GET, &format!("/trades/{}", escape(trade_no)), None, None).await?;
         match status {
             StatusCode::OK => {
-                let body: TradeBody = parse(&body)?;
-                if body.trade_no != trade_no {
+                let trade: TradeBody = parse(&body)?;
+                if trade.trade_no != trade_no {
                     return Err(GatewayFault::Protocol("it is about another trade".to_owned()));
                 }
-                Ok(body.trade())
+                Ok(trade.trade(&body))
             }
             _ if says(&body, "trade_not_found") => Ok(Trade::in_state(TradeState::NotFound)),
             status => Err(unexpected(status, &body)),
@@ -293,9 +307,9 @@ impl PaymentGateway for SignedHttp {
     async fn parse_notification(&self, headers: &HeaderMap, body: &[u8]) -> Result<Notification, GatewayFault> {
         self.verify(headers, "NOTIFICATION", body, false)?;
         Ok(match parse(body)? {
-            NotificationBody::Trade(body) => {
-                let trade_no = body.trade_no.clone();
-                Notification::Trade { trade_no, trade: body.trade() }
+            NotificationBody::Trade(trade) => {
+                let trade_no = trade.trade_no.clone();
+                Notification::Trade { trade_no, trade: trade.trade(body) }
             }
             NotificationBody::Refund(body) => {
                 Notification::Refund { refund_no: body.refund_no.clone(), refund: refund(body) }

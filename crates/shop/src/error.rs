@@ -23,6 +23,9 @@ pub enum OrderError {
     /// An amount of nothing, to be paid at a gateway.
     #[error("an order of amount 0 has nothing to be paid at a gateway; create it without one")]
     NothingToPay,
+    /// A trade number that the gateway does not take.
+    #[error("{0}")]
+    BadTradeNo(String),
     /// A payment timeout of zero, or one that leads beyond the calendar.
     #[error("the payment timeout must lie between a millisecond and ten years")]
     BadTimeout,

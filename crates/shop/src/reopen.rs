@@ -80,7 +80,7 @@ async fn set_pending(
 /// A trade that was closed at its gateway stays so, and one that is to be looked for may still be paid.
 async fn refuse_trade(transaction: &mut PgConnection, id: &OrderId) -> Result<(), OrderError> {
     let gateway: Option<String> = sqlx::query_scalar(
-        "select gateway from payments where order_id = $1 and gateway <> 'none' and (prepay <> 'none' or state <> 'open')",
+        "select gateway from payments where order_id = $1 and gateway <> 'none' and (prepay <> 'none' or state <> 'open') limit 1",
     )
     .bind(id.as_str())
     .fetch_optional(transaction)

@@ -49,13 +49,14 @@ impl FromRow<'_, PgRow> for RefundRow {
 /// [`OrderError::Unknown`] if nothing is and there is no such order, [`OrderError::Database`].
 pub async fn timeline(connection: &mut PgConnection, id: &OrderId) -> Result<Vec<TimelineEntry>, OrderError> {
     let mut entries: Vec<TimelineEntry> = rows(connection, id).await?.into_iter().map(of_log).collect();
-    let missed: Option<(OffsetDateTime, String)> =
-        sqlx::query_as("select not_found_at, gateway from payments where order_id = $1 and not_found_at is not null")
-            .bind(id.as_str())
-            .fetch_optional(&mut *connection)
-            .await?;
-    if let Some((at, gateway)) = missed {
-        let detail = "the gateway knew no trade of this order".to_owned();
+    let missed: Vec<(OffsetDateTime, String, String)> = sqlx::query_as(
+        "select not_found_at, gateway, trade_no from payments where order_id = $1 and not_found_at is not null",
+    )
+    .bind(id.as_str())
+    .fetch_all(&mut *connection)
+    .await?;
+    for (at, gateway, trade_no) in missed {
+        let detail = format!("the gateway knew no trade {trade_no}");
         entries.push(of_gateway(at, "trade not found", detail, &gateway));
     }
     let refunds: Vec<RefundRow> = sqlx::query_as(

@@ -1,7 +1,8 @@
-//! What an order service knows of its trades at gateways, so that the worker can judge a gateway's answers.
+//! What an order service knows of its trades at gateways, so that the worker can judge a gateway's answers. An order may have
+//! several: a customer who comes back may begin another, at the same gateway or at another.
 
 use order::OrderId;
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 
 use crate::OrderError;
 use crate::error::refusal;
@@ -10,54 +11,78 @@ use crate::error::refusal;
 /// of the transaction that creates the order. The gateway knows the trade by the order's ID.
 ///
 /// # Errors
-/// Errors of the database. The transaction cannot go on after one.
-pub async fn expect_payment(transaction: &mut PgConnection, order: &OrderId, gateway: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("insert into payments (order_id, gateway, prepay) values ($1, $2, 'none')")
+/// [`OrderError::NothingToPay`], [`OrderError::BadTradeNo`], [`OrderError::NotPending`], and errors of the database. The
+/// transaction cannot go on after one.
+pub async fn expect_payment(transaction: &mut PgConnection, order: &OrderId, gateway: &str) -> Result<(), OrderError> {
+    let inserted = sqlx::query("insert into payments (order_id, gateway, prepay) values ($1, $2, 'none')")
         .bind(order.as_str())
         .bind(gateway)
-        .execute(transaction)
-        .await?;
-    Ok(())
+        .execute(&mut *transaction)
+        .await;
+    inserted.map(drop).map_err(of_payment)
 }
 
-/// Call it before the gateway is told of the trade: from now on the trade may exist. Refused once the order is not
-/// pending any more or past its deadline, since no payment may begin then.
+/// Call it before the gateway is told of a trade: from now on the trade may exist. It may be the first of the order, or one
+/// more. Refused once the order is not pending any more or past its deadline, since no payment may begin then. `trade_no` is the
+/// trade's number at the gateway; `None`: the order's ID.
 ///
 /// # Errors
-/// [`OrderError::NotPending`], [`OrderError::Overdue`], [`OrderError::Unknown`]: do not call the gateway.
-pub async fn begin_prepay(connection: &mut PgConnection, order: &OrderId) -> Result<(), OrderError> {
-    let mut transaction = connection.begin().await?;
-    // A close holds this lock, and looks for payments under it.
-    sqlx::query("select 1 from orders where id = $1 for no key update")
+/// [`OrderError::NotPending`], [`OrderError::Overdue`], [`OrderError::Unknown`], [`OrderError::NothingToPay`],
+/// [`OrderError::BadTradeNo`]: do not call the gateway.
+pub async fn begin_prepay(
+    connection: &mut PgConnection,
+    order: &OrderId,
+    gateway: &str,
+    trade_no: Option<&str>,
+) -> Result<(), OrderError> {
+    let begun = sqlx::query("select overdue_begin_payment($1, $2, $3)")
         .bind(order.as_str())
-        .execute(&mut *transaction)
-        .await?;
-    let begun = sqlx::query(
-        "update payments p
-         set prepay = case when p.prepay = 'none' then 'attempted' else p.prepay end,
-             created_at = case when p.prepay = 'none' then clock_timestamp() else p.created_at end,
-             not_found_at = null
-         from orders o
-         where p.order_id = $1 and o.id = p.order_id and o.status = 'pending' and o.payment_deadline > clock_timestamp()",
-    )
-    .bind(order.as_str())
-    .execute(&mut *transaction)
-    .await?;
-    if begun.rows_affected() == 1 {
-        transaction.commit().await?;
-        return Ok(());
+        .bind(gateway)
+        .bind(trade_no)
+        .execute(&mut *connection)
+        .await;
+    match begun {
+        Ok(_) => Ok(()),
+        Err(error) if is(&error, ENDED) => Err(refusal(connection, order).await),
+        Err(error) => Err(of_payment(error)),
     }
-    Err(refusal(&mut transaction, order).await)
 }
 
 /// Call it when the gateway has confirmed that the trade exists. If the gateway denies it later, a person must look.
 ///
 /// # Errors
 /// Errors of the database.
-pub async fn prepay_created(connection: &mut PgConnection, order: &OrderId) -> Result<(), sqlx::Error> {
-    sqlx::query("update payments set prepay = 'created' where order_id = $1")
-        .bind(order.as_str())
-        .execute(connection)
-        .await?;
+pub async fn prepay_created(
+    connection: &mut PgConnection,
+    order: &OrderId,
+    gateway: &str,
+    trade_no: Option<&str>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update payments set prepay = 'created' where order_id = $1 and gateway = $2 and trade_no = coalesce($3, order_id)",
+    )
+    .bind(order.as_str())
+    .bind(gateway)
+    .bind(trade_no)
+    .execute(connection)
+    .await?;
     Ok(())
+}
+
+/// The codes with which the database refuses a payment: `migrations/0010_attempts.sql` raises them.
+const ENDED: &str = "OV001";
+const NOTHING_TO_PAY: &str = "OV002";
+const BAD_TRADE_NO: &str = "OV003";
+
+fn is(error: &sqlx::Error, code: &str) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|found| found == code)
+}
+
+/// What the database means by refusing a payment.
+fn of_payment(error: sqlx::Error) -> OrderError {
+    match error.as_database_error() {
+        Some(_) if is(&error, NOTHING_TO_PAY) => OrderError::NothingToPay,
+        Some(refusal) if is(&error, BAD_TRADE_NO) => OrderError::BadTradeNo(refusal.message().to_owned()),
+        _ => OrderError::Database(error),
+    }
 }

@@ -29,15 +29,15 @@ pub struct OrderView {
     pub closed_at: Option<OffsetDateTime>,
     /// The payment's ID at the gateway.
     pub transaction_id: Option<String>,
-    /// Its payment at a gateway, where it has one.
-    pub payment: Option<PaymentView>,
+    /// Attempts to pay it at gateways, the oldest first.
+    pub payments: Vec<PaymentView>,
     /// What is ordered.
     pub items: Vec<Item>,
     /// What happened to it, oldest first.
     pub log: Vec<LogRow>,
 }
 
-/// An order's payment at a gateway.
+/// An attempt to pay an order at a gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PaymentView {
     /// The gateway.
@@ -48,7 +48,9 @@ pub struct PaymentView {
     pub prepay: String,
     /// `open`, `paid` or `closed`.
     pub state: String,
-    /// The state of its refund, if its money came too late: `requested`, `processing`, `succeeded` or `needs_person`.
+    /// The gateway's own number of the payment, once it was paid.
+    pub transaction_id: Option<String>,
+    /// The state of its refund, if its money goes back: `requested`, `processing`, `succeeded` or `needs_person`.
     pub refund: Option<String>,
 }
 
@@ -59,6 +61,7 @@ impl FromRow<'_, PgRow> for PaymentView {
             trade_no: row.try_get("trade_no")?,
             prepay: row.try_get("prepay")?,
             state: row.try_get("state")?,
+            transaction_id: row.try_get("transaction_id")?,
             refund: row.try_get("refund")?,
         })
     }
@@ -120,7 +123,7 @@ pub async fn show(connection: &mut PgConnection, id: &OrderId) -> Result<OrderVi
         paid_at: row.paid_at,
         closed_at: row.closed_at,
         transaction_id: row.transaction_id,
-        payment: payment(connection, id).await?,
+        payments: payments(connection, id).await?,
         items: items(connection, id).await?,
         log: rows(connection, id).await?,
     })
@@ -135,13 +138,15 @@ async fn items(connection: &mut PgConnection, id: &OrderId) -> Result<Vec<Item>,
     Ok(items.into_iter().map(|(sku, quantity)| Item { sku, quantity }).collect())
 }
 
-async fn payment(connection: &mut PgConnection, id: &OrderId) -> Result<Option<PaymentView>, sqlx::Error> {
+async fn payments(connection: &mut PgConnection, id: &OrderId) -> Result<Vec<PaymentView>, sqlx::Error> {
     sqlx::query_as(
-        "select gateway, coalesce(trade_no, order_id) as trade_no, prepay, state,
-                (select r.state from refunds r where r.order_id = p.order_id order by r.created_at limit 1) as refund
-         from payments p where order_id = $1",
+        "select gateway, trade_no, prepay, state, transaction_id,
+                (select r.state from refunds r
+                 where r.order_id = p.order_id and r.gateway = p.gateway and r.trade_no = p.trade_no
+                 order by r.created_at limit 1) as refund
+         from payments p where order_id = $1 and gateway <> 'none' order by created_at, gateway, trade_no",
     )
     .bind(id.as_str())
-    .fetch_optional(connection)
+    .fetch_all(connection)
     .await
 }

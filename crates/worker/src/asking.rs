@@ -3,21 +3,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use book::ServerTime;
-use order::OrderId;
+use order::{OrderId, PaymentFacts, Verdict};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::answer::Question;
 use crate::attempt::{AttemptResult, attempt};
+use crate::gateway_client::GatewayClient;
 use crate::gateways::Gateways;
 use crate::patience::Interrupted;
 
-/// The gateways that are being asked for one batch, side by side. Ends all attempts when dropped.
+/// The gateways that are being asked for one batch: the orders side by side, the trades of each one after another. Ends all
+/// attempts when dropped.
 pub(crate) struct Asking<'a> {
     gateways: &'a Gateways,
-    under_way: JoinSet<(OrderId, AttemptResult)>,
-    unanswered: HashMap<OrderId, Question>,
+    under_way: JoinSet<(OrderId, Vec<AttemptResult>)>,
+    unanswered: HashMap<OrderId, Vec<Question>>,
     give_up_at: Instant,
 }
 
@@ -30,19 +32,23 @@ impl<'a> Asking<'a> {
         Self { gateways, under_way: JoinSet::new(), unanswered: HashMap::new(), give_up_at }
     }
 
-    /// Begins to ask this, at the book's time.
-    pub(crate) fn ask(&mut self, question: Question, time: ServerTime) {
-        let (id, payment) = (question.id.clone(), question.payment.clone());
-        let gateway = payment.gateway.clone();
-        let span = tracing::info_span!(target: trace::TARGET, "ask gateway", order = %id, gateway);
-        self.unanswered.insert(id.clone(), question);
-        let client = self.gateways.client(&gateway).map(Arc::clone);
+    /// Begins to ask this about an order, at the book's time.
+    pub(crate) fn ask(&mut self, id: OrderId, questions: Vec<Question>, time: ServerTime) {
+        let payments: Vec<PaymentFacts> = questions.iter().map(|question| question.payment.clone()).collect();
+        let span =
+            tracing::info_span!(target: trace::TARGET, "ask gateway", order = %id, gateway = payments[0].gateway);
+        self.unanswered.insert(id.clone(), questions);
+        let clients = payments.iter().map(|payment| self.gateways.client(&payment.gateway).map(Arc::clone));
+        let clients: Vec<Option<Arc<GatewayClient>>> = clients.collect();
         let asking = async move {
-            let result = match client {
-                Some(client) => attempt(&client, &payment, time).await,
-                None => AttemptResult::Held(format!("no payment gateway called {gateway} is configured here")),
-            };
-            (id, result)
+            let mut results = Vec::with_capacity(payments.len());
+            for (payment, client) in payments.iter().zip(clients) {
+                results.push(match client {
+                    Some(client) => attempt(&client, payment, time).await,
+                    None => held(format!("no payment gateway called {} is configured here", payment.gateway)),
+                });
+            }
+            (id, results)
         };
         self.under_way.spawn(asking.instrument(span));
     }
@@ -63,7 +69,7 @@ impl<'a> Asking<'a> {
         };
         while let Some(joined) = next {
             let (id, result) = joined.map_err(resume_panic)?;
-            answered.extend(self.unanswered.remove(&id).map(|question| (question, result)));
+            answered.extend(self.unanswered.remove(&id).unwrap_or_default().into_iter().zip(result));
             next = self.under_way.try_join_next();
         }
         Ok(answered)
@@ -71,9 +77,13 @@ impl<'a> Asking<'a> {
 
     fn give_up(&mut self) -> Vec<(Question, AttemptResult)> {
         self.under_way = JoinSet::new();
-        let no_turn = || AttemptResult::Held("the gateway is so slow that the order had no turn".to_owned());
-        self.unanswered.drain().map(|(_, question)| (question, no_turn())).collect()
+        let no_turn = || held("the gateway is so slow that the order had no turn".to_owned());
+        self.unanswered.drain().flat_map(|(_, questions)| questions).map(|question| (question, no_turn())).collect()
     }
+}
+
+fn held(why: String) -> AttemptResult {
+    AttemptResult { verdict: Verdict::Held(why), exists: false }
 }
 
 /// A panic in an attempt is a panic of the pipeline. Attempts end otherwise only together with this.
@@ -87,7 +97,7 @@ fn resume_panic(error: JoinError) -> Interrupted {
 #[cfg(test)]
 mod tests {
     use book::ServerTime;
-    use order::{TradeState, Verdict};
+    use order::TradeState;
 
     use super::*;
     use crate::fakes::{FakeGateway, deadline, gateways, id, now, payment_facts};
@@ -101,7 +111,7 @@ mod tests {
         let gateways = gateways(FakeGateway::in_state(TradeState::Closed));
         let mut asking = Asking::new(&gateways);
         for name in ["1", "2", "3"] {
-            asking.ask(question(name), ServerTime::from(now()));
+            asking.ask(id(name), vec![question(name)], ServerTime::from(now()));
         }
         let stop = CancellationToken::new();
         let mut answered = Vec::new();
@@ -111,7 +121,7 @@ mod tests {
                 break;
             }
             for (question, result) in next {
-                assert!(matches!(result, AttemptResult::Verdict { verdict: Verdict::Unpaid, .. }), "{result:?}");
+                assert_eq!(result.verdict, Verdict::Unpaid);
                 answered.push(question.id.to_string());
             }
         }
@@ -124,11 +134,11 @@ mod tests {
         let gateway = FakeGateway { gate: CancellationToken::new(), ..FakeGateway::in_state(TradeState::Closed) };
         let gateways = gateways(gateway);
         let mut asking = Asking::new(&gateways);
-        asking.ask(question("1"), ServerTime::from(now()));
+        asking.ask(id("1"), vec![question("1")], ServerTime::from(now()));
         asking.give_up_at = Instant::now();
         let stop = CancellationToken::new();
         let held = asking.next(&stop).await.unwrap();
-        assert!(matches!(held.as_slice(), [(_, AttemptResult::Held(_))]), "{held:?}");
+        assert!(matches!(held.as_slice(), [(_, AttemptResult { verdict: Verdict::Held(_), .. })]), "{held:?}");
         assert!(asking.next(&stop).await.unwrap().is_empty(), "nothing is being asked any more");
     }
 
@@ -137,7 +147,7 @@ mod tests {
         let gateway = FakeGateway { gate: CancellationToken::new(), ..FakeGateway::in_state(TradeState::Closed) };
         let gateways = gateways(gateway);
         let mut asking = Asking::new(&gateways);
-        asking.ask(question("1"), ServerTime::from(now()));
+        asking.ask(id("1"), vec![question("1")], ServerTime::from(now()));
         let stop = CancellationToken::new();
         stop.cancel();
         assert!(asking.next(&stop).await.is_err());

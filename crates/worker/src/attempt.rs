@@ -11,15 +11,10 @@ use crate::gateway_client::{CallKind, GatewayClient, NoAnswer};
 
 /// How an attempt ended.
 #[derive(Debug)]
-pub(crate) enum AttemptResult {
-    /// With a verdict.
-    Verdict {
-        verdict: Verdict,
-        /// Whether the gateway has said in it that the trade exists.
-        exists: bool,
-    },
-    /// There was none, for this reason: the gateway cannot be asked now, about any order.
-    Held(String),
+pub(crate) struct AttemptResult {
+    pub(crate) verdict: Verdict,
+    /// Whether the gateway has said in it that the trade exists.
+    pub(crate) exists: bool,
 }
 
 /// Between the tries of one attempt.
@@ -29,7 +24,7 @@ const TRIES: Policy = Policy { initial: Duration::from_millis(200), max: Duratio
 /// query on.
 pub(crate) async fn attempt(client: &GatewayClient, payment: &PaymentFacts, time: ServerTime) -> AttemptResult {
     if let Err(detail) = client.gateway.check_trade_no(&payment.trade_no) {
-        return verdict(Verdict::Person { reason: ParkReason::IllegalTradeNo, detail }, false);
+        return AttemptResult { verdict: Verdict::person(ParkReason::IllegalTradeNo, detail), exists: false };
     }
     let begun = Instant::now();
     let mut delays = TRIES.delays();
@@ -39,18 +34,20 @@ pub(crate) async fn attempt(client: &GatewayClient, payment: &PaymentFacts, time
     loop {
         tries += 1;
         let fault = match follow_protocol(client, &mut payment, time, &mut exists).await {
-            Ok(found) => return verdict(found, exists),
-            Err(NoAnswer::Held(why)) => return AttemptResult::Held(why),
+            Ok(verdict) => return AttemptResult { verdict, exists },
+            Err(NoAnswer::Held(why)) => return AttemptResult { verdict: Verdict::Held(why), exists },
             Err(NoAnswer::Fault(fault)) => fault,
         };
         let passing = matches!(fault, GatewayFault::Transient(_) | GatewayFault::RateLimited(_));
         // Once it took so long, the next attempt is better made later: others wait behind this one.
         let slow = begun.elapsed() >= client.settings.call_timeout;
         if !passing || slow || tries >= client.settings.tries {
-            return match fault {
-                GatewayFault::RateLimited(_) => AttemptResult::Held(fault.to_string()),
-                fault => verdict(Verdict::Unclear(fault.to_string()), exists),
+            let why = fault.to_string();
+            let verdict = match fault {
+                GatewayFault::RateLimited(_) => Verdict::Held(why),
+                _ => Verdict::Unclear(why),
             };
+            return AttemptResult { verdict, exists };
         }
         tokio::time::sleep(delays.next_delay()).await;
     }
@@ -84,8 +81,4 @@ async fn follow_protocol(
             }
         };
     }
-}
-
-fn verdict(verdict: Verdict, exists: bool) -> AttemptResult {
-    AttemptResult::Verdict { verdict, exists }
 }

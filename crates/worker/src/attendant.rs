@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use book::{BookError, ParkedTable, Parking};
 use broker::{Broker, BrokerError, ParkedMessage, ParkedQueue, Publisher};
-use order::OrderId;
+use order::{OrderId, ParkReason};
 use retry::Policy;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
@@ -18,10 +18,17 @@ pub struct Attendant {
     publisher: Publisher,
     patience: Patience,
     tidied_at: Option<Instant>,
+    cleared_at: Instant,
+    /// The message after which the next look at those whose orders may have settled begins.
+    clear_after: i64,
 }
 
 /// How often what is done with is deleted.
 const TIDY_EVERY: Duration = Duration::from_hours(1);
+
+/// How often some messages are looked at whose orders may have settled in another way, and how many.
+const CLEAR_EVERY: Duration = Duration::from_secs(5);
+const CLEAR_MESSAGES_MAX: i64 = 500;
 
 /// How long a command waits for more messages before it takes the queue for empty, and how long it goes on at the most.
 const QUIET: Duration = Duration::from_millis(300);
@@ -33,7 +40,7 @@ impl Attendant {
     pub fn new(broker: Broker, table: ParkedTable, confirm_timeout: Duration, shutdown: CancellationToken) -> Self {
         let publisher = Publisher::new(broker.clone(), "unreadable", confirm_timeout);
         let patience = Patience::endless(shutdown, prometheus_client::metrics::counter::Counter::default());
-        Self { broker, table, publisher, patience, tidied_at: None }
+        Self { broker, table, publisher, patience, tidied_at: None, cleared_at: Instant::now(), clear_after: 0 }
     }
 
     /// Works until told to stop. While the database is away messages stay in the queue.
@@ -94,9 +101,10 @@ impl Attendant {
         let shutdown = self.patience.shutdown().clone();
         loop {
             self.tidy().await;
+            self.clear().await;
             let received = tokio::select! {
                 received = queue.receive() => received,
-                () = tokio::time::sleep(TIDY_EVERY) => continue,
+                () = tokio::time::sleep(CLEAR_EVERY) => continue,
                 () = shutdown.cancelled() => return Ok(()),
             };
             let messages = received.ok_or("the subscription has ended")?;
@@ -140,6 +148,31 @@ impl Attendant {
             }
         }
     }
+
+    /// Drops messages whose orders have settled in another way: no person is needed for them any more.
+    async fn clear(&mut self) {
+        if self.cleared_at.elapsed() < CLEAR_EVERY {
+            return;
+        }
+        self.cleared_at = Instant::now();
+        match self.table.clear_settled(&passing_reasons(), self.clear_after, CLEAR_MESSAGES_MAX).await {
+            Ok((dropped, next)) => {
+                self.clear_after = next.unwrap_or(0);
+                if dropped > 0 {
+                    tracing::info!(
+                        messages = dropped,
+                        "parked messages were dropped: their orders have settled in another way"
+                    );
+                }
+            }
+            Err(error) => tracing::warn!(%error, "parked messages whose orders have settled cannot be dropped"),
+        }
+    }
+}
+
+/// The reasons that are gone once the orders of a message have settled.
+fn passing_reasons() -> Vec<&'static str> {
+    ParkReason::ALL.into_iter().filter(|reason| reason.ends_with_its_orders()).map(ParkReason::code).collect()
 }
 
 fn is_of_a_message(error: &BookError) -> bool {

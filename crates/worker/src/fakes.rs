@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use book::{
-    Actor, BookError, BookResult, Bookmark, Closed, Closing, Credited, ItemReply, Loaded, OrderBook, OverduePage,
-    PageRequest, Payment, Reply, Revision, ServerTime, TradeNote,
+    Actor, BookError, BookResult, Bookmark, Closed, Closing, Credited, ItemReply, Loaded, MoneyAside, OrderBook,
+    OverduePage, PageRequest, Payment, Reply, Revision, ServerTime, TradeNote,
 };
 use http::HeaderMap;
 use order::{
-    Attempts, CloseOutcome, Deadline, Money, OrderFacts, OrderId, OrderStatus, PaymentFacts, Prepay, Receipt, Trade,
-    TradeState,
+    Attempts, CloseOutcome, Deadline, Money, OrderFacts, OrderId, OrderStatus, PaymentFacts, PaymentState, Prepay,
+    Receipt, Trade, TradeState,
 };
 use payment::{GatewayFault, Notification, PaymentGateway, Refund, RefundRequest};
 use prometheus_client::metrics::counter::Counter;
@@ -42,7 +42,7 @@ pub(crate) fn due(names: &[&str]) -> BTreeMap<OrderId, Attempts> {
 
 /// A pending order, a second past its deadline.
 pub(crate) fn overdue() -> OrderFacts {
-    OrderFacts { status: OrderStatus::Pending, deadline: deadline(), payment: None }
+    OrderFacts { status: OrderStatus::Pending, deadline: deadline(), payments: Vec::new() }
 }
 
 pub(crate) fn deadline() -> Deadline {
@@ -51,7 +51,7 @@ pub(crate) fn deadline() -> Deadline {
 
 /// A pending order, a second past its deadline, with a payment at `wechat`.
 pub(crate) fn overdue_at_gateway() -> OrderFacts {
-    OrderFacts { payment: Some(payment_facts()), ..overdue() }
+    OrderFacts { payments: vec![payment_facts()], ..overdue() }
 }
 
 pub(crate) fn payment_facts() -> PaymentFacts {
@@ -62,12 +62,13 @@ pub(crate) fn payment_facts() -> PaymentFacts {
         prepay: Prepay::Attempted,
         created_at: now() - Duration::from_mins(30),
         not_found_at: None,
-        open: true,
+        payable_until: None,
+        state: PaymentState::Open,
     }
 }
 
 pub(crate) fn receipt() -> Receipt {
-    Receipt { transaction_id: "4200".to_owned(), paid_at: None, amount: cny(1999) }
+    Receipt { transaction_id: "4200".to_owned(), paid_at: None, amount: cny(1999), combined: false }
 }
 
 pub(crate) fn cny(minor: i64) -> Money {
@@ -115,6 +116,9 @@ pub(crate) struct FakeState {
     pub(crate) closings: Vec<Closing>,
     pub(crate) payments: Vec<Payment>,
     pub(crate) notes: Vec<TradeNote>,
+    pub(crate) aside: Vec<MoneyAside>,
+    /// Orders that have ended and have a payment to be looked at.
+    pub(crate) unfinished: Vec<OrderId>,
     /// Whether it can tell which orders are overdue.
     pub(crate) no_pages: bool,
 }
@@ -247,6 +251,17 @@ impl OrderBook for FakeBook {
     async fn note(&self, notes: &[TradeNote]) -> Result<(), BookError> {
         self.state().notes.extend(notes.iter().cloned());
         Ok(())
+    }
+
+    async fn set_aside(&self, money: &[MoneyAside]) -> Result<(), BookError> {
+        let mut state = self.state();
+        state.begin_change(money.iter().filter_map(|money| money.id.as_ref()).collect::<Vec<_>>().into_iter())?;
+        state.aside.extend(money.iter().cloned());
+        Ok(())
+    }
+
+    async fn unfinished(&self, _: usize) -> Result<Vec<OrderId>, BookError> {
+        Ok(std::mem::take(&mut self.state().unfinished))
     }
 
     async fn ready(&self) -> Result<(), BookError> {

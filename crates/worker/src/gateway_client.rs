@@ -57,6 +57,10 @@ const BURST: std::num::NonZeroU32 = std::num::NonZeroU32::new(10).unwrap();
 impl CallKind {
     const ALL: [Self; 4] = [Self::Query, Self::Close, Self::Refund, Self::RefundQuery];
 
+    fn is_of_refund(self) -> bool {
+        matches!(self, Self::Refund | Self::RefundQuery)
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Query => "query",
@@ -75,12 +79,13 @@ impl GatewayClient {
         metrics: WorkerMetrics,
     ) -> Self {
         let min_close_age = settings.rules.min_close_age.max(gateway.min_close_age());
+        let payable_for = settings.rules.payable_for.max(gateway.payable_for());
         let limiter = settings
             .calls_per_second_max
             .map(|rate| RateLimiter::direct(Quota::per_second(rate).allow_burst(rate.min(BURST))));
         Self {
             gateway,
-            rules: CloseRules { min_close_age, ..settings.rules },
+            rules: CloseRules { min_close_age, payable_for, ..settings.rules },
             settings: settings.clone(),
             places: Semaphore::new(settings.calls_in_flight_max),
             limiter,
@@ -118,7 +123,11 @@ impl GatewayClient {
             tracing::debug!(kind = fault.kind(), %fault, "a call to the payment gateway gave nothing");
         }
         self.mind_the_pause(answer.as_ref().err());
-        let own = circuit.learn(&pass, about, answer.as_ref().err());
+        let own = match &answer {
+            // Of refunds, gateways say the same of one that is not possible any more: part of its money went back by hand.
+            Err(GatewayFault::Misconfigured(_)) if kind.is_of_refund() => true,
+            answer => circuit.learn(&pass, about, answer.as_ref().err()),
+        };
         answer.map_err(|fault| if own { NoAnswer::Fault(fault) } else { NoAnswer::Held(fault.to_string()) })
     }
 

@@ -7,8 +7,6 @@ use retry::Policy;
 /// How gateways are asked.
 #[derive(Debug, Clone)]
 pub struct GatewaySettings {
-    /// The gateway of orders of which the book knows no payment; `None`: their own status decides.
-    pub default: Option<String>,
     /// How many calls to one gateway may be under way at a time.
     pub calls_in_flight_max: usize,
     /// How many calls a second one gateway gets at most; `None`: as many as it takes.
@@ -23,8 +21,13 @@ pub struct GatewaySettings {
     pub back_off: Policy,
     /// After so many attempts that settled nothing an order is parked. With the usual delays, 60 take nine hours.
     pub attempts_max: u32,
+    /// How long after its deadline an order may wait for what is no failure, such as a customer who is just paying, before that
+    /// counts as an attempt.
+    pub later_max: Duration,
     /// How long an order waits while its gateway cannot be asked at all.
     pub hold: Duration,
+    /// A refund that has not been accepted after this time needs a person.
+    pub refund_age_max: Duration,
     /// A trade that the gateway did not know when its order was closed is looked for once more after this time.
     pub look_again_after: Duration,
 }
@@ -32,7 +35,6 @@ pub struct GatewaySettings {
 impl Default for GatewaySettings {
     fn default() -> Self {
         Self {
-            default: None,
             calls_in_flight_max: 64,
             calls_per_second_max: NonZeroU32::new(500),
             call_timeout: Duration::from_secs(5),
@@ -40,7 +42,9 @@ impl Default for GatewaySettings {
             rules: CloseRules::default(),
             back_off: Policy { initial: Duration::from_secs(2), max: Duration::from_secs(600) },
             attempts_max: 60,
+            later_max: Duration::from_hours(6),
             hold: Duration::from_secs(30),
+            refund_age_max: Duration::from_hours(24),
             look_again_after: Duration::from_secs(900),
         }
     }

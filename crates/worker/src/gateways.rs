@@ -2,6 +2,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use book::GatewayEntry;
 use payment::PaymentGateway;
 
 use crate::gateway_client::GatewayClient;
@@ -38,6 +39,20 @@ impl Gateways {
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.clients.keys().cloned().collect()
+    }
+
+    /// The gateways as they are registered, so that no process asks less than another.
+    #[must_use]
+    pub fn entries(&self) -> Vec<GatewayEntry> {
+        let entry = |(name, client): (&String, &Arc<GatewayClient>)| GatewayEntry {
+            name: name.clone(),
+            account: client.gateway.account(),
+            trade_numbers: client
+                .gateway
+                .trade_numbers()
+                .map(|(pattern, words)| (pattern.to_owned(), words.to_owned())),
+        };
+        self.clients.iter().map(entry).collect()
     }
 
     /// Whether a trade at this gateway can have this number. An unknown gateway knows no rules.

@@ -1,9 +1,10 @@
-use book::{Actor, BookError, Credited, ItemReply, Payment, RefundProgress, Refunds, Trades};
+use book::{Actor, BookError, Credited, ItemReply, MoneyAside, RefundProgress, Refunds, Trades};
 use http::HeaderMap;
-use order::{GatewayAnswer, OrderId, Step, Trade, TradeState, Verdict, next_step};
-use payment::{GatewayFault, Notification, RefundState, refund_no};
+use order::{GatewayAnswer, OrderId, PaymentFacts, PaymentState, Step, Trade, TradeState, Verdict, next_step};
+use payment::{GatewayFault, Notification, RefundState};
 use time::OffsetDateTime;
 
+use crate::answer::payment;
 use crate::gateway_client::GatewayClient;
 use crate::gateways::Gateways;
 use crate::shared_book::SharedBook;
@@ -104,19 +105,16 @@ impl Notifications {
                 NotificationOutcome::Mismatch(id, detail)
             }
         };
-        let problem = match &outcome {
-            NotificationOutcome::UnknownOrder => "the database knows no such order",
-            NotificationOutcome::Mismatch(_, detail) => detail,
+        let (id, problem) = match &outcome {
+            NotificationOutcome::UnknownOrder => (None, "the database knows no such order"),
+            NotificationOutcome::Mismatch(id, detail) => (Some(id), detail.as_str()),
             _ => return Ok(outcome),
         };
-        if trade.state == TradeState::Paid {
-            tracing::error!(
-                gateway,
-                trade = trade_no,
-                problem,
-                "a payment belongs to no order here; it needs a person"
-            );
-            self.trades.record_unplaced(gateway, trade_no, trade, problem).await?;
+        if matches!(trade.state, TradeState::Paid | TradeState::Refunded) {
+            tracing::error!(gateway, trade = trade_no, problem, "a payment cannot be credited; it needs a person");
+            let (gateway, trade_no) = (gateway.to_owned(), trade_no.to_owned());
+            let (id, money, problem) = (id.cloned(), trade.money(), problem.to_owned());
+            self.book.book.set_aside(&[MoneyAside { id, gateway, trade_no, money, problem }]).await?;
         }
         Ok(outcome)
     }
@@ -137,22 +135,21 @@ impl Notifications {
             Some(ItemReply::Refused(detail)) => return Err(NotificationError::Later(id, detail)),
             _ => return Err(NotificationError::Later(id, "it is in use".to_owned())),
         };
-        let Some(mut payment) = facts.payment else {
-            return Ok(NotificationOutcome::Mismatch(id, "the order is not to be paid at a gateway".to_owned()));
+        let asked = match attempt(&facts.payments, gateway, trade_no) {
+            Ok(asked) => asked,
+            Err(detail) => return Ok(NotificationOutcome::Mismatch(id, detail)),
         };
-        if payment.gateway != gateway {
-            let detail = format!("the order is to be paid at {}, not at {gateway}", payment.gateway);
-            return Ok(NotificationOutcome::Mismatch(id, detail));
+        // We, or the shop, have refunded what is on record.
+        if trade.state == TradeState::Refunded && asked.state == PaymentState::Paid {
+            return Ok(NotificationOutcome::Nothing);
         }
-        trade_no.clone_into(&mut payment.trade_no);
         let answer = GatewayAnswer::Trade { trade, after_close: false };
-        let receipt = match next_step(&payment, &client.rules, &answer, OffsetDateTime::now_utc()) {
+        let receipt = match next_step(&asked, &client.rules, &answer, OffsetDateTime::now_utc()) {
             Step::Conclude(Verdict::Paid(receipt)) => receipt,
             Step::Conclude(Verdict::Person { detail, .. }) => return Ok(NotificationOutcome::Mismatch(id, detail)),
             _ => return Ok(NotificationOutcome::Nothing),
         };
-        let (gateway, trade_no) = (gateway.to_owned(), trade_no.to_owned());
-        let payment = Payment { id: id.clone(), gateway, trade_no, receipt, refund_no: refund_no(&id) };
+        let payment = payment(&id, gateway, trade_no, receipt);
         let mut paid = self.book.book.pay(&[payment], &Actor::on_timeout("notification"), None).await?;
         match paid.items.remove(&id) {
             Some(ItemReply::Done(credited)) => Ok(NotificationOutcome::Credited(id, credited)),
@@ -161,4 +158,18 @@ impl Notifications {
             _ => Err(NotificationError::Later(id, "another transaction has it locked".to_owned())),
         }
     }
+}
+
+/// The attempt that a trade is, among those of its order. One of another number is like the others at its gateway: the shop may
+/// have told the book nothing of it. An error says why there is none.
+fn attempt(payments: &[PaymentFacts], gateway: &str, trade_no: &str) -> Result<PaymentFacts, String> {
+    let at_gateway = || payments.iter().filter(|payment| payment.gateway == gateway);
+    if let Some(known) = at_gateway().find(|payment| payment.trade_no == trade_no) {
+        return Ok(known.clone());
+    }
+    let like = at_gateway().next().ok_or_else(|| match payments.first() {
+        Some(payment) => format!("the order is to be paid at {}, not at {gateway}", payment.gateway),
+        None => "the order is not to be paid at a gateway".to_owned(),
+    })?;
+    Ok(PaymentFacts { trade_no: trade_no.to_owned(), state: PaymentState::Open, ..like.clone() })
 }

@@ -12,7 +12,7 @@ pub(crate) enum Outcome {
     Closed,
     /// Paid at its gateway, and recorded by us.
     Paid,
-    /// Closed or cancelled before its payment came: the money goes back.
+    /// It had ended before this payment came: the money goes back, or a person decides.
     Late,
     /// Paid, cancelled or closed before.
     Unchanged,

@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
-use book::{Closing, ItemReply, Loaded, Payment, TradeFinding, TradeNote};
-use order::{Attempts, Deadline, Decision, OrderFacts, OrderId, ParkReason, Retry, RetryReason, Verdict, decide};
+use book::{Closing, ItemReply, Loaded, MoneyAside, Payment, TradeFinding, TradeNote};
+use order::{
+    Attempts, Deadline, Decision, Heard, OrderFacts, OrderId, ParkReason, Retry, RetryReason, Verdict, decide,
+};
 use retry::Policy;
 use time::OffsetDateTime;
 
-use crate::answer::{Answer, GatewayAnswers, Question};
+use crate::answer::{Answer, GatewayAnswers, Question, payment};
 use crate::gateway_settings::GatewaySettings;
 use crate::outcome::{Outcome, Recheck, When};
 
@@ -26,14 +28,16 @@ pub(crate) struct Open<'a> {
 pub(crate) struct Plan {
     /// Orders to close.
     pub(crate) close: Vec<Closing>,
-    /// What follows for the trade of one of them, once it is closed.
+    /// What follows for the trades of one of them, once it is closed.
     pub(crate) once_closed: Vec<OnceClosed>,
     /// Payments to record.
     pub(crate) pay: Vec<Payment>,
     /// What gateways have said, to be recorded.
     pub(crate) note: Vec<TradeNote>,
-    /// Gateways to ask.
-    pub(crate) ask: Vec<Question>,
+    /// Money that cannot be credited, to be recorded.
+    pub(crate) aside: Vec<MoneyAside>,
+    /// Gateways to ask, order by order.
+    pub(crate) ask: Vec<(OrderId, Vec<Question>)>,
     /// Orders that need nothing more in this batch.
     pub(crate) ended: Vec<(OrderId, Outcome)>,
     /// Gateways to ask again later.
@@ -42,11 +46,11 @@ pub(crate) struct Plan {
     pub(crate) reload: Vec<OrderId>,
 }
 
-/// What follows for the trade of an order, once the order is closed.
+/// What follows for the trades of an order, once the order is closed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct OnceClosed {
-    /// Names the order.
-    pub(crate) note: TradeNote,
+    pub(crate) id: OrderId,
+    pub(crate) notes: Vec<TradeNote>,
     pub(crate) recheck: Option<Recheck>,
 }
 
@@ -59,6 +63,10 @@ pub(crate) struct Rules {
     pub(crate) back_off: Policy,
     pub(crate) hold: Duration,
     pub(crate) look_again_after: Duration,
+    /// How long after its deadline an order may wait for what costs no attempt.
+    pub(crate) later_max: Duration,
+    /// How long a trade may still appear, where the shop does not say.
+    pub(crate) payable_for: Duration,
 }
 
 /// What differs between those who settle orders.
@@ -118,6 +126,8 @@ impl Rules {
             back_off: gateways.back_off,
             hold: gateways.hold,
             look_again_after: gateways.look_again_after,
+            later_max: gateways.later_max,
+            payable_for: gateways.rules.payable_for,
         }
     }
 
@@ -142,14 +152,6 @@ impl Rules {
         plan
     }
 
-    /// The gateway of an order cannot be asked now, about any order: the order is asked about later, with no attempt spent.
-    pub(crate) fn hold(&self, question: Question, attempts: &Attempts, why: String, now: OffsetDateTime) -> Plan {
-        let when = When::at(now + self.hold);
-        let Question { id, deadline, .. } = question;
-        let recheck = Recheck { id: id.clone(), deadline, attempts: attempts.clone(), when };
-        Plan { ended: vec![(id, Outcome::Held(why))], rechecks: vec![recheck], ..Plan::default() }
-    }
-
     fn plan_order(
         &self,
         open: &Open<'_>,
@@ -160,85 +162,123 @@ impl Rules {
     ) {
         let id = open.id;
         let facts = loaded.map(|loaded| &loaded.facts);
-        let answer = answers.get(id).filter(|answer| answer.holds_for(facts));
-        match (decide(facts, answer.map(|answer| &answer.verdict), now), facts) {
+        let answers: Vec<&Answer> = answers.about(id).iter().filter(|answer| answer.holds_for(facts)).collect();
+        let heard: Vec<Heard<'_>> = answers.iter().map(|answer| answer.heard()).collect();
+        plan.aside.extend(answers.iter().filter_map(|answer| answer.money_aside()));
+        let notes = answers.iter().filter_map(|answer| answer.note());
+        match (decide(facts, &heard, now), facts) {
             (Decision::Close(deadline), _) => {
-                let once_closed = answer.map(|answer| self.once_closed(answer, now));
-                let recheck = answer.is_some_and(|answer| answer.verdict == Verdict::Absent && self.mode.arms());
+                let (once_closed, recheck) = self.once_closed(id, deadline, &answers, now);
                 plan.once_closed.extend(once_closed);
                 plan.close.push(Closing {
                     id: id.clone(),
                     deadline,
                     revision: loaded.and_then(|loaded| loaded.revision.clone()),
-                    payment: answer.map(|answer| answer.question.payment.clone()),
-                    recheck: recheck.then_some(self.look_again_after),
+                    payments: answers.iter().map(|answer| answer.question.payment.clone()).collect(),
+                    recheck,
                 });
             }
-            (Decision::Pay(receipt), _) => plan.pay.extend(answer.map(|answer| answer.payment(receipt))),
-            (Decision::Ask, Some(OrderFacts { deadline, payment: Some(payment), .. })) if self.mode.asks() => {
-                let (id, payment) = (id.clone(), payment.clone());
-                plan.ask.push(Question { id, deadline: *deadline, payment, asked_at: now });
+            (Decision::Pay(paid, receipt), Some(_)) => {
+                plan.pay.push(payment(id, &paid.gateway, &paid.trade_no, receipt.clone()));
             }
-            (Decision::Ask, Some(facts)) => plan.end(id, Outcome::HandedOver(facts.deadline)),
+            (Decision::Ask(payments), Some(facts)) if self.mode.asks() => {
+                let (id, deadline) = (id.clone(), facts.deadline);
+                let questions = payments.into_iter().cloned();
+                let questions =
+                    questions.map(|payment| Question { id: id.clone(), deadline, payment, asked_at: now }).collect();
+                plan.ask.push((id, questions));
+            }
+            (Decision::Ask(_), Some(facts)) => plan.end(id, Outcome::HandedOver(facts.deadline)),
             (Decision::Retry(retry), Some(facts)) => {
-                plan.note.extend(answer.and_then(Answer::note));
+                plan.note.extend(notes);
                 self.retry(open, facts.deadline, retry, now, plan);
             }
+            (Decision::Hold(why), Some(facts)) => {
+                plan.note.extend(notes);
+                let (when, attempts) = (When::at(now + self.hold), open.attempts.clone());
+                plan.rechecks.push(Recheck { id: id.clone(), deadline: facts.deadline, attempts, when });
+                plan.end(id, Outcome::Held(why.to_owned()));
+            }
             (Decision::Nothing(_), Some(facts)) => {
-                if let Some(answer) = answer {
-                    self.after_close(answer, facts, now, plan);
-                }
+                self.after_end(&answers, facts, now, plan);
                 plan.end(id, Outcome::Unchanged);
             }
-            (Decision::Wait(deadline), _) => {
-                plan.note.extend(answer.and_then(Answer::note));
-                plan.end(id, Outcome::Waiting(deadline));
-            }
+            (Decision::Wait(deadline), _) => plan.end(id, Outcome::Waiting(deadline)),
             (Decision::Park { reason, detail }, _) => {
-                plan.note.extend(answer.and_then(Answer::note));
+                plan.note.extend(notes);
                 plan.end(id, parked(reason, detail));
             }
-            (Decision::Unknown | Decision::Ask | Decision::Retry(_) | Decision::Nothing(_), _) => {
-                plan.end(id, self.unknown(open, answer, now));
-            }
+            (_, None) | (Decision::Unknown, _) => plan.end(id, self.unknown(open, &heard, now)),
         }
     }
 
     /// A trade that its gateway did not know may have been on its way: it is looked for once more, by a message or by the
-    /// book.
-    fn once_closed(&self, answer: &Answer, now: OffsetDateTime) -> OnceClosed {
-        if answer.verdict != Verdict::Absent {
-            return OnceClosed { note: answer.finding(TradeFinding::Gone), recheck: None };
+    /// book, which is told after how long.
+    fn once_closed(
+        &self,
+        id: &OrderId,
+        deadline: Deadline,
+        answers: &[&Answer],
+        now: OffsetDateTime,
+    ) -> (Option<OnceClosed>, Option<Duration>) {
+        if answers.is_empty() {
+            return (None, None);
         }
-        let recheck = self.recheck_after_close(answer, now + self.look_again_after);
-        OnceClosed { note: answer.finding(TradeFinding::Missed), recheck: (!self.mode.arms()).then_some(recheck) }
+        let is_absent = |answer: &Answer| matches!(answer.verdict, Verdict::Absent { .. });
+        let note = |answer: &&Answer| {
+            answer.finding(if is_absent(answer) { TradeFinding::Missed } else { TradeFinding::Gone })
+        };
+        let notes = answers.iter().map(note).collect();
+        let again = answers.iter().any(|answer| is_absent(answer));
+        let by_message = (again && !self.mode.arms()).then(|| recheck(id, deadline, now + self.look_again_after));
+        let by_book = (again && self.mode.arms()).then_some(self.look_again_after);
+        (Some(OnceClosed { id: id.clone(), notes, recheck: by_message }), by_book)
     }
 
-    /// The trade of an order that was closed or cancelled before. Whether a trade that is missing is looked for once more
-    /// depends on when it was first missed.
-    fn after_close(&self, answer: &Answer, facts: &OrderFacts, now: OffsetDateTime, plan: &mut Plan) {
-        let Some(payment) = &facts.payment else { return };
-        if answer.verdict != Verdict::Absent {
-            plan.note.push(answer.finding(TradeFinding::Gone));
-            return;
+    /// The trades of an order that has ended. One that is gone is done with. One that is missing is looked for once more by a
+    /// message, and then by the sweep, until it can no longer appear.
+    fn after_end(&self, answers: &[&Answer], facts: &OrderFacts, now: OffsetDateTime, plan: &mut Plan) {
+        let mut again_at: Option<OffsetDateTime> = None;
+        for answer in answers {
+            let Question { payment: asked, asked_at, .. } = &answer.question;
+            let payable_until = match &answer.verdict {
+                Verdict::Absent { payable_until } => *payable_until,
+                Verdict::Person { money: None, .. } => {
+                    asked.payable_until.unwrap_or(asked.created_at + self.payable_for)
+                }
+                // Nobody can pay it any more, or somebody has, and a person looks at that.
+                _ => {
+                    plan.note.push(answer.finding(TradeFinding::Gone));
+                    continue;
+                }
+            };
+            let known = facts.payments.iter().find(|payment| payment.is_of_trade(asked));
+            let first_missed_at = known.and_then(|payment| payment.not_found_at).unwrap_or(now);
+            let at = first_missed_at + self.look_again_after;
+            // The time of the question counts, not the time of the answer: the trade may have appeared in between.
+            let looked_again = at <= *asked_at;
+            if looked_again && payable_until <= *asked_at {
+                // A trade that was seen since is not taken for absent; one that the gateway denies for ever is gone.
+                let denied = matches!(answer.verdict, Verdict::Person { .. });
+                plan.note.push(answer.finding(if denied { TradeFinding::Gone } else { TradeFinding::Absent }));
+                continue;
+            }
+            plan.note.push(answer.finding(TradeFinding::NotFound));
+            if !looked_again {
+                again_at = again_at.max(Some(at));
+            }
         }
-        let at = payment.not_found_at.unwrap_or(now) + self.look_again_after;
-        // The time of the question counts, not the time of the answer: the trade may have appeared in between.
-        if at <= answer.question.asked_at {
-            plan.note.push(answer.finding(TradeFinding::Absent));
-            return;
+        if let (Some(at), Some(answer)) = (again_at, answers.first()) {
+            let Question { id, deadline, .. } = &answer.question;
+            plan.rechecks.push(recheck(id, *deadline, at));
         }
-        plan.note.push(answer.finding(TradeFinding::NotFound));
-        plan.rechecks.push(self.recheck_after_close(answer, at));
-    }
-
-    fn recheck_after_close(&self, answer: &Answer, at: OffsetDateTime) -> Recheck {
-        let Question { id, deadline, .. } = &answer.question;
-        Recheck { id: id.clone(), deadline: *deadline, attempts: Attempts::default(), when: When::at(at) }
     }
 
     fn retry(&self, open: &Open<'_>, deadline: Deadline, retry: Retry, now: OffsetDateTime, plan: &mut Plan) {
         let Retry { at, counts, why } = retry;
+        // What only has to be waited for costs no attempt, within a bound.
+        let waited = now - deadline.instant();
+        let counts = counts || waited > self.later_max;
         let attempts = if counts { open.attempts.clone().plus(now, &why) } else { open.attempts.clone() };
         if attempts.made >= self.attempts_max {
             let detail =
@@ -246,9 +286,14 @@ impl Rules {
             plan.end(open.id, parked(ParkReason::PaymentUnknown, detail));
             return;
         }
-        // A time that is known is kept, but the back-off holds for an order that has been tried often.
         let when = match at {
+            // The longer a customer is about to pay, the less often that is asked about.
+            Some(at) if !counts && why == RetryReason::UserPaying => {
+                let pause = Duration::try_from(waited / 10).unwrap_or_default().min(self.back_off.max);
+                When::at(at.max(now + pause))
+            }
             Some(at) if !counts => When::at(at),
+            // A time that is known is kept, but the back-off holds for an order that has been tried often.
             at => When { not_before: at.unwrap_or(now), back_off: self.back_off.nominal(attempts.made) },
         };
         plan.rechecks.push(Recheck { id: open.id.clone(), deadline, attempts, when });
@@ -256,9 +301,11 @@ impl Rules {
     }
 
     /// The message may have been faster than the commit of its order.
-    fn unknown(&self, open: &Open<'_>, answer: Option<&Answer>, now: OffsetDateTime) -> Outcome {
-        if let Some(Verdict::Paid(receipt)) = answer.map(|answer| &answer.verdict) {
-            let paid_as = &receipt.transaction_id;
+    fn unknown(&self, open: &Open<'_>, heard: &[Heard<'_>], now: OffsetDateTime) -> Outcome {
+        if let Some(paid_as) = heard.iter().find_map(|heard| match heard.verdict {
+            Verdict::Paid(receipt) => Some(&receipt.transaction_id),
+            _ => None,
+        }) {
             let detail = format!("the database has no order {} any more; it was paid as {paid_as}", open.id);
             return parked(ParkReason::UnknownOrder, detail);
         }
@@ -269,6 +316,11 @@ impl Rules {
         let when = When::backed_off(now, self.unknown.back_off.nominal(attempts.made));
         Outcome::LookAgain { attempts, when }
     }
+}
+
+/// The trades of this order are to be looked for again at this time.
+fn recheck(id: &OrderId, deadline: Deadline, at: OffsetDateTime) -> Recheck {
+    Recheck { id: id.clone(), deadline, attempts: Attempts::default(), when: When::at(at) }
 }
 
 impl Plan {

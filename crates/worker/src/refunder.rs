@@ -114,8 +114,10 @@ impl Refunder {
     fn judge(&self, due: &DueRefund, answer: Result<Refund, NoAnswer>) -> RefundProgress {
         let settings = &self.gateways.settings;
         let attempts = due.attempts.saturating_add(1);
+        // One that was not even accepted for so long is for a person, whatever the reason.
+        let too_old = due.step == RefundStep::Request && due.age >= settings.refund_age_max;
         let again = |step, problem: String| {
-            if attempts >= settings.attempts_max {
+            if attempts >= settings.attempts_max || too_old {
                 return RefundProgress::NeedsPerson(format!("after {attempts} attempts: {problem}"));
             }
             RefundProgress::Again { step, attempts, problem: Some(problem), wait: settings.back_off.delay(attempts) }
@@ -140,6 +142,9 @@ impl Refunder {
                 }
             },
             Err(NoAnswer::Fault(fault)) => again(due.step, fault.to_string()),
+            Err(NoAnswer::Held(why)) if too_old => {
+                RefundProgress::NeedsPerson(format!("its gateway could not be asked for long: {why}"))
+            }
             Err(NoAnswer::Held(why)) => RefundProgress::Again {
                 step: due.step,
                 attempts: due.attempts,

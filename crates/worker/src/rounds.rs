@@ -51,6 +51,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How many orders' gateways are asked together.
 const GATEWAY_ORDERS_MAX: usize = 256;
 
+/// How many orders that have ended are asked about in a round.
+const UNFINISHED_MAX: usize = 1024;
+
 impl Rounds {
     pub(crate) fn new(book: SharedBook, gateways: &Gateways, shutdown: CancellationToken) -> Self {
         let metrics = gateways.metrics();
@@ -98,6 +101,7 @@ impl Rounds {
             }
         }
         self.stuck.keep(&seen);
+        to_ask.extend(self.unfinished().await?);
         self.ask(to_ask);
         self.metrics.sweep_stuck_orders.set(i64::try_from(self.stuck.len()).unwrap_or(i64::MAX));
         if let Some(example) = self.stuck.example() {
@@ -105,6 +109,17 @@ impl Rounds {
             tracing::warn!(orders, %example, "orders are past their deadline and cannot be settled; `overdue order show` tells more of one");
         }
         Ok(())
+    }
+
+    /// Orders that have ended and have a payment that could still be made. None while gateways are being asked, or cannot be: the
+    /// look at them would be put off without being taken.
+    async fn unfinished(&self) -> Result<Vec<OrderId>, Unfinished> {
+        if self.asking.is_some() || self.gateway_handler.closed_for().is_some() {
+            return Ok(Vec::new());
+        }
+        let patience = self.context.patience.lasting(PATIENCE);
+        let look = || self.book.book.unfinished(UNFINISHED_MAX);
+        Ok(patience.until("payments of ended orders cannot be looked up", |_| false, look).await?.unwrap_or_default())
     }
 
     /// Has gateways asked beside the rounds, unless they are being asked still. Slow gateways hold up no other order.
@@ -143,11 +158,11 @@ impl Rounds {
                 Outcome::Retried(_) | Outcome::Held(_) | Outcome::LookAgain { .. } | Outcome::Parked { .. } => {
                     self.stuck.put_off(id, now);
                 }
+                Outcome::Late | Outcome::Unchanged | Outcome::Waiting(_) => self.stuck.settled(id),
                 Outcome::Closed | Outcome::Paid => {
                     settled.push(id.clone());
                     self.stuck.settled(id);
                 }
-                Outcome::Late | Outcome::Unchanged | Outcome::Waiting(_) => self.stuck.settled(id),
             }
         }
         if settled.is_empty() {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use book::{BookError, Closed, Credited, ItemReply, Loaded, Reply, ServerTime, TradeNote};
+use book::{BookError, Closed, Credited, ItemReply, Loaded, MoneyAside, Payment, Reply, ServerTime, TradeNote};
 use order::{Attempts, OrderId, ParkReason};
 use retry::Delays;
 use time::OffsetDateTime;
@@ -53,17 +53,18 @@ impl Handler for Settler {
         let patience = &context.patience;
         let mut progress = Progress::new(due, &self.gateways);
         let (by, trace) = (&context.by, context.trace.as_ref());
-        let (book, gateway) = (&self.book.book, self.gateways.settings.default.as_deref());
+        let book = &self.book.book;
         while self.begin_round(&mut progress, patience).await? {
             let orders = std::mem::take(&mut progress.open);
             let loads = self.calls(&self.book.loads, patience, "orders cannot be loaded");
-            let loaded = loads.in_parts(&orders, progress.settled.time, |part| book.load(part, gateway)).await?;
+            let loaded = loads.in_parts(&orders, progress.settled.time, |part| book.load(part, None)).await?;
             progress.settled.time = loaded.time;
             let now = loaded.time.now();
             let mut plan = self.rules.plan(&progress.opened(&loaded), &progress.answers, now);
-            for question in plan.ask.drain(..) {
-                progress.asking.ask(question, loaded.time);
+            for (id, questions) in plan.ask.drain(..) {
+                progress.asking.ask(id, questions, loaded.time);
             }
+            let refused = self.set_aside(&plan, patience).await?;
             let closes = self.calls(&self.book.writes, patience, "orders cannot be closed");
             let closed = closes.in_parts(&plan.close, loaded.time, |part| book.settle(part, by, trace)).await?;
             let pays = self.calls(&self.book.writes, patience, "payments cannot be recorded");
@@ -75,9 +76,15 @@ impl Handler for Settler {
                 progress.take(id, item, |_| Some(Outcome::Closed), now);
             }
             for (id, item) in credited.items {
-                progress.take(id, item, outcome_of_payment, now);
+                progress.take_credited(id, item, &plan.pay, now);
             }
-            let notes = progress.conclude(plan);
+            let mut notes = progress.conclude(plan);
+            // They are not done with.
+            notes.retain(|note| refused.iter().all(|(id, _)| *id != note.id));
+            for (id, detail) in refused {
+                let reason = ParkReason::RefusedByDatabase;
+                progress.settled.outcomes.insert(id, Outcome::Parked { reason, detail });
+            }
             self.note(&notes, patience).await?;
         }
         self.report(&progress.settled);
@@ -159,19 +166,12 @@ impl Settler {
     fn take_answers(&self, answered: Vec<(Question, AttemptResult)>, progress: &mut Progress<'_>) {
         progress.round = 0;
         progress.delays.reset();
-        for (question, result) in answered {
-            let id = question.id.clone();
-            match result {
-                AttemptResult::Verdict { verdict, exists } => {
-                    progress.open.push(id.clone());
-                    progress.answers.insert(id, Answer { question, verdict, exists });
-                }
-                AttemptResult::Held(why) => {
-                    let now = progress.settled.time.now();
-                    let held = self.rules.hold(question, progress.attempts(&id), why, now);
-                    progress.conclude(held);
-                }
+        for (question, AttemptResult { verdict, exists }) in answered {
+            // The answers about an order come together.
+            if progress.open.last() != Some(&question.id) {
+                progress.open.push(question.id.clone());
             }
+            progress.answers.add(Answer { question, verdict, exists });
         }
     }
 
@@ -208,6 +208,27 @@ impl Settler {
         Ok(())
     }
 
+    /// Records money that cannot be credited, and waits out a book that is away. Returns the orders of which the book does not
+    /// take it, and why.
+    async fn set_aside(&self, plan: &Plan, patience: &Patience) -> Result<Vec<(OrderId, String)>, Interrupted> {
+        const TROUBLE: &str = "money that cannot be credited cannot be recorded";
+        let mut refused = Vec::new();
+        for money in &plan.aside {
+            let MoneyAside { id, gateway, trade_no, problem, .. } = money;
+            tracing::error!(
+                gateway,
+                trade = trade_no,
+                problem,
+                "money has come in that cannot be credited; it needs a person"
+            );
+            let record = || self.book.book.set_aside(std::slice::from_ref(money));
+            if let (Err(error), Some(id)) = (patience.until(TROUBLE, is_about_orders, record).await?, id) {
+                refused.push((id.clone(), format!("{problem}; and that cannot be recorded: {error}")));
+            }
+        }
+        Ok(refused)
+    }
+
     /// Logs how orders ended that a person may want to know about.
     fn report(&self, settled: &Settled) {
         let mut held: HashMap<&str, Vec<&OrderId>> = HashMap::new();
@@ -215,7 +236,7 @@ impl Settler {
         for (id, outcome) in &settled.outcomes {
             match outcome {
                 Outcome::Late => {
-                    tracing::info!(order = %id, "a payment came for an order that was closed or cancelled before; it goes back");
+                    tracing::info!(order = %id, "a payment came for an order that had ended before; `overdue refunds list` shows what becomes of it");
                 }
                 Outcome::Parked { reason, detail } => parked.entry(*reason).or_default().push((id, detail)),
                 Outcome::Retried(why) if self.warnings.lets_through(&why.to_string()).is_some() => {
@@ -247,7 +268,7 @@ impl<'a> Progress<'a> {
             due,
             // Until the book has told its time, that of this machine.
             settled: Settled::new(due.len(), ServerTime::from(OffsetDateTime::now_utc())),
-            answers: GatewayAnswers::new(),
+            answers: GatewayAnswers::default(),
             asking: Asking::new(gateways),
             open: due.keys().cloned().collect(),
             round: 0,
@@ -295,15 +316,32 @@ impl<'a> Progress<'a> {
         }
     }
 
+    /// What the book has replied about a payment. Where another payment of the order was made as well, that is next.
+    fn take_credited(&mut self, id: OrderId, item: ItemReply<Credited>, paid: &[Payment], now: OffsetDateTime) {
+        let recorded = matches!(&item, ItemReply::Done(credited) if *credited != Credited::Unchanged);
+        let payment = paid.iter().find(|payment| payment.id == id).filter(|_| recorded);
+        let more = payment.is_some_and(|payment| self.answers.is_recorded(payment));
+        self.take(id.clone(), item, outcome_of_payment, now);
+        if more {
+            self.open.push(id);
+        }
+    }
+
     /// Takes over the rest of a plan, once its writes are made. Returns what is to be recorded.
     fn conclude(&mut self, plan: Plan) -> Vec<TradeNote> {
         let Plan { mut note, once_closed, ended, rechecks, reload, .. } = plan;
-        self.settled.outcomes.extend(ended);
+        for (id, outcome) in ended {
+            // That nothing more is to be done says nothing of what was done.
+            if outcome == Outcome::Unchanged && self.settled.outcomes.contains_key(&id) {
+                continue;
+            }
+            self.settled.outcomes.insert(id, outcome);
+        }
         self.settled.rechecks.extend(rechecks);
         self.open.extend(reload);
-        for OnceClosed { note: about, recheck } in once_closed {
-            if self.settled.outcomes.get(&about.id) == Some(&Outcome::Closed) {
-                note.push(about);
+        for OnceClosed { id, notes, recheck } in once_closed {
+            if self.settled.outcomes.get(&id) == Some(&Outcome::Closed) {
+                note.extend(notes);
                 self.settled.rechecks.extend(recheck);
             }
         }
@@ -316,10 +354,10 @@ fn outcome_of_payment(credited: Credited) -> Option<Outcome> {
     match credited {
         Credited::Paid => Some(Outcome::Paid),
         Credited::Already => Some(Outcome::Unchanged),
-        Credited::Late => Some(Outcome::Late),
-        Credited::Twice => {
-            let detail = "another payment of it is on record; one of them must go back".to_owned();
-            Some(Outcome::Parked { reason: ParkReason::PaidTwice, detail })
+        Credited::Late | Credited::Twice | Credited::Disputed => Some(Outcome::Late),
+        Credited::Shared => {
+            let detail = "the transaction that paid it is on record for another trade".to_owned();
+            Some(Outcome::Parked { reason: ParkReason::PaymentMismatch, detail })
         }
         Credited::Unchanged => None,
     }

@@ -72,6 +72,10 @@ pub(crate) fn failure(error: &tokio_postgres::Error) -> Failure {
         code if *code == SqlState::LOCK_NOT_AVAILABLE => Failure::Locked(text),
         code if *code == SqlState::QUERY_CANCELED => Failure::Slow(text),
         code if means_busy(code.code()) => Failure::Busy(text),
+        // Another process has recorded the same transaction for another trade at this moment. The next try sees that.
+        code if *code == SqlState::UNIQUE_VIOLATION && db.constraint() == Some("payments_by_transaction") => {
+            Failure::Busy(text)
+        }
         _ => Failure::Refused(text),
     }
 }

@@ -9,7 +9,9 @@ mod one;
 mod overdue;
 mod pay;
 mod ready;
+mod set_aside;
 mod settle;
+mod unfinished;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -23,8 +25,8 @@ pub(crate) use self::error::is_bad;
 use self::lock::UnderLock;
 pub(crate) use self::one::one;
 use crate::{
-    Actor, BookError, BookResult, Closed, Closing, Credited, KeptBack, Loaded, OrderBook, OverduePage, PageRequest,
-    Payment, TradeNote,
+    Actor, BookError, BookResult, Closed, Closing, Credited, KeptBack, Loaded, MoneyAside, OrderBook, OverduePage,
+    PageRequest, Payment, TradeNote,
 };
 
 /// Orders in PostgreSQL, in tables of ours or in views over a shop's own.
@@ -64,6 +66,10 @@ impl OrderBook for PostgresBook {
         note::note(&self.client, notes).await
     }
 
+    async fn set_aside(&self, money: &[MoneyAside]) -> Result<(), BookError> {
+        set_aside::set_aside(&self.client, money).await
+    }
+
     async fn ready(&self) -> Result<(), BookError> {
         ready::ready(&self.client, &self.under_lock).await
     }
@@ -74,6 +80,10 @@ impl OrderBook for PostgresBook {
 
     async fn keep_back(&self, timeouts: &[KeptBack]) -> Result<Option<ServerTime>, BookError> {
         keep_back::keep_back(&self.client, timeouts).await.map(Some)
+    }
+
+    async fn unfinished(&self, orders_max: usize) -> Result<Vec<OrderId>, BookError> {
+        unfinished::unfinished(&self.client, orders_max).await
     }
 
     async fn overdue(&self, page: &PageRequest) -> Result<Option<OverduePage>, BookError> {

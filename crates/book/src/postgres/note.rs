@@ -10,7 +10,7 @@ pub(super) async fn note(client: &Client, notes: &[TradeNote]) -> Result<(), Boo
     }
     // In the order of the IDs, as everybody locks rows.
     let mut notes = notes.to_vec();
-    notes.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+    notes.sort_unstable_by(|a, b| (&a.id, &a.gateway, &a.trade_no).cmp(&(&b.id, &b.gateway, &b.trade_no)));
     let texts = |of: fn(&TradeNote) -> &str| notes.iter().map(of).collect::<Vec<_>>();
     let ids = texts(|note| note.id.as_str());
     let (gateways, trade_nos) = (texts(|note| &note.gateway), texts(|note| &note.trade_no));

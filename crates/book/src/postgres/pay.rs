@@ -32,6 +32,8 @@ pub(super) fn columns<'a>(
             texts(|payment| &payment.refund_no),
             Box::new(by.clone()),
             Box::new(trace.clone()),
+            texts(|payment| &payment.further_refund_no),
+            Box::new(payments.iter().map(|payment| payment.receipt.combined).collect::<Vec<bool>>()),
         ]
     }
 }
@@ -44,6 +46,8 @@ pub(super) fn reply(rows: &[Row], held: Vec<OrderId>) -> BookResult<Credited> {
             "late" => Credited::Late,
             "already" => Credited::Already,
             "twice" => Credited::Twice,
+            "disputed" => Credited::Disputed,
+            "shared" => Credited::Shared,
             "unchanged" => Credited::Unchanged,
             other => return Err(BookError::Refused(format!("{other:?} is no outcome of a payment"))),
         };

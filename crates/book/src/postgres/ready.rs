@@ -2,7 +2,7 @@ use database::Client;
 use trace::TraceParent;
 
 use super::lock::UnderLock;
-use super::{load, note, pay, settle};
+use super::{load, note, pay, set_aside, settle};
 use crate::columns::unfit_columns;
 use crate::{Actor, BookError};
 
@@ -14,7 +14,8 @@ pub(super) async fn ready(client: &Client, under_lock: &UnderLock) -> Result<(),
         load::load(client, &[], None).await?;
         under_lock.try_out(&settle::SQL, &settle::columns(&by, trace)(&[])).await.map_err(BookError::from)?;
         under_lock.try_out(&pay::SQL, &pay::columns(&by, trace)(&[])).await.map_err(BookError::from)?;
-        note::try_out(client).await
+        note::try_out(client).await?;
+        set_aside::set_aside(client, &[]).await
     };
     let Err(error) = tried.await else { return Ok(()) };
     let error = match error {

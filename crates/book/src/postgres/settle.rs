@@ -3,7 +3,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use database::ServerTime;
-use order::{OrderId, Prepay};
+use order::{OrderId, PaymentFacts, Prepay};
 use time::OffsetDateTime;
 use tokio_postgres::Row;
 use trace::TraceParent;
@@ -20,15 +20,13 @@ pub(super) fn columns<'a>(
 ) -> impl for<'w> Fn(&'w [Closing]) -> Columns<'w> {
     let (by, trace) = (by.clone(), trace.map(|trace| trace.as_str().to_owned()));
     move |closings: &[Closing]| {
-        let payments = || closings.iter().map(|closing| closing.payment.as_ref());
         let operator = by.operator.as_ref();
         vec![
             Box::new(closings.iter().map(|closing| closing.id.as_str()).collect::<Vec<&str>>()),
             Box::new(closings.iter().map(|closing| closing.deadline.instant()).collect::<Vec<OffsetDateTime>>()),
             Box::new(closings.iter().map(idempotency_key).collect::<Vec<String>>()),
             Box::new(by.name.clone()),
-            Box::new(payments().map(|payment| payment.map(|payment| payment.trade_no.as_str())).collect::<Vec<_>>()),
-            Box::new(payments().map(|payment| payment.map(|payment| prepay_name(payment.prepay))).collect::<Vec<_>>()),
+            Box::new(closings.iter().map(|closing| keys(&closing.payments)).collect::<Vec<_>>()),
             Box::new(by.reason.clone()),
             Box::new(operator.map(|person| person.kind.clone())),
             Box::new(operator.map(|person| person.name.clone())),
@@ -57,6 +55,13 @@ pub(super) fn reply(rows: &[Row], held: Vec<OrderId>) -> BookResult<Closed> {
 /// The same for every attempt to close this order on this deadline.
 fn idempotency_key(closing: &Closing) -> String {
     format!("payment-timeout:{}:{}", closing.id, closing.deadline)
+}
+
+/// Payments as `settle.sql` compares them: gateway, trade number and prepay of each, with separators that none of them has.
+fn keys(payments: &[PaymentFacts]) -> Option<String> {
+    let key =
+        |payment: &PaymentFacts| [&payment.gateway, &payment.trade_no, prepay_name(payment.prepay)].join("\u{1f}");
+    (!payments.is_empty()).then(|| payments.iter().map(key).collect::<Vec<_>>().join("\u{1e}"))
 }
 
 fn prepay_name(prepay: Prepay) -> &'static str {

@@ -1,14 +1,13 @@
 -- Closes orders and does all that goes with it, in one statement. lock.sql has locked them before, in the same
 -- transaction. The line that names stock.sql stands for that file.
 -- $1: order IDs, each once. $2: the deadline with which each was loaded. $3: the idempotency key of each.
--- $4: who does it. $5, $6: trade number and prepay of the payment of
--- which its gateway has said that it can no longer be made; null: it had none. $7: why. $8, $9: the type of operator
--- and the operator who had it done; null: no operator. $10: after how many seconds its trade is to be looked for once
--- more; null: it is not. $11: the trace that it is part of. Returns the orders that were closed; those missing from the answer
--- have changed meanwhile.
+-- $4: who does it. $5: the payments of each of which their gateways have said that they can no longer be made, as `keys` in
+-- settle.rs writes them; null: it had none. $6: why. $7, $8: the type of operator and the operator who had it done; null: no
+-- operator. $9: after how many seconds its trades are to be looked for once more; null: they are not. $10: the trace that it is
+-- part of. Returns the orders that were closed; those missing from the answer have changed meanwhile.
 with due as (
-    select * from unnest($1::text[], $2::timestamptz[], $3::text[], $5::text[], $6::text[], $10::float8[])
-        as due (id, deadline, key, trade_no, prepay, again_s)
+    select * from unnest($1::text[], $2::timestamptz[], $3::text[], $5::text[], $9::float8[])
+        as due (id, deadline, key, heard, again_s)
 ),
 -- Looked up by ID alone, as in lock.sql; what they were found to be is compared in the next step. Deadlines are cut as in
 -- load.sql.
@@ -16,12 +15,17 @@ found as materialized (
     select o.id, o.status, due.deadline, due.key, due.again_s,
            greatest(least(o.payment_deadline, '9000-01-01Z'), '2000-01-01Z') = due.deadline as stands,
            case
-               when due.trade_no is null then p.order_id is null or p.gateway = 'none'
-               else coalesce(p.trade_no, o.id) = due.trade_no and coalesce(p.prepay, 'attempted') = due.prepay
+               when exists (select from payments p where p.order_id = due.id) then not exists (
+                   select from payments p
+                   where p.order_id = due.id and p.gateway <> 'none' and p.state <> 'closed'
+                     and p.gateway || chr(31) || p.trade_no || chr(31) || p.prepay <> all (string_to_array(coalesce(due.heard, ''), chr(30))))
+               else not exists (
+                   select from gateways g
+                   where g.is_default
+                     and g.name || chr(31) || due.id || chr(31) || 'attempted' <> all (string_to_array(coalesce(due.heard, ''), chr(30))))
            end as heard
     from due
     join orders o on o.id = due.id
-    left join payments p on p.order_id = due.id
 ),
 -- The guard: only what is pending under its lock, still has the deadline with which it was loaded, and has no
 -- payment but the one that was asked about, closes.
@@ -45,7 +49,7 @@ odd as (
 ),
 logged as (
     insert into order_log (order_id, from_status, to_status, reason, actor, idempotency_key, operator_type, operator, at)
-    select s.id, 'pending', 'closed', $7 || coalesce('; no stock came back of: ' || odd.skus, ''), $4, s.key, $8, $9, s.closed_at
+    select s.id, 'pending', 'closed', $6 || coalesce('; no stock came back of: ' || odd.skus, ''), $4, s.key, $7, $8, s.closed_at
     from settled s
     left join odd on odd.id = s.id
 ),
@@ -57,14 +61,14 @@ recorded as (
 ),
 armed as (
     insert into outbox (order_id, due_at, traceparent)
-    select id, closed_at + again_s * interval '1 second', $11 from settled where again_s is not null
+    select id, closed_at + again_s * interval '1 second', $10 from settled where again_s is not null
 ),
 announced as (
     insert into outbox (order_id, due_at, traceparent, event, event_id, data)
     select e.*
     from settled,
-         overdue_event('order.closed', settled.id, settled.key, settled.closed_at, $11::text, settled.amount_minor, settled.currency,
-             fact_at => settled.closed_at, deadline => settled.deadline, reason => $7::text, actor => $4::text) e
+         overdue_event('order.closed', settled.id, settled.key, settled.closed_at, $10::text, settled.amount_minor, settled.currency,
+             fact_at => settled.closed_at, deadline => settled.deadline, reason => $6::text, actor => $4::text) e
 )
 select s.id, s.closed_at, extract(epoch from s.closed_at - s.deadline)::float8 as late_s, odd.skus as without_stock
 from settled s

@@ -141,7 +141,7 @@ fn print_shown(Shown { order, timeline }: &Shown) {
     if let Some(transaction) = &order.transaction_id {
         print(format_args!("payment   {transaction}"));
     }
-    if let Some(payment) = &order.payment {
+    for payment in &order.payments {
         let refund = payment.refund.as_ref().map_or(String::new(), |refund| format!(", refund {refund}"));
         print(format_args!(
             "trade     {} at {}, prepay {}, {}{refund}",

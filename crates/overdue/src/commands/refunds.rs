@@ -5,7 +5,7 @@ use database::Purpose;
 use time::format_description::well_known::Rfc3339;
 
 use crate::failure::Failure;
-use crate::output::{print, print_json};
+use crate::output::{plain, print, print_json};
 use crate::servers;
 use crate::settings::DatabaseSettings;
 
@@ -24,6 +24,13 @@ pub(crate) enum Args {
         /// For machines
         #[arg(long)]
         json: bool,
+    },
+    /// Have a refund that needed a person asked for again, under the same number
+    Retry {
+        #[command(flatten)]
+        database: DatabaseSettings,
+        /// The number of the refund
+        refund_no: String,
     },
     /// Say that a refund that needed a person is done with
     Resolve {
@@ -63,6 +70,14 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
                 print(table(&refunds));
             }
         }
+        Args::Retry { database, refund_no } => {
+            if !refunds(&database, Purpose::Shop).await?.retry(&refund_no).await? {
+                return Err(Failure::negative(format!(
+                    "there is no refund {refund_no} that needs a person and can be asked for again"
+                )));
+            }
+            print(format_args!("refund {refund_no} is asked for again"));
+        }
         Args::Resolve { database, refund_no, note } => {
             if !refunds(&database, Purpose::Shop).await?.resolve(&refund_no, &note).await? {
                 return Err(Failure::negative(format!("there is no refund {refund_no} that needs a person")));
@@ -89,6 +104,12 @@ impl StateName {
     }
 }
 
+/// A gateway's own number may be of any length.
+fn shortened(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 64;
+    text.chars().take(CHARACTERS_MAX).collect()
+}
+
 fn table(refunds: &[RefundRecord]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
@@ -97,12 +118,15 @@ fn table(refunds: &[RefundRecord]) -> Table {
         table.add_row([
             refund.order_id.clone(),
             refund.refund_no.clone(),
-            format!("{} {}", refund.amount_minor, refund.currency),
+            match (refund.amount_minor, &refund.currency) {
+                (Some(minor), Some(currency)) => format!("{minor} {currency}"),
+                _ => "not told".to_owned(),
+            },
             refund.state.clone(),
             refund.created_at.format(&Rfc3339).unwrap_or_default(),
-            format!("{} {}", refund.gateway, refund.transaction_id),
+            format!("{} {}", refund.gateway, plain(&shortened(refund.transaction_id.as_deref().unwrap_or("not told")))),
             refund.reason.clone(),
-            refund.problem.clone().unwrap_or_default(),
+            plain(refund.problem.as_deref().unwrap_or_default()),
         ]);
     }
     table

@@ -72,13 +72,13 @@ impl Customer {
         let mut connection = self.pool.get().await?;
         shop::create(&mut connection, order).await?;
         let (Some(gateway), Some(_)) = (&self.gateway, &order.gateway) else { return Ok(true) };
-        match shop::begin_prepay(&mut connection, &order.id).await {
+        match shop::begin_prepay(&mut connection, &order.id, "wechat", None).await {
             Ok(()) => {}
             Err(OrderError::Overdue { .. } | OrderError::NotPending { .. }) => return Ok(false),
             Err(error) => return Err(error.into()),
         }
         gateway.open(&order.id, order.amount_minor, &order.currency).await?;
-        shop::prepay_created(&mut connection, &order.id).await?;
+        shop::prepay_created(&mut connection, &order.id, "wechat", None).await?;
         Ok(true)
     }
 
@@ -87,17 +87,18 @@ impl Customer {
         let id = &self.order.id;
         let _place = self.places.acquire().await;
         let mut connection = self.pool.get().await?;
+        let paid = match (&self.gateway, fate) {
+            (Some(gateway), Fate::PayAtGateway | Fate::CancelAndPayAtGateway) => {
+                gateway.pay(id).await.map_err(Refused::Broken)?
+            }
+            _ => true,
+        };
         match fate {
             Fate::Pay => shop::pay(&mut connection, id, Some(&format!("demo-payment-{id}"))).await?,
             Fate::Cancel | Fate::CancelAndPayAtGateway => shop::cancel(&mut connection, id).await?,
             Fate::Nothing | Fate::IgnoreGateway | Fate::PayAtGateway => {}
         }
-        match (&self.gateway, fate) {
-            (Some(gateway), Fate::PayAtGateway | Fate::CancelAndPayAtGateway) => {
-                gateway.pay(id).await.map_err(Refused::Broken)
-            }
-            _ => Ok(true),
-        }
+        Ok(paid)
     }
 }
 

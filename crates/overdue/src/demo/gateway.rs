@@ -53,7 +53,7 @@ struct Standalone {
 /// The settings of the demo's roles, which ask this gateway if there is one.
 pub(crate) fn settings(gateway: Option<&DemoGateway>) -> Result<(Tuning, GatewaySettings), Failure> {
     // With so many orders in so short a time, they may as well travel together.
-    let fixed = ["demo", "--gateway", "none", "--coalesce-window", "50ms"].map(str::to_owned);
+    let fixed = ["demo", "--coalesce-window", "50ms"].map(str::to_owned);
     let flags = gateway.map_or_else(Vec::new, |gateway| gateway.flags.clone());
     let parsed = Standalone::try_parse_from(fixed.into_iter().chain(flags));
     let parsed = parsed.map_err(|error| Failure::settings(error.to_string()))?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use book::{BookError, Flaw, OrderBook, PageRequest, ParkedGroup, ParkedTable, PostgresBook};
+use book::{BookError, Flaw, GatewayEntry, OrderBook, PageRequest, ParkedGroup, ParkedTable, PostgresBook};
 use database::{Client, DatabaseError, Purpose, SchemaError, Seen, SqlxConnection};
 use time::OffsetDateTime;
 
@@ -10,7 +10,7 @@ use super::finding::Finding;
 use crate::failure::Failure;
 use crate::output::plain;
 use crate::servers;
-use crate::settings::DatabaseSettings;
+use crate::settings::{DatabaseSettings, GatewayName};
 
 /// By how much the clock of this machine may differ from the database's. Only logs depend on it.
 const SKEW_MAX: time::Duration = time::Duration::seconds(5);
@@ -18,9 +18,17 @@ const SKEW_MAX: time::Duration = time::Duration::seconds(5);
 /// How old the oldest row of the outbox may be.
 const OUTBOX_AGE_MAX: Duration = Duration::from_secs(60);
 
+/// The payment gateways, as the settings here have them.
+pub(super) struct GatewaysHere<'a> {
+    pub(super) entries: &'a [GatewayEntry],
+    /// Where orders are paid of which nothing else is said; `None`: the settings do not say.
+    pub(super) default: Option<GatewayName>,
+}
+
 /// Adds what is wrong. Returns the database's time, if it answers.
 pub(super) async fn examine(
     settings: &DatabaseSettings,
+    gateways: &GatewaysHere<'_>,
     findings: &mut Vec<Finding>,
 ) -> Result<Option<OffsetDateTime>, Failure> {
     let away = |problem: String| {
@@ -41,7 +49,7 @@ pub(super) async fn examine(
         let client = servers::client(settings, 1, Purpose::Report)?;
         let now = clock(&mut connection, findings).await?;
         match database::check(&mut connection).await {
-            Ok(()) => state(&mut connection, &client, findings).await?,
+            Ok(()) => state(&mut connection, &client, gateways, findings).await?,
             Err(SchemaError::Database(error)) => return Err(error.into()),
             Err(error) => {
                 let advice = "without the right schema nothing else can be checked";
@@ -98,7 +106,12 @@ fn skew(here: OffsetDateTime, there: OffsetDateTime) -> Option<Finding> {
     (skew.abs() > SKEW_MAX).then(finding)
 }
 
-async fn state(connection: &mut SqlxConnection, client: &Client, findings: &mut Vec<Finding>) -> Result<(), Failure> {
+async fn state(
+    connection: &mut SqlxConnection,
+    client: &Client,
+    gateways: &GatewaysHere<'_>,
+    findings: &mut Vec<Finding>,
+) -> Result<(), Failure> {
     for column in book::unfit_columns(client).await? {
         findings.push(Finding::new("columns", column, "change it, or the view that stands in its place"));
     }
@@ -139,6 +152,17 @@ async fn state(connection: &mut SqlxConnection, client: &Client, findings: &mut 
         let problem = format!("{messages} messages wait for a person: {}{detail}", plain(&reason));
         findings.push(Finding::new("parked messages", problem, "run `overdue parked groups`, it tells what to do"));
     }
+    for conflict in book::gateway_conflicts(client, gateways.entries, gateways.default.map(GatewayName::as_str)).await?
+    {
+        let advice = "no process starts with these settings: it would ask less than the others, or somebody else";
+        findings.push(Finding::new("payment gateways", conflict.to_string(), advice));
+    }
+    let waiting = book::refunds_waiting(client).await?;
+    if waiting > 0 {
+        let problem = format!("{waiting} have waited for an hour or more to be accepted by their gateway");
+        let advice = "`overdue refunds list --state requested` says why; after a day each needs a person";
+        findings.push(Finding::new("refunds", problem, advice));
+    }
     let refunds = book::refunds_needing_person(client).await?;
     if refunds > 0 {
         let advice = "`overdue refunds list --state needs_person` says why";
@@ -169,7 +193,7 @@ fn rough(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
-    use book::{Actor, BookResult, Closed, Closing, Credited, Loaded, OverduePage, Payment, TradeNote};
+    use book::{Actor, BookResult, Closed, Closing, Credited, Loaded, MoneyAside, OverduePage, Payment, TradeNote};
     use order::OrderId;
 
     use super::*;
@@ -194,6 +218,10 @@ mod tests {
         }
 
         async fn note(&self, _: &[TradeNote]) -> Result<(), BookError> {
+            Ok(())
+        }
+
+        async fn set_aside(&self, _: &[MoneyAside]) -> Result<(), BookError> {
             Ok(())
         }
 

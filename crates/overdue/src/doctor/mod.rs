@@ -9,9 +9,10 @@ use time::OffsetDateTime;
 
 use self::finding::Finding;
 use crate::failure::Failure;
+use crate::gateways::gateways;
 use crate::output::{complain, print, print_json};
 use crate::servers;
-use crate::settings::{BrokerSettings, DatabaseSettings, LaneSettings, ManagementSettings};
+use crate::settings::{BrokerSettings, DatabaseSettings, GatewaySettings, LaneSettings, ManagementSettings};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -23,6 +24,8 @@ pub(crate) struct Args {
     lanes: LaneSettings,
     #[command(flatten)]
     management: ManagementSettings,
+    #[command(flatten)]
+    gateways: GatewaySettings,
     /// For machines
     #[arg(long)]
     json: bool,
@@ -38,7 +41,9 @@ struct Report {
 /// A server that cannot be asked is a finding itself.
 pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
     let mut report = Report::default();
-    let clock = database::examine(&args.database, &mut report.findings).await?;
+    let entries = gateways(&args.gateways)?.entries();
+    let gateways = database::GatewaysHere { entries: &entries, default: args.gateways.default };
+    let clock = database::examine(&args.database, &gateways, &mut report.findings).await?;
     examine_broker(args, clock, &mut report).await?;
     if args.json {
         print_json(&report)?;

@@ -15,7 +15,7 @@ use super::http::{Http, Parts};
 use super::report;
 use super::samples::Samples;
 use crate::failure::{Failure, Kind};
-use crate::gateways::gateways;
+use crate::gateways::{agree, gateways};
 use crate::servers;
 use crate::settings::{DatabaseSettings, HttpSettings, Role, RoleSettings};
 
@@ -52,6 +52,10 @@ impl Roles {
         let http = Http::bind(http, wanted(Role::Api)).await?;
         // Whatever the roles are, the database is looked at through the relay's connections: then its first is there already.
         let relay_pool = servers::migrated_pool(&settings.database, Relay::CONNECTIONS, Purpose::Relay).await?;
+        if settles {
+            let client = servers::client(&settings.database, 1, Purpose::Shop)?;
+            agree(&gateways, &settings.gateways, &client, wanted(Role::Worker) || wanted(Role::Sweep)).await?;
+        }
         let topology = Topology::new(&lanes);
         // Sweep and HTTP work without a broker.
         let broker = if wanted(Role::Relay) || wanted(Role::Worker) {

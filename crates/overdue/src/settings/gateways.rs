@@ -17,9 +17,10 @@ use crate::failure::Failure;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Payment gateways")]
 pub(crate) struct GatewaySettings {
-    /// The gateway of orders that have no row in the table `payments`: none, wechat or http
-    #[arg(long = "gateway", env = "OVERDUE_GATEWAY", default_value = "none", value_name = "NAME")]
-    pub(crate) default: GatewayName,
+    /// The gateway of orders that have no row in the table `payments`: none, wechat or http. The same for all processes; once set
+    /// it may be left out
+    #[arg(long = "gateway", env = "OVERDUE_GATEWAY", value_name = "NAME")]
+    pub(crate) default: Option<GatewayName>,
     #[command(flatten)]
     pub(crate) wechat: WeChatSettings,
     #[command(flatten)]
@@ -123,6 +124,18 @@ struct CallSettings {
     /// How far apart two answers `no such trade` must be before they are believed
     #[arg(long, hide = true, value_parser = positive_up_to_a_day)]
     gateway_not_found_gap: Option<Human>,
+    /// How long a gateway must deny a trade that it had confirmed before a person must look
+    #[arg(long, hide = true, value_parser = positive_up_to_a_day)]
+    gateway_denied_for: Option<Human>,
+    /// How long after it was begun a trade that a gateway does not know may still appear there
+    #[arg(long, hide = true, value_parser = positive_up_to_a_day)]
+    gateway_payable_for: Option<Human>,
+    /// How long after its deadline an order may wait for a customer who is just paying before that counts as an attempt
+    #[arg(long, hide = true, value_parser = positive_up_to_a_day)]
+    gateway_later_max: Option<Human>,
+    /// A refund that has not been accepted after this time needs a person
+    #[arg(long, hide = true, value_parser = positive_up_to_a_day)]
+    gateway_refund_age_max: Option<Human>,
 }
 
 impl GatewayName {
@@ -167,18 +180,21 @@ impl GatewaySettings {
             return Err(Failure::settings(advice.to_owned()));
         }
         Ok(worker::GatewaySettings {
-            default: (self.default != GatewayName::None).then(|| self.default.as_str().to_owned()),
             calls_in_flight_max: calls.gateway_calls_in_flight_max.into(),
             calls_per_second_max: NonZeroU32::new(calls.gateway_calls_per_second_max),
             call_timeout: calls.gateway_call_timeout.0,
             rules: CloseRules {
                 user_paying_wait: or(calls.gateway_user_paying_wait, usual.rules.user_paying_wait),
                 not_found_gap: or(calls.gateway_not_found_gap, usual.rules.not_found_gap),
+                denied_for: or(calls.gateway_denied_for, usual.rules.denied_for),
+                payable_for: or(calls.gateway_payable_for, usual.rules.payable_for),
                 ..usual.rules
             },
             back_off,
             attempts_max: calls.gateway_attempts_max.unwrap_or(usual.attempts_max),
+            later_max: or(calls.gateway_later_max, usual.later_max),
             hold: or(calls.gateway_hold, usual.hold),
+            refund_age_max: or(calls.gateway_refund_age_max, usual.refund_age_max),
             look_again_after: calls.gateway_look_again_after.0,
             ..usual
         })

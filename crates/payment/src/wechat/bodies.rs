@@ -67,8 +67,8 @@ impl ErrorBody {
 }
 
 impl Transaction {
-    /// The trade, as one of this merchant and application.
-    pub(super) fn into_trade(self, mchid: &str, appid: &str) -> Result<Trade, GatewayFault> {
+    /// The trade, as one of this merchant and application, and as it was said.
+    pub(super) fn into_trade(self, mchid: &str, appid: &str, said: &[u8]) -> Result<Trade, GatewayFault> {
         let state = trade_state(&self.trade_state);
         let discrepancy = if self.mchid != mchid {
             Some(format!("the trade is merchant {}'s, not {mchid}'s", self.mchid))
@@ -81,7 +81,9 @@ impl Transaction {
             transaction_id: self.transaction_id.filter(|id| !id.is_empty()),
             paid_at: instant(self.success_time.as_deref())?,
             amount: self.amount.map(|amount| Money { minor: amount.total, currency: amount.currency }),
+            combined: false,
             discrepancy,
+            said: said.to_vec(),
         })
     }
 }

@@ -251,14 +251,26 @@ impl WeChatPay {
         if (6..=32).contains(&trade_no.len()) && trade_no.bytes().all(legal) {
             return Ok(());
         }
-        Err("WeChat Pay's trade numbers have 6 to 32 characters of A-Z a-z 0-9 _ - | *".to_owned())
+        Err(TRADE_NUMBERS.1.to_owned())
     }
 }
+
+/// As [`WeChatPay::check_trade_no`] has it.
+const TRADE_NUMBERS: (&str, &str) =
+    ("^[A-Za-z0-9_|*-]{6,32}$", "WeChat Pay's trade numbers have 6 to 32 characters of A-Z a-z 0-9 _ - | *");
 
 #[async_trait]
 impl PaymentGateway for WeChatPay {
     fn min_close_age(&self) -> Duration {
         self.min_close_age
+    }
+
+    fn account(&self) -> String {
+        format!("merchant {}, application {}", self.mchid, self.appid)
+    }
+
+    fn trade_numbers(&self) -> Option<(&'static str, &'static str)> {
+        Some(TRADE_NUMBERS)
     }
 
     fn check_trade_no(&self, trade_no: &str) -> Result<(), String> {
@@ -273,7 +285,7 @@ impl PaymentGateway for WeChatPay {
                 if transaction.out_trade_no != trade_no {
                     return Err(GatewayFault::Protocol("it is about another trade".to_owned()));
                 }
-                transaction.into_trade(&self.mchid, &self.appid)
+                transaction.into_trade(&self.mchid, &self.appid, &body)
             }
             Answer::Refused(Refusal::NotFound) => Ok(Trade::in_state(TradeState::NotFound)),
             Answer::Refused(Refusal::UserPaying) => Ok(Trade::in_state(TradeState::UserPaying)),
@@ -319,7 +331,7 @@ impl PaymentGateway for WeChatPay {
             Some("TRANSACTION") => {
                 let transaction: Transaction = parse(&resource)?;
                 let trade_no = transaction.out_trade_no.clone();
-                let trade = transaction.into_trade(&self.mchid, &self.appid)?;
+                let trade = transaction.into_trade(&self.mchid, &self.appid, &resource)?;
                 Ok(Notification::Trade { trade_no, trade })
             }
             Some("REFUND") => {

@@ -42,7 +42,7 @@ async fn an_order_at_a_gateway_closes_when_the_gateway_says_so_and_is_paid_when_
     let book = FakeBook::with(&[("1", overdue_at_gateway())]);
     let settled = settle(&book, &gateways(FakeGateway::in_state(TradeState::Closed)), Mode::Gateway, &["1"]).await;
     assert_eq!((&settled.outcomes[&id("1")], book.status("1")), (&Outcome::Closed, OrderStatus::Closed));
-    assert_eq!(book.state().closings[0].payment, Some(payment_facts()));
+    assert_eq!(book.state().closings[0].payments, [payment_facts()]);
     assert_eq!(book.state().notes[0].finding, TradeFinding::Gone);
 
     let book = FakeBook::with(&[("1", overdue_at_gateway())]);
@@ -110,11 +110,22 @@ impl OrderBook for RacingBook {
     async fn note(&self, notes: &[TradeNote]) -> Result<(), book::BookError> {
         self.book.note(notes).await
     }
+
+    async fn set_aside(&self, money: &[book::MoneyAside]) -> Result<(), book::BookError> {
+        self.book.set_aside(money).await
+    }
 }
 
 fn payment(name: &str) -> book::Payment {
     let (gateway, trade_no) = ("wechat".to_owned(), "842317".to_owned());
-    book::Payment { id: id(name), gateway, trade_no, receipt: receipt(), refund_no: String::new() }
+    book::Payment {
+        id: id(name),
+        gateway,
+        trade_no,
+        receipt: receipt(),
+        refund_no: String::new(),
+        further_refund_no: String::new(),
+    }
 }
 
 #[tokio::test]

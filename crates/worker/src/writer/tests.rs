@@ -17,7 +17,7 @@ fn book(orders: usize) -> (Arc<FakeBook>, SharedBook, Vec<Closing>) {
 
 fn closing(name: &str) -> Closing {
     let revision = Some(Revision("0".to_owned()));
-    Closing { id: id(name), deadline: deadline(), revision, payment: None, recheck: None }
+    Closing { id: id(name), deadline: deadline(), revision, payments: Vec::new(), recheck: None }
 }
 
 /// A time that no book of these tests tells.
@@ -207,6 +207,13 @@ async fn splitting_ends_with_patience() {
 #[test]
 fn a_refused_payment_mentions_the_money() {
     let (gateway, trade_no) = ("wechat".to_owned(), "842317".to_owned());
-    let payment = Payment { id: id("1"), gateway, trade_no, receipt: receipt(), refund_no: String::new() };
+    let payment = Payment {
+        id: id("1"),
+        gateway,
+        trade_no,
+        receipt: receipt(),
+        refund_no: String::new(),
+        further_refund_no: String::new(),
+    };
     assert_eq!(payment.refusal("no"), "paid at the gateway as 4200, but: no");
 }

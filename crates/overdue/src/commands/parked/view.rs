@@ -50,7 +50,7 @@ pub(super) fn show(row: &ParkedRow, json: bool) -> Result<(), Failure> {
         print_json(&row_as_json(row))?;
         return Ok(());
     }
-    let ParkedRow { id, parking, times, last_at, state } = row;
+    let ParkedRow { id, parking, times, last_at, state, note } = row;
     print(format_args!("message      {id}"));
     print(format_args!("state        {state}"));
     print(format_args!("reason       {}", plain(&parking.reason)));
@@ -59,6 +59,9 @@ pub(super) fn show(row: &ParkedRow, json: bool) -> Result<(), Failure> {
     }
     if let Some(advice) = advice(&parking.reason) {
         print(format_args!("what to do   {advice}"));
+    }
+    if let Some(note) = note {
+        print(format_args!("note         {}", plain(note)));
     }
     print(format_args!("parked       {}", text(parking.at)));
     if *times > 1 {
@@ -128,10 +131,11 @@ pub(super) fn table(rows: &[ParkedRow]) -> Table {
 
 /// A message for machines.
 pub(super) fn row_as_json(row: &ParkedRow) -> Value {
-    let ParkedRow { id, parking, times, last_at, state } = row;
+    let ParkedRow { id, parking, times, last_at, state, note } = row;
     json!({
         "id": id.to_string(),
         "state": state,
+        "note": note,
         "reason": parking.reason,
         "detail": parking.detail,
         "advice": advice(&parking.reason),

@@ -1,0 +1,89 @@
+use book::RegisteredGateway;
+use clap::Subcommand;
+use comfy_table::{Table, presets};
+use database::{Client, Purpose};
+use time::format_description::well_known::Rfc3339;
+
+use crate::failure::Failure;
+use crate::output::{print, print_json};
+use crate::servers;
+use crate::settings::{DatabaseSettings, GatewayName};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Args {
+    /// List the payment gateways as all processes know them
+    List {
+        #[command(flatten)]
+        database: DatabaseSettings,
+        /// For machines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Set where orders are paid that have no row in the table `payments`, for all processes
+    Default {
+        #[command(flatten)]
+        database: DatabaseSettings,
+        /// The gateway; none: their own status decides
+        #[arg(value_enum)]
+        name: GatewayName,
+    },
+    /// Forget a gateway: the next process that starts with settings of it registers it anew
+    Forget {
+        #[command(flatten)]
+        database: DatabaseSettings,
+        /// The gateway
+        #[arg(value_enum)]
+        name: GatewayName,
+    },
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    match args {
+        Args::List { database, json } => {
+            let gateways = book::registered_gateways(&client(&database).await?).await?;
+            if json {
+                print_json(&gateways)?;
+            } else if gateways.is_empty() {
+                print("no gateway is registered: the first process that runs with settings of one does that");
+            } else {
+                print(table(&gateways));
+            }
+        }
+        Args::Default { database, name } => {
+            let name = name.as_str();
+            if !book::set_default_gateway(&client(&database).await?, name).await? {
+                return Err(Failure::negative(format!(
+                    "the gateway {name} is not registered: start a process with settings of it first"
+                )));
+            }
+            print(match name {
+                "none" => "orders without a row in `payments` are settled by their own status".to_owned(),
+                name => format!("orders without a row in `payments` are paid at {name}"),
+            });
+        }
+        Args::Forget { database, name } => {
+            let name = name.as_str();
+            if !book::forget_gateway(&client(&database).await?, name).await? {
+                return Err(Failure::negative(format!("the gateway {name} is not registered")));
+            }
+            print(format_args!("{name} is forgotten; orders that are to be paid there are asked about as before"));
+        }
+    }
+    Ok(())
+}
+
+async fn client(settings: &DatabaseSettings) -> Result<Client, Failure> {
+    servers::migrated_database(settings).await?;
+    servers::client(settings, 1, Purpose::Shop)
+}
+
+fn table(gateways: &[RegisteredGateway]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(["gateway", "account", "default", "since"]);
+    for gateway in gateways {
+        let is_default = if gateway.is_default { "yes" } else { "" };
+        let since = gateway.registered_at.format(&Rfc3339).unwrap_or_default();
+        table.add_row([&gateway.name, &gateway.account, is_default, &since]);
+    }
+    table
+}
