@@ -329,7 +329,8 @@ async fn a_notification_makes_an_order_paid_and_a_forged_one_does_not() {
     world.stock("tea", 5).await;
     let order = world.order_at_gateway(&simulator, &[]).await;
     assert!(simulator.ledger().pay(order.id.as_str()));
-    let environment = tests::wechat_environment(&simulator);
+    let mut environment = tests::wechat_environment(&simulator);
+    environment.extend(tests::alipay_environment(&simulator));
     let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let server = Server::start(&world, &environment).await;
     let (headers, body) = simulator.notification(order.id.as_str());
@@ -345,6 +346,12 @@ async fn a_notification_makes_an_order_paid_and_a_forged_one_does_not() {
     assert_eq!(send(body).await, 204);
     assert_eq!(world.status(&order.id).await, "paid");
     problem(&server.post("/payments/nowhere/notify", json!({})).await, 404, "unknown-gateway");
+    // Alipay wants to read a word.
+    simulator.ledger().open("trade_9", 1999, "CNY");
+    let (headers, body) = simulator.alipay_notification("trade_9");
+    let request = server.client.post(format!("{}/payments/alipay/notify", server.base)).headers(headers).body(body);
+    let taken = request.send().await.unwrap();
+    assert_eq!((taken.status().as_u16(), taken.text().await.unwrap().as_str()), (200, "success"));
     server.process.kill().await;
     world.audit().await;
     world.close().await;

@@ -112,8 +112,11 @@ async fn client_and_simulator_keep_the_contract() {
     for _ in 0..2 {
         assert_eq!(client.refund(&request).await.unwrap().state, RefundState::Processing);
     }
-    assert_eq!(client.query_refund("overdue-paid").await.unwrap().state, RefundState::Succeeded);
-    assert_eq!(client.query_refund("unknown").await.unwrap().state, RefundState::NotFound);
+    assert_eq!(client.query_refund(&request).await.unwrap().state, RefundState::Succeeded);
+    assert_eq!(
+        client.query_refund(&RefundRequest { refund_no: "unknown".to_owned(), ..request }).await.unwrap().state,
+        RefundState::NotFound
+    );
     assert_eq!(ledger.refunds()["overdue-paid"].requests, 2, "one refund, asked for twice");
 
     let document = document();

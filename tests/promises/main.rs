@@ -1,6 +1,7 @@
 //! The promises of Overdue, on a real RabbitMQ and a real PostgreSQL. Each test has a virtual host and a
 //! database of its own, so they run side by side.
 
+mod alipay;
 mod api;
 mod closing;
 mod commands;

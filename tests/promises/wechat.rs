@@ -17,9 +17,9 @@ use time::OffsetDateTime;
 
 /// A gateway that answers whatever it is told to, and remembers what it was asked.
 #[derive(Default)]
-struct Scripted {
-    asked: Mutex<Vec<Request<Vec<u8>>>>,
-    answer: Mutex<Option<Response<Vec<u8>>>>,
+pub(crate) struct Scripted {
+    pub(crate) asked: Mutex<Vec<Request<Vec<u8>>>>,
+    pub(crate) answer: Mutex<Option<Response<Vec<u8>>>>,
 }
 
 #[async_trait]
@@ -31,10 +31,10 @@ impl Transport for Scripted {
 }
 
 /// The moment at which all of this happens: the simulator's certificates are valid then.
-static NOW: LazyLock<OffsetDateTime> = LazyLock::new(OffsetDateTime::now_utc);
+pub(crate) static NOW: LazyLock<OffsetDateTime> = LazyLock::new(OffsetDateTime::now_utc);
 const NONCE: &str = "593bec0c930bf1afeb40b4a08c8fb242";
 
-struct FixedClock;
+pub(crate) struct FixedClock;
 
 impl Clock for FixedClock {
     fn now(&self) -> OffsetDateTime {
@@ -42,7 +42,7 @@ impl Clock for FixedClock {
     }
 }
 
-struct FixedNonce;
+pub(crate) struct FixedNonce;
 
 impl Nonce for FixedNonce {
     fn next(&self) -> String {
@@ -59,7 +59,7 @@ async fn scripted() -> (Arc<Scripted>, WeChatPay) {
 }
 
 /// `openssl dgst -sha256 -verify`.
-fn openssl_verifies(public_key: &Path, message: &[u8], signature: &str) -> bool {
+pub(crate) fn openssl_verifies(public_key: &Path, message: &[u8], signature: &str) -> bool {
     let directory = std::env::temp_dir().join(format!("overdue-verify-{}", uuid::Uuid::now_v7().simple()));
     std::fs::create_dir_all(&directory).unwrap();
     let (message_file, signature_file) = (directory.join("message"), directory.join("signature"));
@@ -77,7 +77,7 @@ fn openssl_verifies(public_key: &Path, message: &[u8], signature: &str) -> bool 
 }
 
 /// `openssl dgst -sha256 -sign`, in base64.
-fn openssl_signs(private_key: &Path, message: &[u8]) -> String {
+pub(crate) fn openssl_signs(private_key: &Path, message: &[u8]) -> String {
     let file = std::env::temp_dir().join(format!("overdue-sign-{}", uuid::Uuid::now_v7().simple()));
     std::fs::write(&file, message).unwrap();
     let signed =

@@ -3,10 +3,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_sim::{API_V3_KEY, APPID, Call, Keys, MCHID, MERCHANT_SERIAL, Mishap, SERVICE_KEY, Signer, Simulator};
+use gateway_sim::{
+    ALIPAY_APP_ID, API_V3_KEY, APPID, Call, Keys, MCHID, MERCHANT_SERIAL, Mishap, SERVICE_KEY, Signer, Simulator,
+};
 use order::{CloseRules, OrderId};
 use payment::{
-    Environment, PaymentGateway, SignedHttp, SignedHttpSettings, VerificationKey, WeChatPay, WeChatSettings,
+    Alipay, AlipaySettings, Environment, PaymentGateway, SignedHttp, SignedHttpSettings, VerificationKey, WeChatPay,
+    WeChatSettings,
 };
 use retry::Policy;
 use shop::{NewOrder, Order};
@@ -93,6 +96,18 @@ pub fn wechat_environment(simulator: &Simulator) -> Vec<(&'static str, String)> 
     ]
 }
 
+/// The program's own settings for the simulator's Alipay.
+#[must_use]
+pub fn alipay_environment(simulator: &Simulator) -> Vec<(&'static str, String)> {
+    let keys = simulator.keys();
+    vec![
+        ("OVERDUE_ALIPAY_APP_ID", ALIPAY_APP_ID.to_owned()),
+        ("OVERDUE_ALIPAY_BASE_URL", simulator.alipay_url()),
+        ("OVERDUE_ALIPAY_PRIVATE_KEY_FILE", keys.merchant_key_file().display().to_string()),
+        ("OVERDUE_ALIPAY_PUBLIC_KEY_FILE", keys.public_key_file(Signer::PublicKey).display().to_string()),
+    ]
+}
+
 /// A client of the simulator's WeChat Pay.
 #[must_use]
 pub fn wechat(simulator: &Simulator) -> WeChatPay {
@@ -102,6 +117,23 @@ pub fn wechat(simulator: &Simulator) -> WeChatPay {
 fn patient_wechat(simulator: &Simulator, call_timeout: Duration) -> WeChatPay {
     let environment = Environment::system(call_timeout).expect("an HTTP client");
     WeChatPay::new(wechat_settings(simulator), environment).expect("keys that can be used")
+}
+
+/// How Alipay is set up for the simulator.
+#[must_use]
+pub fn alipay_settings(simulator: &Simulator) -> AlipaySettings {
+    let keys = simulator.keys();
+    AlipaySettings {
+        base_url: simulator.alipay_url().parse().expect("a URL"),
+        app_id: ALIPAY_APP_ID.to_owned(),
+        private_key_pem: std::fs::read_to_string(keys.merchant_key_file()).expect("the application's key").into(),
+        public_key_pem: std::fs::read(keys.public_key_file(Signer::PublicKey)).expect("Alipay's key"),
+    }
+}
+
+fn alipay(simulator: &Simulator, call_timeout: Duration) -> Alipay {
+    let environment = Environment::system(call_timeout).expect("an HTTP client");
+    Alipay::new(&alipay_settings(simulator), environment).expect("keys that can be used")
 }
 
 fn signed_http(simulator: &Simulator, call_timeout: Duration) -> SignedHttp {
@@ -125,6 +157,7 @@ pub fn gateways(simulator: &Simulator, settings: GatewaySettings) -> Gateways {
 #[must_use]
 pub fn gateways_of(wechat: &Simulator, http: &Simulator, settings: GatewaySettings) -> Gateways {
     let mut gateways: HashMap<String, Arc<dyn PaymentGateway>> = HashMap::new();
+    gateways.insert("alipay".to_owned(), Arc::new(alipay(wechat, settings.call_timeout)));
     gateways.insert("wechat".to_owned(), Arc::new(patient_wechat(wechat, settings.call_timeout)));
     gateways.insert("http".to_owned(), Arc::new(signed_http(http, settings.call_timeout)));
     Gateways::new(gateways, settings)
@@ -135,6 +168,7 @@ pub fn gateways_of(wechat: &Simulator, http: &Simulator, settings: GatewaySettin
 pub fn impatient_command(world: &World, simulator: &Simulator, only: &str) -> Command {
     let mut command = world.command(&["run", "--only", only]);
     command.envs(wechat_environment(simulator));
+    command.envs(alipay_environment(simulator));
     command.env("OVERDUE_HTTP_GATEWAY_URL", simulator.service_url());
     command.env("OVERDUE_HTTP_GATEWAY_KEY_ID", SERVICE_KEY.0).env("OVERDUE_HTTP_GATEWAY_SECRET", SERVICE_KEY.1);
     for (setting, value) in [

@@ -16,6 +16,7 @@ use crate::service::OrderService;
 #[utoipa::path(post, path = "/payments/{gateway}/notify", tag = "payments", params(("gateway" = String, Path)),
     request_body(content = String, description = "the gateway's own form, with its signature in the headers"),
     responses((status = 204, description = "taken"),
+              (status = 200, description = "taken; the body is what the gateway expects", body = String, content_type = "text/plain"),
               (status = "4XX", body = Problem, content_type = "application/problem+json"),
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn notify(
@@ -32,7 +33,11 @@ pub(crate) async fn notify(
         }
         Ok(outcome) => {
             tracing::debug!(gateway, ?outcome, "a notification was taken");
-            Ok(StatusCode::NO_CONTENT.into_response())
+            let (status, body) = match service.notifications.acknowledgement(&gateway) {
+                Some(wanted) => (StatusCode::from_u16(wanted.status).unwrap_or(StatusCode::OK), wanted.body),
+                None => (StatusCode::NO_CONTENT, ""),
+            };
+            Ok(if body.is_empty() { status.into_response() } else { (status, body).into_response() })
         }
         Err(error) => Err(problem(&service, &gateway, &error)),
     }

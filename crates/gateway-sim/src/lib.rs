@@ -1,9 +1,10 @@
 //! A payment gateway that exists on this machine only. It keeps a ledger of trades and refunds, speaks WeChat Pay
-//! v3 and the contract of `docs/payment-service.openapi.json`, checks signatures and signs; and it can be told
+//! v3, Alipay and the contract of `docs/payment-service.openapi.json`, checks signatures and signs; and it can be told
 //! to go wrong in every way in which a gateway does.
 //!
 //! It shares no code with the client that it tests.
 
+mod alipay;
 mod control;
 mod keys;
 mod ledger;
@@ -23,6 +24,8 @@ pub use shared::Statistics;
 pub const MCHID: &str = "1900009191";
 /// The application that its trades belong to.
 pub const APPID: &str = "wxd678efh567hg6787";
+/// The application that Alipay's trades belong to.
+pub const ALIPAY_APP_ID: &str = "2021000000000001";
 /// The serial number of the merchant's certificate.
 pub const MERCHANT_SERIAL: &str = "5157F09EFDC096DE15EBE81A47057A7232F1B8E1";
 /// The key with which notifications and certificates are encrypted. Known to everybody: it guards nothing.

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use overdue_gateway_sim::{API_V3_KEY, APPID, Keys, MCHID, MERCHANT_SERIAL, SERVICE_KEY, Signer, Simulator};
+use overdue_gateway_sim::{
+    ALIPAY_APP_ID, API_V3_KEY, APPID, Keys, MCHID, MERCHANT_SERIAL, SERVICE_KEY, Signer, Simulator,
+};
 
 /// A payment gateway that exists on this machine only. Prints the settings with which `overdue` uses it, and
 /// serves on 127.0.0.1 until it is ended.
@@ -48,6 +50,10 @@ async fn main() -> anyhow::Result<()> {
         ("OVERDUE_WECHAT_API_V3_KEY", API_V3_KEY.to_owned()),
         ("OVERDUE_WECHAT_CERTIFICATE_FILES", keys.certificate_file(Signer::Certificate1).display().to_string()),
         ("OVERDUE_WECHAT_MIN_CLOSE_AGE", "0s".to_owned()),
+        ("OVERDUE_ALIPAY_APP_ID", ALIPAY_APP_ID.to_owned()),
+        ("OVERDUE_ALIPAY_PRIVATE_KEY_FILE", keys.merchant_key_file().display().to_string()),
+        ("OVERDUE_ALIPAY_PUBLIC_KEY_FILE", keys.public_key_file(Signer::PublicKey).display().to_string()),
+        ("OVERDUE_ALIPAY_BASE_URL", simulator.alipay_url()),
         ("OVERDUE_HTTP_GATEWAY_URL", simulator.service_url()),
         ("OVERDUE_HTTP_GATEWAY_KEY_ID", SERVICE_KEY.0.to_owned()),
         ("OVERDUE_HTTP_GATEWAY_SECRET", SERVICE_KEY.1.to_owned()),

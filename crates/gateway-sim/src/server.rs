@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use crate::shared::{Reply, Shared, SimRequest, Statistics};
-use crate::{Keys, Ledger, Mishap, Signer, control, service, wechat};
+use crate::{Keys, Ledger, Mishap, Signer, alipay, control, service, wechat};
 
 /// The gateway, serving on 127.0.0.1 until it is dropped.
 pub struct Simulator {
@@ -51,6 +51,12 @@ impl Simulator {
     #[must_use]
     pub fn service_url(&self) -> String {
         format!("http://{}/service", self.address)
+    }
+
+    /// Where Alipay's gateway is.
+    #[must_use]
+    pub fn alipay_url(&self) -> String {
+        format!("http://{}/alipay/gateway.do", self.address)
     }
 
     /// What is true.
@@ -90,6 +96,12 @@ impl Simulator {
     #[must_use]
     pub fn notification(&self, trade_no: &str) -> (HeaderMap, Vec<u8>) {
         wechat::notification(&self.shared, trade_no)
+    }
+
+    /// A notification of Alipay about a trade as it stands: headers and body.
+    #[must_use]
+    pub fn alipay_notification(&self, trade_no: &str) -> (HeaderMap, Vec<u8>) {
+        alipay::notification(&self.shared, trade_no)
     }
 
     /// A notification of WeChat Pay about a refund as it stands: headers and body.
@@ -150,6 +162,7 @@ async fn answer(
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     let reply = match path.as_slice() {
         ["sim", rest @ ..] => Some(control::answer(&state, &request, rest)),
+        ["alipay", "gateway.do"] => state.counted(alipay::answer(&state, &request)).await,
         ["service", rest @ ..] => state.counted(service::answer(&state, &request, rest)).await,
         rest => state.counted(wechat::answer(&state, &request, rest)).await,
     };

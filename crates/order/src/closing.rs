@@ -127,6 +127,15 @@ pub fn next_step(payment: &PaymentFacts, rules: &CloseRules, answer: &GatewayAns
                 at: now + rules.min_close_age.max(rules.user_paying_wait),
                 why: RetryReason::TooEarly,
             }),
+            // It was not paid a moment ago, and after this time it cannot be.
+            CloseOutcome::Unsupported => {
+                let at = payable_until(payment, rules);
+                Step::Conclude(if now >= at {
+                    Verdict::Unpaid
+                } else {
+                    Verdict::Later { at, why: RetryReason::NotClosable }
+                })
+            }
             CloseOutcome::NotFound => {
                 unclear("the gateway knew the trade, and when it was to close it knew it no more")
             }
@@ -156,6 +165,9 @@ fn after_query(
             "the trade was paid, and some or all of it was refunded, not by this program".to_owned(),
         ),
         TradeState::UserPaying => Step::Conclude(user_paying(rules, now)),
+        TradeState::Authorized => {
+            Step::Conclude(Verdict::Later { at: now + rules.user_paying_wait, why: RetryReason::Authorized })
+        }
         TradeState::NotPaid | TradeState::Failed if after_close => {
             unclear("told to close, the gateway says unpaid still")
         }
@@ -180,6 +192,11 @@ fn paid(payment: &PaymentFacts, trade: &Trade) -> Step {
         let bytes = transaction_id.len();
         return mismatch(trade, format!("paid, but with a transaction ID of {bytes} bytes, or odd ones"));
     }
+    if trade.refunded_minor > 0 {
+        let detail =
+            format!("the trade was paid, and {} of it was refunded, not by this program", trade.refunded_minor);
+        return misplaced(trade, ParkReason::RefundedAtGateway, detail);
+    }
     if *amount != payment.amount {
         return mismatch(trade, format!("{amount} was paid, {} was to be paid", payment.amount));
     }
@@ -203,7 +220,7 @@ fn misplaced(trade: &Trade, reason: ParkReason, detail: String) -> Step {
 /// Whether "no such trade" is to be believed depends on what the shop knows: it may never have called the
 /// gateway, its call may still be on its way, or the gateway has said before that the trade exists.
 fn not_found(payment: &PaymentFacts, rules: &CloseRules, now: OffsetDateTime) -> Verdict {
-    let payable_until = payment.payable_until.unwrap_or_else(|| payment.created_at + rules.payable_for);
+    let payable_until = payable_until(payment, rules);
     let missed_for = |time: Duration| payment.not_found_at.is_some_and(|at| now - at >= time);
     match payment.prepay {
         Prepay::None => Verdict::Absent { payable_until },
@@ -215,6 +232,10 @@ fn not_found(payment: &PaymentFacts, rules: &CloseRules, now: OffsetDateTime) ->
         ),
         Prepay::Created => Verdict::NotFoundYet(now + rules.not_found_gap),
     }
+}
+
+fn payable_until(payment: &PaymentFacts, rules: &CloseRules) -> OffsetDateTime {
+    payment.payable_until.unwrap_or_else(|| payment.created_at + rules.payable_for)
 }
 
 fn user_paying(rules: &CloseRules, now: OffsetDateTime) -> Verdict {
@@ -273,6 +294,7 @@ mod tests {
             for other in [
                 TradeState::NotPaid,
                 TradeState::UserPaying,
+                TradeState::Authorized,
                 TradeState::Paid,
                 TradeState::Refunded,
                 TradeState::Failed,
@@ -293,6 +315,7 @@ mod tests {
             CloseOutcome::InProgress,
             CloseOutcome::NotFound,
             CloseOutcome::TooEarly,
+            CloseOutcome::Unsupported,
         ] {
             let step =
                 next_step(&payment(Prepay::Created), &CloseRules::default(), &GatewayAnswer::Close(outcome), now());
@@ -318,6 +341,8 @@ mod tests {
         };
         let verdict = |trade: &Trade| concluded(query(&payment(Prepay::Created), trade, false));
         assert!(matches!(verdict(&trade(1999, "CNY")), Verdict::Paid(receipt) if receipt.transaction_id == "4200"));
+        let partly = Trade { refunded_minor: 1, ..trade(1999, "CNY") };
+        assert!(matches!(verdict(&partly), Verdict::Person { reason: ParkReason::RefundedAtGateway, .. }));
         for wrong in [trade(1998, "CNY"), trade(1999, "USD")] {
             assert!(matches!(verdict(&wrong), Verdict::Person { reason: ParkReason::PaymentMismatch, .. }));
         }
@@ -358,6 +383,18 @@ mod tests {
         assert_eq!(verdict(&since(Prepay::Created, rules.denied_for - second)), Verdict::NotFoundYet(now() + gap));
         let denied = verdict(&since(Prepay::Created, rules.denied_for));
         assert!(matches!(denied, Verdict::Person { reason: ParkReason::TradeMissing, .. }), "{denied:?}");
+    }
+
+    #[test]
+    fn where_trades_cannot_be_closed_their_time_must_be_over() {
+        let answer = GatewayAnswer::Close(CloseOutcome::Unsupported);
+        let at = |seconds: i64| Some(now() + time::Duration::seconds(seconds));
+        let step = |payable_until| {
+            let payment = PaymentFacts { payable_until, ..payment(Prepay::Created) };
+            concluded(next_step(&payment, &CloseRules::default(), &answer, now()))
+        };
+        let later = Verdict::Later { at: now() + Duration::from_secs(60), why: RetryReason::NotClosable };
+        assert_eq!((step(at(60)), step(at(0))), (later, Verdict::Unpaid));
     }
 
     #[test]

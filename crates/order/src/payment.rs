@@ -98,6 +98,8 @@ pub struct Trade {
     pub amount: Option<Money>,
     /// Whether the gateway says that its transaction pays several trades at once.
     pub combined: bool,
+    /// How much of what was paid went back, in the currency's smallest unit, where the state does not say it.
+    pub refunded_minor: i64,
     /// What makes it another trade than the one that was asked for, such as a foreign merchant's number.
     pub discrepancy: Option<String>,
     /// The gateway's own words, as it has signed them; empty where they do not matter.
@@ -109,7 +111,16 @@ impl Trade {
     #[must_use]
     pub fn in_state(state: TradeState) -> Self {
         let said = Vec::new();
-        Self { state, transaction_id: None, paid_at: None, amount: None, combined: false, discrepancy: None, said }
+        Self {
+            state,
+            transaction_id: None,
+            paid_at: None,
+            amount: None,
+            combined: false,
+            refunded_minor: 0,
+            discrepancy: None,
+            said,
+        }
     }
 
     /// The money that the trade tells of, however little it tells.
@@ -144,6 +155,8 @@ pub enum TradeState {
     NotPaid,
     /// The customer is paying at this moment.
     UserPaying,
+    /// The customer has agreed to pay, and the money is set apart; the shop is to take it.
+    Authorized,
     /// Paid.
     Paid,
     /// Closed unpaid; it cannot be paid any more.
@@ -175,6 +188,8 @@ pub enum CloseOutcome {
     NotFound,
     /// It is too young to be closed.
     TooEarly,
+    /// This gateway closes no trades: they expire by themselves.
+    Unsupported,
 }
 
 /// A payment that a gateway vouches for.

@@ -9,6 +9,10 @@ pub enum RetryReason {
     TooEarly,
     /// The customer is paying at this moment.
     UserPaying,
+    /// The customer has agreed to pay; the shop is to take the money, or to let it go.
+    Authorized,
+    /// The gateway closes no trades; this one expires by itself.
+    NotClosable,
     /// Another transaction holds the order's row locked.
     Locked,
     /// The order book does not know the order yet.
@@ -23,6 +27,8 @@ impl fmt::Display for RetryReason {
             Self::NotFoundYet => "not_found_yet",
             Self::TooEarly => "too_early",
             Self::UserPaying => "user_paying",
+            Self::Authorized => "authorized",
+            Self::NotClosable => "not_closable",
             Self::Locked => "locked",
             Self::UnknownOrder => "unknown_order",
             Self::Unclear(answer) => answer,

@@ -6,22 +6,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use database::Client;
-use payment::{Environment, PaymentGateway, SignedHttp, SignedHttpSettings, VerificationKey, WeChatPay};
+use payment::{Alipay, Environment, PaymentGateway, SignedHttp, SignedHttpSettings, VerificationKey, WeChatPay};
 use url::{Host, Url};
 use worker::Gateways;
 
 use crate::failure::Failure;
-use crate::settings::{GatewayName, GatewaySettings, HttpGatewaySettings, WeChatSettings};
+use crate::settings::{AlipaySettings, GatewayName, GatewaySettings, HttpGatewaySettings, WeChatSettings};
+
+/// Makes a gateway from its settings; `None`: nothing is said of it.
+type Build = fn(&GatewaySettings, &Environment) -> Result<Option<Arc<dyn PaymentGateway>>, Failure>;
+
+/// Every gateway that there is. To add one, add a line here, its name and its settings.
+const GATEWAYS: [(GatewayName, Build); 3] = [
+    (GatewayName::Wechat, |settings, environment| Ok(wechat(&settings.wechat, environment)?.map(shared))),
+    (GatewayName::Alipay, |settings, environment| Ok(alipay(&settings.alipay, environment)?.map(shared))),
+    (GatewayName::Http, |settings, environment| Ok(signed_http(&settings.http, environment)?.map(shared))),
+];
+
+fn shared(gateway: impl PaymentGateway + 'static) -> Arc<dyn PaymentGateway> {
+    Arc::new(gateway)
+}
 
 /// The gateways whose settings are given.
 pub(crate) fn gateways(settings: &GatewaySettings) -> Result<Gateways, Failure> {
     let environment = Environment::system(settings.call_timeout()).map_err(Failure::settings)?;
-    let mut gateways: HashMap<String, Arc<dyn PaymentGateway>> = HashMap::new();
-    if let Some(wechat) = wechat(&settings.wechat, &environment)? {
-        gateways.insert(GatewayName::Wechat.as_str().to_owned(), Arc::new(wechat));
-    }
-    if let Some(http) = signed_http(&settings.http, &environment)? {
-        gateways.insert(GatewayName::Http.as_str().to_owned(), Arc::new(http));
+    let mut gateways = HashMap::new();
+    for (name, build) in GATEWAYS {
+        gateways.extend(build(settings, &environment)?.map(|gateway| (name.as_str().to_owned(), gateway)));
     }
     if let Some(default) = settings.default.filter(|name| *name != GatewayName::None)
         && !gateways.contains_key(default.as_str())
@@ -85,10 +96,6 @@ fn wechat(settings: &WeChatSettings, environment: &Environment) -> Result<Option
     }
     let missing =
         |name: &str| Failure::settings(format!("WeChat Pay needs {name} in addition to OVERDUE_WECHAT_MCHID"));
-    let read = |file: &Path| {
-        std::fs::read(file).map_err(|error| Failure::settings(format!("cannot read {}: {error}", file.display())))
-    };
-    let bad = |file: &Path, error: payment::BadKey| Failure::settings(format!("{}: {error}", file.display()));
     let mut keys = Vec::new();
     for file in &settings.wechat_certificate_files {
         keys.push(VerificationKey::from_certificate(&read(file)?).map_err(|error| bad(file, error))?);
@@ -114,6 +121,42 @@ fn wechat(settings: &WeChatSettings, environment: &Environment) -> Result<Option
         environment.clone(),
     );
     client.map(Some).map_err(|error| bad(private_key_file, error))
+}
+
+/// `None`: nothing is said of Alipay.
+fn alipay(settings: &AlipaySettings, environment: &Environment) -> Result<Option<Alipay>, Failure> {
+    let AlipaySettings { alipay_app_id, alipay_private_key_file, alipay_public_key_file, alipay_base_url } = settings;
+    let (app_id, private_key_file, public_key_file) = match (
+        alipay_app_id,
+        alipay_private_key_file,
+        alipay_public_key_file,
+    ) {
+        (None, None, None) => return Ok(None),
+        (Some(app_id), Some(private), Some(public)) if !app_id.trim().is_empty() => (app_id, private, public),
+        _ => {
+            let advice = "Alipay needs OVERDUE_ALIPAY_APP_ID, OVERDUE_ALIPAY_PRIVATE_KEY_FILE and OVERDUE_ALIPAY_PUBLIC_KEY_FILE";
+            return Err(Failure::settings(advice.to_owned()));
+        }
+    };
+    let private_key_pem = String::from_utf8(read(private_key_file)?)
+        .map_err(|_| Failure::settings(format!("{} is not in PEM form", private_key_file.display())))?;
+    let settings = payment::AlipaySettings {
+        base_url: safe(alipay_base_url, "OVERDUE_ALIPAY_BASE_URL")?,
+        app_id: app_id.clone(),
+        private_key_pem: private_key_pem.into(),
+        public_key_pem: read(public_key_file)?,
+    };
+    let files = format!("{} or {}", private_key_file.display(), public_key_file.display());
+    let client = Alipay::new(&settings, environment.clone());
+    client.map(Some).map_err(|error| Failure::settings(format!("{files}: {error}")))
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(file).map_err(|error| Failure::settings(format!("cannot read {}: {error}", file.display())))
+}
+
+fn bad(file: &Path, error: payment::BadKey) -> Failure {
+    Failure::settings(format!("{}: {error}", file.display()))
 }
 
 /// `None`: nothing is said of a payment service.

@@ -44,14 +44,28 @@ pub trait PaymentGateway: Send + Sync {
     /// Gives money back. The same request again, with the same number, gives nothing more.
     async fn refund(&self, request: &RefundRequest) -> Result<Refund, GatewayFault>;
 
-    /// How a refund stands.
-    async fn query_refund(&self, refund_no: &str) -> Result<Refund, GatewayFault>;
+    /// How a refund stands that was asked for by this request.
+    async fn query_refund(&self, request: &RefundRequest) -> Result<Refund, GatewayFault>;
+
+    /// What the gateway expects as the answer to a notification that was taken. Anything else has it send it again.
+    fn acknowledgement(&self) -> Acknowledgement {
+        Acknowledgement { status: 204, body: "" }
+    }
 
     /// Reads a notification that the gateway has sent, and verifies that it has.
     ///
     /// # Errors
     /// [`GatewayFault::Protocol`] if it is forged, stale or garbled: answer with a client error, change nothing.
     async fn parse_notification(&self, headers: &HeaderMap, body: &[u8]) -> Result<Notification, GatewayFault>;
+}
+
+/// The answer to a notification that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acknowledgement {
+    /// The status of HTTP.
+    pub status: u16,
+    /// The body, as plain text.
+    pub body: &'static str,
 }
 
 /// Money that is to go back.

@@ -158,6 +158,8 @@ struct TradeBody {
     currency: Option<String>,
     #[serde(default)]
     combined: bool,
+    /// What of it went back.
+    refunded_minor: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -194,6 +196,7 @@ impl TradeBody {
             paid_at: self.paid_at,
             amount: amount.map(|(minor, currency)| Money { minor, currency }),
             combined: self.combined,
+            refunded_minor: self.refunded_minor.unwrap_or(0),
             said: said.to_vec(),
             ..Trade::in_state(trade_state(&self.state))
         }
@@ -209,6 +212,7 @@ fn trade_state(name: &str) -> TradeState {
         "refunded" => TradeState::Refunded,
         "failed" => TradeState::Failed,
         "revoked" => TradeState::Revoked,
+        "authorized" => TradeState::Authorized,
         other => TradeState::Unrecognized(shortened(other)),
     }
 }
@@ -267,6 +271,7 @@ impl PaymentGateway for SignedHttp {
                 "already_paid" => Ok(CloseOutcome::AlreadyPaid),
                 "in_progress" => Ok(CloseOutcome::InProgress),
                 "too_early" => Ok(CloseOutcome::TooEarly),
+                "unsupported" => Ok(CloseOutcome::Unsupported),
                 _ => Err(GatewayFault::Protocol("the outcome of the close is not known".to_owned())),
             },
             _ if says(&body, "trade_not_found") => Ok(CloseOutcome::NotFound),
@@ -295,7 +300,8 @@ impl PaymentGateway for SignedHttp {
         }
     }
 
-    async fn query_refund(&self, refund_no: &str) -> Result<Refund, GatewayFault> {
+    async fn query_refund(&self, request: &RefundRequest) -> Result<Refund, GatewayFault> {
+        let refund_no = &request.refund_no;
         let (status, body) = self.call(Method::GET, &format!("/refunds/{}", escape(refund_no)), None, None).await?;
         match status {
             StatusCode::OK => about(parse(&body)?, refund_no),

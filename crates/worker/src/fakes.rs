@@ -341,7 +341,7 @@ impl PaymentGateway for FakeGateway {
         Err(GatewayFault::Transient("not in this test".to_owned()))
     }
 
-    async fn query_refund(&self, _: &str) -> Result<Refund, GatewayFault> {
+    async fn query_refund(&self, _: &RefundRequest) -> Result<Refund, GatewayFault> {
         Err(GatewayFault::Transient("not in this test".to_owned()))
     }
 

@@ -1,7 +1,7 @@
 use book::{Actor, BookError, Credited, ItemReply, MoneyAside, RefundProgress, Refunds, Trades};
 use http::HeaderMap;
 use order::{GatewayAnswer, OrderId, PaymentFacts, PaymentState, Step, Trade, TradeState, Verdict, next_step};
-use payment::{GatewayFault, Notification, RefundState};
+use payment::{Acknowledgement, GatewayFault, Notification, RefundState};
 use time::OffsetDateTime;
 
 use crate::answer::payment;
@@ -86,6 +86,12 @@ impl Notifications {
             }
             Notification::Other(_) => Ok(NotificationOutcome::Nothing),
         }
+    }
+
+    /// What the gateway expects as the answer to a notification that was taken.
+    #[must_use]
+    pub fn acknowledgement(&self, gateway: &str) -> Option<Acknowledgement> {
+        self.gateways.client(gateway).map(|client| client.gateway.acknowledgement())
     }
 
     async fn take_trade(

@@ -288,7 +288,7 @@ impl Rules {
         }
         let when = match at {
             // The longer a customer is about to pay, the less often that is asked about.
-            Some(at) if !counts && why == RetryReason::UserPaying => {
+            Some(at) if !counts && matches!(why, RetryReason::UserPaying | RetryReason::Authorized) => {
                 let pause = Duration::try_from(waited / 10).unwrap_or_default().min(self.back_off.max);
                 When::at(at.max(now + pause))
             }

@@ -76,19 +76,17 @@ impl Refunder {
     async fn follow_up(&self, due: &DueRefund) {
         let Some(client) = self.gateways.client(&due.gateway) else { return };
         let (gateway, refund_no) = (&client.gateway, &due.refund_no);
+        let request = RefundRequest {
+            trade_no: due.trade_no.clone(),
+            transaction_id: due.transaction_id.clone(),
+            refund_no: refund_no.clone(),
+            amount: due.amount.clone(),
+            reason: due.reason.clone(),
+        };
         let answer = match due.step {
             // Asking again for a refund that exists gives the refund that exists.
-            RefundStep::Request => {
-                let request = RefundRequest {
-                    trade_no: due.trade_no.clone(),
-                    transaction_id: due.transaction_id.clone(),
-                    refund_no: refund_no.clone(),
-                    amount: due.amount.clone(),
-                    reason: due.reason.clone(),
-                };
-                client.call(CallKind::Refund, refund_no, gateway.refund(&request)).await
-            }
-            RefundStep::Query => client.call(CallKind::RefundQuery, refund_no, gateway.query_refund(refund_no)).await,
+            RefundStep::Request => client.call(CallKind::Refund, refund_no, gateway.refund(&request)).await,
+            RefundStep::Query => client.call(CallKind::RefundQuery, refund_no, gateway.query_refund(&request)).await,
         };
         let progress = self.judge(due, answer);
         match &progress {

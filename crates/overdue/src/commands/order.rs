@@ -1,7 +1,6 @@
 use api::{OrderView, TimelineEntry};
 use clap::Subcommand;
 use order::{Operator, OrderId};
-use payment::WeChatPay;
 use serde::Serialize;
 use shop::{Item, NewOrder};
 
@@ -90,9 +89,11 @@ struct Shown {
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     match args {
         Args::Create { database, id, items, amount_minor, currency, gateway, payment_timeout } => {
-            if gateway == Some(GatewayName::Wechat) {
-                let taken = WeChatPay::check_trade_no(id.as_str());
-                taken.map_err(|why| Failure::negative(format!("order {id} cannot be paid at wechat: {why}")))?;
+            if let Some(gateway) = gateway {
+                let taken = gateway.check_trade_no(id.as_str());
+                taken.map_err(|why| {
+                    Failure::negative(format!("order {id} cannot be paid at {}: {why}", gateway.as_str()))
+                })?;
             }
             let gateway = gateway.map(|gateway| gateway.as_str().to_owned());
             let new = NewOrder { id, amount_minor, currency, items, gateway, payment_timeout: payment_timeout.0 };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use order::CloseRules;
-use payment::WeChatPay;
+use payment::{Alipay, WeChatPay};
 use retry::Policy;
 use secrecy::SecretString;
 use url::Url;
@@ -17,12 +17,14 @@ use crate::failure::Failure;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Payment gateways")]
 pub(crate) struct GatewaySettings {
-    /// The gateway of orders that have no row in the table `payments`: none, wechat or http. The same for all processes; once set
+    /// The gateway of orders that have no row in the table `payments`: none, wechat, alipay or http. The same for all processes; once set
     /// it may be left out
     #[arg(long = "gateway", env = "OVERDUE_GATEWAY", value_name = "NAME")]
     pub(crate) default: Option<GatewayName>,
     #[command(flatten)]
     pub(crate) wechat: WeChatSettings,
+    #[command(flatten)]
+    pub(crate) alipay: AlipaySettings,
     #[command(flatten)]
     pub(crate) http: HttpGatewaySettings,
     #[command(flatten)]
@@ -35,6 +37,8 @@ pub(crate) enum GatewayName {
     None,
     /// WeChat Pay, API v3
     Wechat,
+    /// Alipay, gateway 1.0 with RSA2
+    Alipay,
     /// A payment service that implements `docs/payment-service.openapi.json`
     Http,
 }
@@ -74,6 +78,22 @@ pub(crate) struct WeChatSettings {
     /// WeChat Pay: where its API is
     #[arg(long, env = "OVERDUE_WECHAT_BASE_URL", default_value = WeChatPay::BASE_URL, value_name = "URL")]
     pub(crate) wechat_base_url: Url,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AlipaySettings {
+    /// Alipay: the application; with it the gateway `alipay` is configured
+    #[arg(long, env = "OVERDUE_ALIPAY_APP_ID", value_name = "ID")]
+    pub(crate) alipay_app_id: Option<String>,
+    /// Alipay: the application's private key, PKCS#8 in PEM form
+    #[arg(long, env = "OVERDUE_ALIPAY_PRIVATE_KEY_FILE", value_name = "FILE")]
+    pub(crate) alipay_private_key_file: Option<PathBuf>,
+    /// Alipay: its public key (not the application's), in PEM form
+    #[arg(long, env = "OVERDUE_ALIPAY_PUBLIC_KEY_FILE", value_name = "FILE")]
+    pub(crate) alipay_public_key_file: Option<PathBuf>,
+    /// Alipay: where its gateway is
+    #[arg(long, env = "OVERDUE_ALIPAY_BASE_URL", default_value = Alipay::BASE_URL, value_name = "URL")]
+    pub(crate) alipay_base_url: Url,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -143,7 +163,17 @@ impl GatewayName {
         match self {
             Self::None => "none",
             Self::Wechat => "wechat",
+            Self::Alipay => "alipay",
             Self::Http => "http",
+        }
+    }
+
+    /// Whether a trade there could have this number, as far as that is known without its settings.
+    pub(crate) fn check_trade_no(self, trade_no: &str) -> Result<(), String> {
+        match self {
+            Self::Wechat => WeChatPay::check_trade_no(trade_no),
+            Self::Alipay => Alipay::check_trade_no(trade_no),
+            Self::None | Self::Http => Ok(()),
         }
     }
 }

@@ -13,7 +13,7 @@ mod secret;
 
 pub(crate) use self::broker::{BrokerSettings, ManagementSettings};
 pub(crate) use self::database::DatabaseSettings;
-pub(crate) use self::gateways::{GatewayName, GatewaySettings, HttpGatewaySettings, WeChatSettings};
+pub(crate) use self::gateways::{AlipaySettings, GatewayName, GatewaySettings, HttpGatewaySettings, WeChatSettings};
 pub(crate) use self::http::HttpSettings;
 pub(crate) use self::lanes::LaneSettings;
 pub(crate) use self::log::{LogFormat, LogSettings};

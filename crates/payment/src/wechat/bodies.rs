@@ -82,6 +82,8 @@ impl Transaction {
             paid_at: instant(self.success_time.as_deref())?,
             amount: self.amount.map(|amount| Money { minor: amount.total, currency: amount.currency }),
             combined: false,
+            // A refund of any part makes the state `REFUND`.
+            refunded_minor: 0,
             discrepancy,
             said: said.to_vec(),
         })

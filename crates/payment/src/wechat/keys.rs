@@ -7,16 +7,9 @@ use data_encoding::{BASE64, HEXUPPER};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use serde::Deserialize;
 use time::OffsetDateTime;
-use x509_parser::pem::Pem;
-use x509_parser::prelude::FromDer;
-use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::GatewayFault;
-
-/// A key that cannot be used, and why.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct BadKey(pub String);
+use crate::rsa::{BadKey, first_pem, public_key};
 
 /// A key with which the gateway signs.
 #[derive(Debug, Clone)]
@@ -58,20 +51,12 @@ impl VerificationKey {
         if !id.starts_with("PUB_KEY_ID_") {
             return Err(BadKey(format!("the ID of a public key begins with PUB_KEY_ID_, {id:?} does not")));
         }
-        let pem = first_pem(pem, "PUBLIC KEY")?;
-        let (_, info) = SubjectPublicKeyInfo::from_der(&pem.contents)
-            .map_err(|error| BadKey(format!("it is not a public key in PEM form: {error}")))?;
-        Ok(Self { serial: id.to_owned(), public_key_der: info.subject_public_key.data.to_vec(), valid: None })
+        Ok(Self { serial: id.to_owned(), public_key_der: public_key(pem)?, valid: None })
     }
 
     fn is_valid(&self, now: OffsetDateTime) -> bool {
         self.valid.is_none_or(|(from, until)| from <= now && now <= until)
     }
-}
-
-fn first_pem(bytes: &[u8], label: &str) -> Result<Pem, BadKey> {
-    let found = Pem::iter_from_buffer(bytes).flatten().find(|pem| pem.label == label);
-    found.ok_or_else(|| BadKey(format!("there is no {label} in PEM form in it")))
 }
 
 /// The keys that are known now.

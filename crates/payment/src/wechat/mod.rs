@@ -26,9 +26,9 @@ use self::keys::{Certificates, KeyRing};
 use self::signature::Signed;
 use crate::gateway::parse_json as parse;
 use crate::replay::{ReplayGuard, is_fresh};
-use crate::{Environment, GatewayFault, Notification, PaymentGateway, Refund, RefundRequest, RefundState};
+use crate::{BadKey, Environment, GatewayFault, Notification, PaymentGateway, Refund, RefundRequest, RefundState, rsa};
 
-pub use self::keys::{BadKey, VerificationKey};
+pub use self::keys::VerificationKey;
 
 /// Who we are for WeChat Pay.
 #[derive(Clone)]
@@ -87,13 +87,7 @@ impl WeChatPay {
     /// # Errors
     /// [`BadKey`] with a sentence, if a key cannot be used.
     pub fn new(settings: WeChatSettings, environment: Environment) -> Result<Self, BadKey> {
-        let pem = settings.private_key_pem.expose_secret().as_bytes();
-        let private = x509_parser::pem::Pem::iter_from_buffer(pem).flatten().find(|pem| pem.label == "PRIVATE KEY");
-        let private = private.ok_or_else(|| {
-            BadKey("the merchant's private key is not PKCS#8 in PEM form (BEGIN PRIVATE KEY); `openssl pkcs8 -topk8 -nocrypt` makes one of another form".to_owned())
-        })?;
-        let key = RsaKeyPair::from_pkcs8(&private.contents)
-            .map_err(|error| BadKey(format!("the merchant's private key is no RSA key that can be used: {error}")))?;
+        let key = rsa::private_key(settings.private_key_pem.expose_secret().as_bytes())?;
         let api_v3_key = settings
             .api_v3_key
             .expose_secret()
@@ -148,7 +142,7 @@ impl WeChatPay {
         let timestamp = self.environment.clock.now().unix_timestamp();
         let nonce = self.environment.nonce.next();
         let message = signature::request_message(method.as_str(), path_and_query, timestamp, &nonce, &body);
-        let signature = signature::sign(&self.key, &message)?;
+        let signature = rsa::sign(&self.key, &message)?;
         let (mchid, serial_no) = (&self.mchid, &self.serial_no);
         let authorization = format!(
             "WECHATPAY2-SHA256-RSA2048 mchid=\"{mchid}\",nonce_str=\"{nonce}\",timestamp=\"{timestamp}\",serial_no=\"{serial_no}\",signature=\"{signature}\""
@@ -315,7 +309,8 @@ impl PaymentGateway for WeChatPay {
         }
     }
 
-    async fn query_refund(&self, refund_no: &str) -> Result<Refund, GatewayFault> {
+    async fn query_refund(&self, request: &RefundRequest) -> Result<Refund, GatewayFault> {
+        let refund_no = &request.refund_no;
         match self.get(&format!("/v3/refund/domestic/refunds/{}", escape(refund_no))).await? {
             Answer::Success(body) => RefundBody::read(&body, refund_no),
             Answer::Refused(Refusal::NoSuchResource) => Ok(Refund { state: RefundState::NotFound, succeeded_at: None }),

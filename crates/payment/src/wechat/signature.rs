@@ -3,10 +3,8 @@
 
 use data_encoding::BASE64;
 use http::HeaderMap;
-use ring::rand::SystemRandom;
-use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey};
 
-use crate::GatewayFault;
+use crate::{GatewayFault, rsa};
 
 /// What a request's signature covers. A GET has an empty body, and its empty line all the same.
 pub(super) fn request_message(method: &str, path_and_query: &str, timestamp: i64, nonce: &str, body: &[u8]) -> Vec<u8> {
@@ -14,14 +12,6 @@ pub(super) fn request_message(method: &str, path_and_query: &str, timestamp: i64
     message.extend_from_slice(body);
     message.push(b'\n');
     message
-}
-
-/// Signs, in base64.
-pub(super) fn sign(key: &RsaKeyPair, message: &[u8]) -> Result<String, GatewayFault> {
-    let mut signature = vec![0; key.public().modulus_len()];
-    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature)
-        .map_err(|_| GatewayFault::Unauthenticated("the private key does not sign".to_owned()))?;
-    Ok(BASE64.encode(&signature))
 }
 
 /// What an answer or a notification says of its own signature.
@@ -59,9 +49,7 @@ impl<'a> Signed<'a> {
         let mut message = format!("{}\n{}\n", self.timestamp, self.nonce).into_bytes();
         message.extend_from_slice(body);
         message.push(b'\n');
-        UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, public_key_der)
-            .verify(&message, &self.signature)
-            .map_err(|_| protocol("its signature is wrong"))
+        rsa::verify(public_key_der, &message, &self.signature)
     }
 }
 
