@@ -10,8 +10,8 @@ use gateway_sim::SERVICE_KEY;
 use http::{HeaderMap, Method, Request, Response};
 use order::{CloseOutcome, Money, TradeState};
 use payment::{
-    Environment, HttpTransport, PaymentGateway, RefundRequest, RefundState, SignedHttp, SignedHttpSettings, Transport,
-    TransportFault, hmac_signature,
+    Environment, GatewayFault, HttpTransport, Notification, PaymentGateway, RefundRequest, RefundState, SignedHttp,
+    SignedHttpSettings, Transport, TransportFault, hmac_signature,
 };
 use serde_json::{Value, json};
 use tests::simulator;
@@ -82,6 +82,7 @@ async fn client_and_simulator_keep_the_contract() {
         base_url: simulator.service_url().parse().unwrap(),
         key_id: SERVICE_KEY.0.to_owned(),
         secret: SERVICE_KEY.1.into(),
+        old_secret: None,
         min_close_age: Duration::ZERO,
     };
     let client = SignedHttp::new(&settings, environment).unwrap();
@@ -190,4 +191,62 @@ fn openssl_hmac(message: &str) -> String {
         .unwrap();
     child.stdin.take().unwrap().write_all(message.as_bytes()).unwrap();
     data_encoding::BASE64.encode(&child.wait_with_output().unwrap().stdout)
+}
+
+/// The service signs with the old secret still, while Overdue signs with the new one.
+#[tokio::test]
+async fn a_secret_is_changed_without_a_gap() {
+    let simulator = simulator().await;
+    simulator.ledger().open("trade-1", 1999, "CNY");
+    let client = |secret: &str, old_secret: Option<&str>| {
+        let settings = SignedHttpSettings {
+            base_url: simulator.service_url().parse().unwrap(),
+            key_id: "next".to_owned(),
+            secret: secret.into(),
+            old_secret: old_secret.map(Into::into),
+            min_close_age: Duration::ZERO,
+        };
+        SignedHttp::new(&settings, Environment::system(Duration::from_secs(5)).unwrap()).unwrap()
+    };
+    let next = "another-secret-that-guards-nothing";
+    let (headers, body) = simulator.service_notification("trade-1");
+    let (changing, changed) = (client(next, Some(SERVICE_KEY.1)), client(next, None));
+    assert!(changing.parse_notification(&headers, &body).await.is_ok());
+    assert!(matches!(changed.parse_notification(&headers, &body).await, Err(GatewayFault::Protocol(_))));
+    let mut forged = body.clone();
+    forged.push(b' ');
+    assert!(changing.parse_notification(&headers, &forged).await.is_err());
+    // The simulator knows only the old one.
+    assert!(matches!(changing.query("trade-1").await, Err(GatewayFault::Unauthenticated(_))));
+}
+
+/// What a service may say beyond the ordinary, as the document lists it.
+#[tokio::test]
+async fn every_word_of_the_contract_is_understood() {
+    let simulator = simulator().await;
+    let settings = SignedHttpSettings {
+        base_url: simulator.service_url().parse().unwrap(),
+        key_id: SERVICE_KEY.0.to_owned(),
+        secret: SERVICE_KEY.1.into(),
+        old_secret: None,
+        min_close_age: Duration::ZERO,
+    };
+    let client = SignedHttp::new(&settings, Environment::system(Duration::from_secs(5)).unwrap()).unwrap();
+    let document: Value = serde_json::from_str(include_str!("../../docs/payment-service.openapi.json")).unwrap();
+    for state in document["components"]["schemas"]["Trade"]["properties"]["state"]["enum"].as_array().unwrap() {
+        let data = json!({ "trade_no": "t", "state": state, "transaction_id": "1", "amount_minor": 5, "currency": "CNY",
+                           "combined": true, "refunded_minor": 2 });
+        let body = json!({ "event": "trade", "data": data }).to_string().into_bytes();
+        let (timestamp, nonce) = (time::OffsetDateTime::now_utc().unix_timestamp().to_string(), "n".repeat(32));
+        let signature = hmac_signature(SERVICE_KEY.1.as_bytes(), "NOTIFICATION", &timestamp, &nonce, &body);
+        let mut headers = http::HeaderMap::new();
+        headers.insert("overdue-timestamp", timestamp.parse().unwrap());
+        headers.insert("overdue-nonce", nonce.parse().unwrap());
+        headers.insert("overdue-signature", signature.parse().unwrap());
+        let Notification::Trade { trade, .. } = client.parse_notification(&headers, &body).await.unwrap() else {
+            panic!("it is about a trade")
+        };
+        assert!(!matches!(trade.state, TradeState::Unrecognized(_)), "{state}");
+        assert_eq!((trade.combined, trade.refunded_minor), (true, 2));
+    }
 }

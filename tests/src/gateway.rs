@@ -142,6 +142,7 @@ fn signed_http(simulator: &Simulator, call_timeout: Duration) -> SignedHttp {
         base_url: simulator.service_url().parse().expect("a URL"),
         key_id: SERVICE_KEY.0.to_owned(),
         secret: SERVICE_KEY.1.into(),
+        old_secret: None,
         min_close_age: Duration::ZERO,
     };
     SignedHttp::new(&settings, environment).expect("a secret that can be used")

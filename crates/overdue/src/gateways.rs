@@ -173,6 +173,7 @@ fn signed_http(settings: &HttpGatewaySettings, environment: &Environment) -> Res
         base_url: safe(url, "OVERDUE_HTTP_GATEWAY_URL")?,
         key_id: settings.http_gateway_key_id.clone(),
         secret,
+        old_secret: settings.old_secret()?,
         // A service that needs one says `too early` by itself.
         min_close_age: Duration::ZERO,
     };

@@ -29,6 +29,8 @@ pub struct SignedHttpSettings {
     pub key_id: String,
     /// At least 32 bytes.
     pub secret: SecretString,
+    /// The secret that was in use before: what is signed with it is believed still.
+    pub old_secret: Option<SecretString>,
     /// How old a trade must be before it is closed.
     pub min_close_age: Duration,
 }
@@ -38,6 +40,7 @@ pub struct SignedHttp {
     base_url: Url,
     key_id: String,
     key: hmac::Key,
+    old_key: Option<hmac::Key>,
     min_close_age: Duration,
     environment: Environment,
     replays: ReplayGuard,
@@ -49,6 +52,14 @@ pub struct SignedHttp {
 pub fn hmac_signature(secret: &[u8], first: &str, timestamp: &str, nonce: &str, body: &[u8]) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
     BASE64.encode(hmac::sign(&key, &message(first, timestamp, nonce, body)).as_ref())
+}
+
+fn key(secret: &SecretString) -> Result<hmac::Key, String> {
+    let secret = secret.expose_secret().trim().as_bytes();
+    if secret.len() < 32 {
+        return Err("the secret of the payment service must have 32 bytes or more".to_owned());
+    }
+    Ok(hmac::Key::new(hmac::HMAC_SHA256, secret))
 }
 
 fn message(first: &str, timestamp: &str, nonce: &str, body: &[u8]) -> Vec<u8> {
@@ -64,14 +75,11 @@ impl SignedHttp {
     /// # Errors
     /// A sentence, if the secret is too short.
     pub fn new(settings: &SignedHttpSettings, environment: Environment) -> Result<Self, String> {
-        let secret = settings.secret.expose_secret().trim().as_bytes();
-        if secret.len() < 32 {
-            return Err("the secret of the payment service must have 32 bytes or more".to_owned());
-        }
         Ok(Self {
             base_url: settings.base_url.clone(),
             key_id: settings.key_id.clone(),
-            key: hmac::Key::new(hmac::HMAC_SHA256, secret),
+            key: key(&settings.secret)?,
+            old_key: settings.old_secret.as_ref().map(key).transpose()?,
             min_close_age: settings.min_close_age,
             environment,
             replays: ReplayGuard::default(),
@@ -138,8 +146,11 @@ impl SignedHttp {
             return Err(protocol("it is stale, or a clock is wrong"));
         }
         // Compares in constant time.
-        hmac::verify(&self.key, &message(first, timestamp, nonce, body), &signature)
-            .map_err(|_| protocol("its signature is wrong"))?;
+        let message = message(first, timestamp, nonce, body);
+        let is_signed_with = |key: &hmac::Key| hmac::verify(key, &message, &signature).is_ok();
+        if !is_signed_with(&self.key) && !self.old_key.as_ref().is_some_and(is_signed_with) {
+            return Err(protocol("its signature is wrong"));
+        }
         if once && !self.replays.is_new(nonce, now) {
             return Err(protocol("it is an answer that was given before"));
         }

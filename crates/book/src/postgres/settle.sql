@@ -14,18 +14,20 @@ with due as (
 found as materialized (
     select o.id, o.status, due.deadline, due.key, due.again_s,
            greatest(least(o.payment_deadline, '9000-01-01Z'), '2000-01-01Z') = due.deadline as stands,
-           case
-               when exists (select from payments p where p.order_id = due.id) then not exists (
-                   select from payments p
-                   where p.order_id = due.id and p.gateway <> 'none' and p.state <> 'closed'
-                     and p.gateway || chr(31) || p.trade_no || chr(31) || p.prepay <> all (string_to_array(coalesce(due.heard, ''), chr(30))))
-               else not exists (
-                   select from gateways g
-                   where g.is_default
-                     and g.name || chr(31) || due.id || chr(31) || 'attempted' <> all (string_to_array(coalesce(due.heard, ''), chr(30))))
-           end as heard
+           -- Without a row in payments it is paid at the default gateway, if there is one.
+           coalesce(p.all_heard, not exists (
+               select from gateways g
+               where g.is_default
+                 and g.name || chr(31) || due.id || chr(31) || 'attempted' <> all (string_to_array(coalesce(due.heard, ''), chr(30)))
+           )) as heard
     from due
     join orders o on o.id = due.id
+    left join lateral (
+        select bool_and(p.gateway = 'none' or p.state = 'closed'
+            or p.gateway || chr(31) || p.trade_no || chr(31) || p.prepay = any (string_to_array(coalesce(due.heard, ''), chr(30)))) as all_heard
+        from payments p
+        where p.order_id = due.id
+    ) p on true
 ),
 -- The guard: only what is pending under its lock, still has the deadline with which it was loaded, and has no
 -- payment but the one that was asked about, closes.

@@ -20,12 +20,20 @@ pub(super) enum Fate {
     PayAtGateway,
     /// Cancelled in the shop, and then paid at the gateway all the same.
     CancelAndPayAtGateway,
+    /// Begun at WeChat Pay, begun anew at Alipay, and paid at both.
+    PayTwice,
 }
 
 impl Fate {
     pub(super) fn has_trade(self) -> bool {
-        matches!(self, Self::IgnoreGateway | Self::PayAtGateway | Self::CancelAndPayAtGateway)
+        matches!(self, Self::IgnoreGateway | Self::PayAtGateway | Self::CancelAndPayAtGateway | Self::PayTwice)
     }
+}
+
+/// A trade that the shop opens for an order.
+pub(super) struct Trade {
+    pub(super) gateway: &'static str,
+    pub(super) trade_no: String,
 }
 
 /// What one customer did in the end; `None`: nothing more than ordering.
@@ -42,6 +50,7 @@ pub(super) struct Customer {
     pub(super) places: Arc<Semaphore>,
     pub(super) gateway: Option<Arc<DemoGateway>>,
     pub(super) order: NewOrder,
+    pub(super) trades: Vec<Trade>,
 }
 
 impl Customer {
@@ -59,8 +68,11 @@ impl Customer {
         let thought = 10 + i64::unsigned_abs(quantity) * 13 % 80;
         tokio::time::sleep(self.order.payment_timeout * u32::try_from(thought).unwrap_or(50) / 100).await;
         match self.act(fate).await {
-            Ok(true) => visit(Some(fate), false),
-            Ok(false) | Err(Refused::TooLate) => visit(None, true),
+            Ok(0) if fate.has_trade() => visit(None, true),
+            // The second payment came too late for its gateway.
+            Ok(1) if fate == Fate::PayTwice => visit(Some(Fate::PayAtGateway), false),
+            Ok(_) => visit(Some(fate), false),
+            Err(Refused::TooLate) => visit(None, true),
             Err(Refused::Broken(failure)) => Err(failure),
         }
     }
@@ -71,32 +83,38 @@ impl Customer {
         let _place = self.places.acquire().await;
         let mut connection = self.pool.get().await?;
         shop::create(&mut connection, order).await?;
-        let (Some(gateway), Some(_)) = (&self.gateway, &order.gateway) else { return Ok(true) };
-        match shop::begin_prepay(&mut connection, &order.id, "wechat", None).await {
-            Ok(()) => {}
-            Err(OrderError::Overdue { .. } | OrderError::NotPending { .. }) => return Ok(false),
-            Err(error) => return Err(error.into()),
+        let Some(gateway) = &self.gateway else { return Ok(true) };
+        for Trade { gateway: name, trade_no } in &self.trades {
+            match shop::begin_prepay(&mut connection, &order.id, name, Some(trade_no)).await {
+                Ok(()) => {}
+                Err(OrderError::Overdue { .. } | OrderError::NotPending { .. }) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+            gateway.open(trade_no, order.amount_minor, &order.currency).await?;
+            shop::prepay_created(&mut connection, &order.id, name, Some(trade_no)).await?;
         }
-        gateway.open(&order.id, order.amount_minor, &order.currency).await?;
-        shop::prepay_created(&mut connection, &order.id, "wechat", None).await?;
         Ok(true)
     }
 
-    /// `false`: the gateway took no payment any more.
-    async fn act(&self, fate: Fate) -> Result<bool, Refused> {
+    /// Returns how many payments the gateways took.
+    async fn act(&self, fate: Fate) -> Result<usize, Refused> {
         let id = &self.order.id;
         let _place = self.places.acquire().await;
         let mut connection = self.pool.get().await?;
-        let paid = match (&self.gateway, fate) {
-            (Some(gateway), Fate::PayAtGateway | Fate::CancelAndPayAtGateway) => {
-                gateway.pay(id).await.map_err(Refused::Broken)?
-            }
-            _ => true,
+        let wanted = match fate {
+            Fate::PayAtGateway | Fate::CancelAndPayAtGateway => 1,
+            Fate::PayTwice => 2,
+            Fate::Pay | Fate::Cancel | Fate::Nothing | Fate::IgnoreGateway => 0,
         };
+        let mut paid = 0;
+        for trade in self.trades.iter().take(wanted) {
+            let Some(gateway) = &self.gateway else { break };
+            paid += usize::from(gateway.pay(&trade.trade_no).await.map_err(Refused::Broken)?);
+        }
         match fate {
             Fate::Pay => shop::pay(&mut connection, id, Some(&format!("demo-payment-{id}"))).await?,
             Fate::Cancel | Fate::CancelAndPayAtGateway => shop::cancel(&mut connection, id).await?,
-            Fate::Nothing | Fate::IgnoreGateway | Fate::PayAtGateway => {}
+            Fate::Nothing | Fate::IgnoreGateway | Fate::PayAtGateway | Fate::PayTwice => {}
         }
         Ok(paid)
     }

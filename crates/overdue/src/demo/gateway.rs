@@ -1,4 +1,4 @@
-//! The payment gateway of the demo: a simulator beside this program, ended with it.
+//! The payment gateways of the demo, WeChat Pay and Alipay: a simulator beside this program, ended with it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use clap::Parser;
 use http::{Method, Request};
-use order::OrderId;
 use payment::{HttpTransport, Transport};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -109,14 +108,14 @@ impl DemoGateway {
     }
 
     /// The shop tells the gateway of a trade, so that the customer can pay.
-    pub(crate) async fn open(&self, order: &OrderId, amount_minor: i64, currency: &str) -> Result<(), Failure> {
+    pub(crate) async fn open(&self, trade_no: &str, amount_minor: i64, currency: &str) -> Result<(), Failure> {
         let body = json!({ "amount_minor": amount_minor, "currency": currency });
-        self.call(Method::POST, &format!("/sim/trades/{order}"), Some(&body)).await.map(drop)
+        self.call(Method::POST, &format!("/sim/trades/{trade_no}"), Some(&body)).await.map(drop)
     }
 
     /// The customer pays. Says whether the gateway still took it.
-    pub(crate) async fn pay(&self, order: &OrderId) -> Result<bool, Failure> {
-        let answer = self.call(Method::POST, &format!("/sim/trades/{order}/pay"), None).await?;
+    pub(crate) async fn pay(&self, trade_no: &str) -> Result<bool, Failure> {
+        let answer = self.call(Method::POST, &format!("/sim/trades/{trade_no}/pay"), None).await?;
         Ok(answer["paid"] == true)
     }
 

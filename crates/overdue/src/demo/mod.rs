@@ -112,7 +112,7 @@ async fn tell_of_worker(worker: &WorkerMetrics, play: &Play, played: &Played) ->
     ));
     let Some(gateway) = &play.gateway else { return Ok(()) };
     print(format_args!(
-        "gateway: {} calls, at most {} at a time; {} orders found paid, {} payments too late, {} refunded",
+        "WeChat Pay and Alipay: {} calls, at most {} at a time; {} orders found paid, {} payments too late or twice, {} refunded",
         worker.gateway_calls.get(),
         worker.gateway_calls_in_flight_max.get(),
         worker.orders(OutcomeKind::Paid),

@@ -9,7 +9,7 @@ use shop::{Item, NewOrder, Stock};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::customer::{Customer, Fate};
+use super::customer::{Customer, Fate, Trade};
 use super::gateway::DemoGateway;
 use super::progress::Progress;
 use super::summary::Played;
@@ -73,11 +73,11 @@ impl Play {
         let places = Arc::new(Semaphore::new(PLACES));
         let mut customers = JoinSet::new();
         for number in 0..orders {
-            let mut order = self.order(number);
+            let order = self.order(number);
             let fate = fate(number, self.gateway.is_some());
-            order.gateway = fate.has_trade().then(|| "wechat".to_owned());
-            let customer =
-                Customer { pool: self.pool.clone(), gateway: self.gateway.clone(), places: Arc::clone(&places), order };
+            let (pool, gateway, places) = (self.pool.clone(), self.gateway.clone(), Arc::clone(&places));
+            let trades = if fate.has_trade() { trades(&order.id, number, fate) } else { Vec::new() };
+            let customer = Customer { pool, gateway, places, order, trades };
             customers.spawn(customer.visit(fate));
         }
         let mut played = Played::default();
@@ -94,14 +94,23 @@ impl Play {
                 _ = tick.tick() => {
                     let counts = shop::counts(&mut *self.pool.get().await?, &self.prefix).await?;
                     progress.show(counts);
-                    let refunded = counts.refunded >= i64::from(played.paid_late);
-                    let over = customers.is_empty() && counts.pending == 0 && refunded;
+                    let refunded = counts.refunded >= i64::from(played.paid_late + played.paid_twice);
+                    let settled = customers.is_empty() && counts.pending == 0 && refunded;
+                    let over = settled && self.nothing_is_open().await?;
                     if over || give_up.is_some_and(|at| Instant::now() > at) {
                         progress.end();
                         return Ok(played);
                     }
                 }
             }
+        }
+    }
+
+    /// Whether no trade can be paid any more.
+    async fn nothing_is_open(&self) -> Result<bool, Failure> {
+        match &self.gateway {
+            Some(gateway) => Ok(gateway.ledger().await?.open == 0),
+            None => Ok(true),
         }
     }
 
@@ -136,12 +145,26 @@ fn timeout_s(number: u32) -> u64 {
     TIMEOUTS_S[0].0
 }
 
+/// Every other order with a trade is at WeChat Pay, the others at Alipay. Some customers begin at one and go on at the other.
+fn trades(id: &OrderId, number: u32, fate: Fate) -> Vec<Trade> {
+    let wechat = Trade { gateway: "wechat", trade_no: id.to_string() };
+    // Alipay takes no hyphens.
+    let alipay = Trade { gateway: "alipay", trade_no: id.as_str().replace('-', "_") };
+    match number % 4 {
+        _ if fate == Fate::PayTwice => vec![wechat, alipay],
+        0 if number.is_multiple_of(12) => vec![wechat, alipay],
+        1 | 3 => vec![alipay],
+        _ => vec![wechat],
+    }
+}
+
 /// Of ten orders three are paid and one is cancelled. Where there is a gateway, some of the others have a trade there.
 fn fate(number: u32, gateway: bool) -> Fate {
     match number / 3 % 10 {
         1 | 4 | 7 => Fate::Pay,
         9 => Fate::Cancel,
         2 if gateway => Fate::IgnoreGateway,
+        5 if gateway && number.is_multiple_of(15) => Fate::PayTwice,
         5 if gateway => Fate::PayAtGateway,
         8 if gateway && number.is_multiple_of(3) => Fate::CancelAndPayAtGateway,
         _ => Fate::Nothing,

@@ -19,6 +19,8 @@ pub(super) struct Played {
     pub(super) paid_at_gateway: u32,
     /// After they had cancelled.
     pub(super) paid_late: u32,
+    /// At two gateways.
+    pub(super) paid_twice: u32,
     pub(super) sold: i64,
 }
 
@@ -31,7 +33,8 @@ impl Played {
                 self.paid += 1;
                 self.sold += visit.quantity;
             }
-            Some(Fate::PayAtGateway) => {
+            Some(fate @ (Fate::PayAtGateway | Fate::PayTwice)) => {
+                self.paid_twice += u32::from(fate == Fate::PayTwice);
                 self.paid += 1;
                 self.paid_at_gateway += 1;
                 self.sold += visit.quantity;
@@ -46,21 +49,25 @@ impl Played {
     }
 }
 
-/// The gateway's ledger must agree with the shop's books.
+/// The gateways' ledger must agree with the shop's books.
 pub(super) fn compare(ledger: &LedgerCounts, played: &Played) -> Result<(), Failure> {
+    let Played { paid_late, paid_twice, .. } = *played;
     print(format_args!(
-        "its ledger: {} trades paid, {} closed unpaid, {} refunded, {} open still",
+        "their ledger: {} trades paid, {} closed unpaid, {} refunded, {} open still",
         ledger.paid, ledger.closed, ledger.refunded, ledger.open
     ));
-    let paid_late = u64::from(played.paid_late);
-    if ledger.open > 0 || ledger.refunds != paid_late || ledger.refunded != paid_late {
+    print(format_args!(
+        "{paid_late} orders were paid after they were cancelled, {paid_twice} were paid twice: of each, one payment is back"
+    ));
+    let back = u64::from(paid_late + paid_twice);
+    if ledger.open > 0 || ledger.refunds != back || ledger.refunded != back {
         return Err(Failure::negative(format!(
-            "the gateway's ledger is not as it must be: {paid_late} payments came too late: {ledger:?}"
+            "the gateways' ledger is not as it must be: {back} payments must be back: {ledger:?}"
         )));
     }
     if ledger.paid != u64::from(played.paid_at_gateway) {
         return Err(Failure::negative(format!(
-            "{} customers have paid at the gateway, its ledger says {}",
+            "{} orders were paid at a gateway, the ledger says {}",
             played.paid_at_gateway, ledger.paid
         )));
     }

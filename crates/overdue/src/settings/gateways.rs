@@ -110,6 +110,12 @@ pub(crate) struct HttpGatewaySettings {
     /// A file that holds this secret
     #[arg(long, env = "OVERDUE_HTTP_GATEWAY_SECRET_FILE", value_name = "FILE")]
     http_gateway_secret_file: Option<PathBuf>,
+    /// Payment service: the secret that was in use before; what is signed with it is believed still
+    #[arg(long, env = "OVERDUE_HTTP_GATEWAY_OLD_SECRET", hide_env_values = true, value_name = "SECRET")]
+    http_gateway_old_secret: Option<SecretString>,
+    /// A file that holds this secret
+    #[arg(long, env = "OVERDUE_HTTP_GATEWAY_OLD_SECRET_FILE", value_name = "FILE")]
+    http_gateway_old_secret_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -189,6 +195,11 @@ impl HttpGatewaySettings {
     pub(crate) fn secret(&self) -> Result<Option<SecretString>, Failure> {
         let (secret, file) = (self.http_gateway_secret.as_ref(), self.http_gateway_secret_file.as_ref());
         value_or_file("OVERDUE_HTTP_GATEWAY_SECRET", secret, file)
+    }
+
+    pub(crate) fn old_secret(&self) -> Result<Option<SecretString>, Failure> {
+        let (secret, file) = (self.http_gateway_old_secret.as_ref(), self.http_gateway_old_secret_file.as_ref());
+        value_or_file("OVERDUE_HTTP_GATEWAY_OLD_SECRET", secret, file)
     }
 }
 
