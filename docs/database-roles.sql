@@ -48,7 +48,7 @@ grant select on orders, order_items, inventory, order_log, idempotency_keys, out
     to overdue_operator;
 grant select, insert, update on parked to overdue_operator;
 grant update (state, succeeded_at, updated_at, problem, attempts, next_attempt_at, retried_at) on refunds to overdue_operator;
-grant select, update, delete on gateways to overdue_operator;
+grant select, update on gateways to overdue_operator;
 
 -- Health and metrics (`--listen`) read these in every process.
 grant select (created_at, event) on outbox to overdue_worker, overdue_api;

@@ -4,7 +4,7 @@
 -- The gateways as every process knows them. A process whose settings differ does not start.
 create table gateways (
     name          text primary key check (name <> '' and name <> 'none'),
-    account       text not null,
+    account       text,
     trade_nos     text,
     rule          text,
     is_default    boolean not null default false,
@@ -13,7 +13,7 @@ create table gateways (
     check (is_default = (default_since is not null))
 );
 comment on table gateways is 'The payment gateways, as the first process with settings of each has registered them.';
-comment on column gateways.account is 'Whose trades they are: a process with another account would hear of none of them.';
+comment on column gateways.account is 'Whose trades they are: a process with another account would hear of none of them; null: as the next process says.';
 comment on column gateways.trade_nos is 'What a trade number may be like, as a regular expression; null: anything.';
 comment on column gateways.rule is 'The same in words.';
 comment on column gateways.is_default is 'Orders without a row in payments are paid here; default_since: since when.';

@@ -194,6 +194,72 @@ async fn the_audit_finds_each_kind_of_wrong() {
     world.close().await;
 }
 
+/// States in which money is lost, or is about to be, as they were found in the wild: each is named, whoever made it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_names_every_way_in_which_money_was_lost() {
+    let world = World::new().await;
+    world
+        .execute(
+            "alter table payments disable trigger user; alter table orders disable trigger user;
+             insert into gateways (name, account, trade_nos, is_default, default_since) values ('wechat', 'x', '^.{6,32}$', true, now() - interval '1 day');
+             insert into orders (id, amount_minor, currency, payment_deadline, status, closed_at, paid_at, transaction_id)
+             select id, 1999, 'CNY', now() - interval '1 hour', status,
+                    case when status = 'closed' then now() - interval '50 minutes' end,
+                    case when status = 'paid' then now() - interval '2 hours' end, transaction_id
+             from (values ('replaced', 'closed', null), ('message-lost', 'cancelled', null), ('begun-late', 'closed', null),
+                          ('missed-twice', 'cancelled', null), ('cash-open', 'paid', 'cash'), ('cash-twice', 'paid', null),
+                          ('moved-gateway', 'closed', null), ('stands-still', 'pending', null), ('shared-second', 'closed', null),
+                          ('unasked', 'closed', null), ('denied-once', 'paid', 't-1'), ('just-paying', 'paid', 't-2'),
+                          ('short', 'pending', null)) as v (id, status, transaction_id);
+             insert into orders (id, amount_minor, currency, payment_deadline) values ('for-nothing', 0, 'CNY', now() + interval '1 hour');
+             insert into payments (order_id, gateway, trade_no, prepay, state, transaction_id, paid_at, not_found_at, ask_at)
+             values ('replaced', 'wechat', 'replaced', 'created', 'open', null, null, null, now() - interval '1 hour'),
+                    ('replaced', 'wechat', 'replaced-2', 'created', 'closed', null, null, null, now()),
+                    ('message-lost', 'wechat', 'message-lost', 'created', 'open', null, null, null, now() - interval '1 hour'),
+                    ('begun-late', 'wechat', 'begun-late', 'attempted', 'open', null, null, null, now() - interval '1 hour'),
+                    ('missed-twice', 'wechat', 'missed-twice', 'attempted', 'closed', null, null, now() - interval '40 minutes', now()),
+                    ('cash-open', 'wechat', 'cash-open', 'created', 'open', null, null, null, now() - interval '1 hour'),
+                    ('cash-twice', 'wechat', 'cash-twice', 'created', 'paid', 't-3', now(), null, now()),
+                    ('moved-gateway', 'wechat', 'moved-gateway', 'created', 'closed', null, null, null, now()),
+                    ('moved-gateway', 'http', 'moved-gateway', 'attempted', 'open', null, null, null, now() - interval '1 hour'),
+                    ('stands-still', 'wechat', 'stands-still', 'created', 'open', null, null, null, now()),
+                    ('shared-second', 'wechat', 'shared-second', 'created', 'paid', 't-4', now(), null, now()),
+                    ('denied-once', 'wechat', 'denied-once', 'created', 'paid', 't-1', now(), null, now()),
+                    ('just-paying', 'wechat', 'just-paying', 'created', 'paid', 't-2', now(), null, now()),
+                    ('short', 'wechat', 'short', 'none', 'open', null, null, null, now()),
+                    ('for-nothing', 'wechat', 'for-nothing', 'none', 'open', null, null, null, now());
+             insert into refunds (refund_no, order_id, gateway, trade_no, transaction_id, amount_minor, currency, reason, state, created_at)
+             values ('unplaced-1', 'x', 'http', 'x', null, null, null, 'the money cannot be placed', 'needs_person', now()),
+                    ('unplaced-2', 'x', 'http', 'x', 't', 1, 'CNY', 'the money cannot be placed', 'needs_person', now()),
+                    ('overdue-partly', 'x', 'wechat', 'x', 't', 1, 'CNY', 'late', 'requested', now() - interval '2 hours');
+             insert into parked (reason, orders, routing_key, body, fingerprint, first_at, last_at)
+             select reason, array[id], '1s.gateway', 'x', id::bytea, now() - interval '1 hour', now() - interval '1 hour'
+             from (values ('trade_missing', 'denied-once'), ('payment_unknown', 'just-paying')) as v (reason, id)",
+        )
+        .await;
+    let audit = world.overdue(&["audit", "--json"]).await;
+    assert_eq!(audit.status.code(), Some(1), "{}", err(&audit));
+    let audit: serde_json::Value = serde_json::from_str(&out(&audit)).unwrap();
+    let named = |rule: &str| -> Vec<String> {
+        let check = audit["checks"].as_array().unwrap().iter().find(|check| check["name"] == rule).expect(rule);
+        check["examples"].as_array().unwrap().iter().map(|example| example.as_str().unwrap().to_owned()).collect()
+    };
+    for (rule, expected) in [
+        ("payments_followed", &["begun-late", "cash-open", "message-lost", "moved-gateway", "replaced"][..]),
+        ("not_given_up_early", &["missed-twice"]),
+        ("paid_once", &["cash-twice", "shared-second"]),
+        ("refunds_arrive", &["unplaced-1", "unplaced-2"]),
+        ("refunds_move", &["overdue-partly"]),
+        ("overdue_pending", &["short", "stands-still"]),
+        ("asked_before_close", &["unasked"]),
+        ("payable", &["for-nothing", "short"]),
+    ] {
+        assert_eq!(named(rule), expected, "{rule}");
+    }
+    assert_eq!(named("parked_for_a_reason").len(), 2);
+    world.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_carry_neither_secrets_nor_bodies() {
     let world = World::new().await;

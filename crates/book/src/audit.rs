@@ -92,8 +92,8 @@ const CHECKS: [(&str, &str, &str); 16] = [
         "every payment that was made at a gateway has paid its order, or goes back",
         "select p.order_id as key from payments p join orders o on o.id = p.order_id
          where p.state = 'paid' and $1::float8 is not null
-         and not (o.status = 'paid' and (o.transaction_id = p.transaction_id
-                  or (o.transaction_id is null and (p.paid_at is null or p.paid_at <= o.paid_at))))
+         and (o.status = 'paid' and (o.transaction_id = p.transaction_id
+              or (o.transaction_id is null and (p.paid_at is null or p.paid_at <= o.paid_at)))) is not true
          and not exists (select from refunds r
                          where r.order_id = p.order_id and r.gateway = p.gateway and r.transaction_id = p.transaction_id)",
     ),

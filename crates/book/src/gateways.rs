@@ -24,8 +24,8 @@ pub struct GatewayEntry {
 pub struct RegisteredGateway {
     /// Its name in the table of payments.
     pub name: String,
-    /// Whose trades it tells of.
-    pub account: String,
+    /// Whose trades it tells of; `None`: as the next process says that has settings of it.
+    pub account: Option<String>,
     /// Whether orders without a payment on record are paid there.
     pub is_default: bool,
     /// Since when.
@@ -74,9 +74,11 @@ pub async fn register_gateways(
         let (pattern, rule) = trade_numbers.clone().unzip();
         let registered = client.within(is_bad, async |client| {
             let register = "insert into gateways (name, account, trade_nos, rule) values ($1, $2, $3, $4)
-                 on conflict (name) do update set trade_nos = excluded.trade_nos, rule = excluded.rule
-                 where gateways.account = excluded.account
-                   and (gateways.trade_nos, gateways.rule) is distinct from (excluded.trade_nos, excluded.rule)";
+                 on conflict (name) do update
+                 set account = excluded.account, trade_nos = excluded.trade_nos, rule = excluded.rule
+                 where coalesce(gateways.account, excluded.account) = excluded.account
+                   and (gateways.account, gateways.trade_nos, gateways.rule)
+                       is distinct from (excluded.account, excluded.trade_nos, excluded.rule)";
             client.execute(register, &[name, account, &pattern, &rule]).await
         });
         registered.await?;
@@ -104,10 +106,11 @@ pub async fn gateway_conflicts(
     let registered = registered_gateways(client).await?;
     let mut conflicts = Vec::new();
     for known in &registered {
-        let here = entries.iter().find(|entry| entry.name == known.name && entry.account != known.account);
+        let Some(registered) = &known.account else { continue };
+        let here = entries.iter().find(|entry| entry.name == known.name && entry.account != *registered);
         conflicts.extend(here.map(|here| GatewayConflict::Account {
             name: known.name.clone(),
-            registered: known.account.clone(),
+            registered: registered.clone(),
             here: here.account.clone(),
         }));
     }
@@ -162,13 +165,15 @@ pub async fn set_default_gateway(client: &Client, name: &str) -> Result<bool, Bo
     Ok(set.await?)
 }
 
-/// Forgets a gateway, so that the next process that starts registers it anew. `false`: there is none of this name.
+/// Forgets whose trades a gateway's are, so that the next process that starts says it anew. Where orders are paid stays as it is.
+/// `false`: there is no gateway of this name.
 ///
 /// # Errors
 /// [`BookError`] where the database cannot be asked.
 pub async fn forget_gateway(client: &Client, name: &str) -> Result<bool, BookError> {
-    let forgotten =
-        client.within(is_bad, async |client| client.execute("delete from gateways where name = $1", &[&name]).await);
+    let forgotten = client.within(is_bad, async |client| {
+        client.execute("update gateways set account = null where name = $1", &[&name]).await
+    });
     Ok(forgotten.await? == 1)
 }
 

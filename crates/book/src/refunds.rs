@@ -102,6 +102,8 @@ pub struct RefundRecord {
     /// When the money arrived.
     #[serde(with = "time::serde::rfc3339::option")]
     pub succeeded_at: Option<OffsetDateTime>,
+    /// What the gateway has signed, where a person must look at it.
+    pub said: Option<String>,
 }
 
 impl Refunds {
@@ -158,7 +160,7 @@ impl Refunds {
         let rows = self.client.within(is_bad, async |client| {
             let list =
                 "select refund_no, order_id, gateway, trade_no, transaction_id, amount_minor, currency, reason, state, problem,
-                               attempts, created_at, succeeded_at
+                               attempts, created_at, succeeded_at, said
                         from refunds where $1::text is null or state = $1 order by created_at desc, refund_no limit $2";
             client.query(list, &[&state, &count_max]).await
         });
@@ -234,5 +236,6 @@ fn record(row: &Row) -> Result<RefundRecord, tokio_postgres::Error> {
         attempts: row.try_get("attempts")?,
         created_at: row.try_get("created_at")?,
         succeeded_at: row.try_get("succeeded_at")?,
+        said: row.try_get::<_, Option<&[u8]>>("said")?.map(|bytes| String::from_utf8_lossy(bytes).into_owned()),
     })
 }

@@ -37,7 +37,7 @@ pub enum OutcomeKind {
     Closed,
     /// Found paid at the gateway.
     Paid,
-    /// Paid after it was closed or cancelled.
+    /// Paid after it had ended.
     LatePayment,
     /// Settled before.
     Unchanged,

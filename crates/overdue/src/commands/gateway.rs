@@ -27,7 +27,7 @@ pub(crate) enum Args {
         #[arg(value_enum)]
         name: GatewayName,
     },
-    /// Forget a gateway: the next process that starts with settings of it registers it anew
+    /// Forget the account of a gateway: the next process that starts with settings of it registers its own
     Forget {
         #[command(flatten)]
         database: DatabaseSettings,
@@ -66,7 +66,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             if !book::forget_gateway(&client(&database).await?, name).await? {
                 return Err(Failure::negative(format!("the gateway {name} is not registered")));
             }
-            print(format_args!("{name} is forgotten; orders that are to be paid there are asked about as before"));
+            print(format_args!(
+                "the account of {name} is forgotten: the next process that runs with settings of it registers its own"
+            ));
         }
     }
     Ok(())
@@ -83,7 +85,8 @@ fn table(gateways: &[RegisteredGateway]) -> Table {
     for gateway in gateways {
         let is_default = if gateway.is_default { "yes" } else { "" };
         let since = gateway.registered_at.format(&Rfc3339).unwrap_or_default();
-        table.add_row([&gateway.name, &gateway.account, is_default, &since]);
+        let account = gateway.account.as_deref().unwrap_or("as the next process says");
+        table.add_row([&gateway.name, account, is_default, &since]);
     }
     table
 }
