@@ -14,7 +14,7 @@ use payment::{
     SignedHttpSettings, Transport, TransportFault, hmac_signature,
 };
 use serde_json::{Value, json};
-use tests::simulator;
+use tests::{service_settings, simulator};
 
 type Exchange = (Request<Vec<u8>>, Response<Vec<u8>>);
 
@@ -78,14 +78,7 @@ async fn client_and_simulator_keep_the_contract() {
         Arc::new(Recorder { transport: HttpTransport::new(Duration::from_secs(2)).unwrap(), calls: Mutex::default() });
     let environment =
         Environment { transport: recorder.clone(), ..Environment::system(Duration::from_secs(2)).unwrap() };
-    let settings = SignedHttpSettings {
-        base_url: simulator.service_url().parse().unwrap(),
-        key_id: SERVICE_KEY.0.to_owned(),
-        secret: SERVICE_KEY.1.into(),
-        old_secret: None,
-        min_close_age: Duration::ZERO,
-    };
-    let client = SignedHttp::new(&settings, environment).unwrap();
+    let client = SignedHttp::new(&service_settings(&simulator), environment).unwrap();
     let ledger = simulator.ledger();
     for trade in ["unpaid", "paid", "closed"] {
         ledger.open(trade, 1999, "CNY");
@@ -200,11 +193,10 @@ async fn a_secret_is_changed_without_a_gap() {
     simulator.ledger().open("trade-1", 1999, "CNY");
     let client = |secret: &str, old_secret: Option<&str>| {
         let settings = SignedHttpSettings {
-            base_url: simulator.service_url().parse().unwrap(),
             key_id: "next".to_owned(),
             secret: secret.into(),
             old_secret: old_secret.map(Into::into),
-            min_close_age: Duration::ZERO,
+            ..service_settings(&simulator)
         };
         SignedHttp::new(&settings, Environment::system(Duration::from_secs(5)).unwrap()).unwrap()
     };
@@ -224,14 +216,8 @@ async fn a_secret_is_changed_without_a_gap() {
 #[tokio::test]
 async fn every_word_of_the_contract_is_understood() {
     let simulator = simulator().await;
-    let settings = SignedHttpSettings {
-        base_url: simulator.service_url().parse().unwrap(),
-        key_id: SERVICE_KEY.0.to_owned(),
-        secret: SERVICE_KEY.1.into(),
-        old_secret: None,
-        min_close_age: Duration::ZERO,
-    };
-    let client = SignedHttp::new(&settings, Environment::system(Duration::from_secs(5)).unwrap()).unwrap();
+    let environment = Environment::system(Duration::from_secs(5)).unwrap();
+    let client = SignedHttp::new(&service_settings(&simulator), environment).unwrap();
     let document: Value = serde_json::from_str(include_str!("../../docs/payment-service.openapi.json")).unwrap();
     for state in document["components"]["schemas"]["Trade"]["properties"]["state"]["enum"].as_array().unwrap() {
         let data = json!({ "trade_no": "t", "state": state, "transaction_id": "1", "amount_minor": 5, "currency": "CNY",

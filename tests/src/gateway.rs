@@ -136,16 +136,21 @@ fn alipay(simulator: &Simulator, call_timeout: Duration) -> Alipay {
     Alipay::new(&alipay_settings(simulator), environment).expect("keys that can be used")
 }
 
-fn signed_http(simulator: &Simulator, call_timeout: Duration) -> SignedHttp {
-    let environment = Environment::system(call_timeout).expect("an HTTP client");
-    let settings = SignedHttpSettings {
+/// How a payment service is set up for the simulator.
+#[must_use]
+pub fn service_settings(simulator: &Simulator) -> SignedHttpSettings {
+    SignedHttpSettings {
         base_url: simulator.service_url().parse().expect("a URL"),
         key_id: SERVICE_KEY.0.to_owned(),
         secret: SERVICE_KEY.1.into(),
         old_secret: None,
         min_close_age: Duration::ZERO,
-    };
-    SignedHttp::new(&settings, environment).expect("a secret that can be used")
+    }
+}
+
+fn signed_http(simulator: &Simulator, call_timeout: Duration) -> SignedHttp {
+    let environment = Environment::system(call_timeout).expect("an HTTP client");
+    SignedHttp::new(&service_settings(simulator), environment).expect("a secret that can be used")
 }
 
 /// Both gateways of the simulator, as the worker asks them.

@@ -18,8 +18,8 @@ pub use counted::Counted;
 pub use eventually::{eventually, until_none_is_left};
 pub use foreign::{Foreign, ParkedMessage};
 pub use gateway::{
-    alipay_environment, alipay_settings, gateways, gateways_of, impatient, impatient_command, keys, simulator, wechat,
-    wechat_environment, wechat_settings,
+    alipay_environment, alipay_settings, gateways, gateways_of, impatient, impatient_command, keys, service_settings,
+    simulator, wechat, wechat_environment, wechat_settings,
 };
 pub use process::Process;
 pub use proxy::Proxy;

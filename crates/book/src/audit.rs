@@ -180,8 +180,7 @@ pub async fn audit(client: &Client, grace: Duration) -> Result<Audit, BookError>
     let transaction = snapshot.start().await?;
     let orders = transaction.query_one("select count(*) from orders", &[]).await?.try_get(0)?;
     let mut checks = Vec::with_capacity(CHECKS.len());
-    let reasons: Vec<&str> =
-        ParkReason::ALL.into_iter().filter(|reason| reason.ends_with_its_orders()).map(ParkReason::code).collect();
+    let reasons: Vec<&str> = ParkReason::codes_that_end_with_their_orders().collect();
     let reasons = format!("array['{}']", reasons.join("', '"));
     for (name, rule, query) in CHECKS {
         let query = query.replace("REASONS", &reasons);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use database::{Client, Transaction};
+use order::ParkReason;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -278,17 +279,14 @@ impl ParkedTable {
         Ok(changed.await?)
     }
 
-    /// Looks at messages that were parked for these reasons, `count_max` of them after the message `after`, and drops those whose
-    /// orders have all settled in another way. Returns how many were dropped, and where to go on; `None`: these were the last.
+    /// Looks at messages that were parked for reasons that end with their orders, `count_max` of them after the message `after`,
+    /// and drops those whose orders have all settled in another way. Returns how many were dropped, and where to go on; `None`:
+    /// these were the last.
     ///
     /// # Errors
     /// [`BookError`]: none was dropped, or it is not known.
-    pub async fn clear_settled(
-        &self,
-        reasons: &[&str],
-        after: i64,
-        count_max: i64,
-    ) -> Result<(i64, Option<i64>), BookError> {
+    pub async fn clear_settled(&self, after: i64, count_max: i64) -> Result<(i64, Option<i64>), BookError> {
+        let reasons: Vec<&str> = ParkReason::codes_that_end_with_their_orders().collect();
         let row = self.client.within(is_bad, async |client| {
             let clear = client.prepare_cached(include_str!("clear_settled.sql")).await?;
             client.query_one(&clear, &[&reasons, &after, &count_max]).await

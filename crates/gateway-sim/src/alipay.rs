@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
+use time::format_description::StaticFormatDescription;
 use time::macros::{format_description, offset};
 use time::{OffsetDateTime, PrimitiveDateTime};
 
@@ -13,6 +14,9 @@ use crate::shared::{Reply, Shared, SimRequest};
 use crate::{ALIPAY_APP_ID, Call, Mishap, Signer, State, TradeEntry};
 
 type Form = BTreeMap<String, String>;
+
+/// How it writes times, and they are Beijing's.
+const TIME: StaticFormatDescription = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
 
 /// Answers a call; `None`: the connection breaks.
 pub(crate) async fn answer(state: &Shared, request: &SimRequest) -> Option<Reply> {
@@ -197,8 +201,7 @@ fn check(state: &Shared, form: &Form) -> Result<(), &'static str> {
     if (get("version"), get("sign_type"), get("charset"), get("format")) != ("1.0", "RSA2", "utf-8", "JSON") {
         return Err("isv.invalid-parameter");
     }
-    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
-    let sent = PrimitiveDateTime::parse(get("timestamp"), format).map(|local| local.assume_offset(offset!(+8)));
+    let sent = PrimitiveDateTime::parse(get("timestamp"), TIME).map(|local| local.assume_offset(offset!(+8)));
     if sent.map_or(true, |at| (OffsetDateTime::now_utc() - at).abs() > time::Duration::minutes(10)) {
         return Err("isv.invalid-timestamp");
     }
@@ -228,6 +231,5 @@ fn yuan(minor: i64) -> String {
 }
 
 fn beijing(at: OffsetDateTime) -> String {
-    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
-    at.to_offset(offset!(+8)).format(format).unwrap_or_default()
+    at.to_offset(offset!(+8)).format(TIME).unwrap_or_default()
 }

@@ -117,8 +117,7 @@ impl ParkReason {
     }
 
     /// Whether the reason is gone once the orders of the message have settled in another way.
-    #[must_use]
-    pub fn ends_with_its_orders(self) -> bool {
+    fn ends_with_its_orders(self) -> bool {
         matches!(
             self,
             Self::UnknownOrder
@@ -133,6 +132,11 @@ impl ParkReason {
                 | Self::IllegalTradeNo
                 | Self::NothingToPay
         )
+    }
+
+    /// The codes of all reasons that are gone then.
+    pub fn codes_that_end_with_their_orders() -> impl Iterator<Item = &'static str> {
+        Self::ALL.into_iter().filter(|reason| reason.ends_with_its_orders()).map(Self::code)
     }
 
     /// What to do about it, in the imperative.

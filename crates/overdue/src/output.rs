@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::{Write, stderr, stdout};
 
+use comfy_table::Table;
 use serde::Serialize;
 
 /// Prints a line to standard output.
@@ -21,6 +22,24 @@ pub(crate) fn plain(text: &str) -> String {
 /// Prints JSON to standard output, with line breaks.
 pub(crate) fn print_json(value: &impl Serialize) -> Result<(), anyhow::Error> {
     print(serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// Prints a list to standard output: as JSON, as a table, or what is to be said where there is nothing in it.
+pub(crate) fn print_list<T: Serialize>(
+    list: &[T],
+    json: bool,
+    nothing: &str,
+    table: impl FnOnce(&[T]) -> Table,
+) -> Result<(), anyhow::Error> {
+    if json {
+        return print_json(&list);
+    }
+    if list.is_empty() {
+        print(nothing);
+    } else {
+        print(table(list));
+    }
     Ok(())
 }
 

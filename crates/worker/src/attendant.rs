@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use book::{BookError, ParkedTable, Parking};
 use broker::{Broker, BrokerError, ParkedMessage, ParkedQueue, Publisher};
-use order::{OrderId, ParkReason};
+use order::OrderId;
 use retry::Policy;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
@@ -155,7 +155,7 @@ impl Attendant {
             return;
         }
         self.cleared_at = Instant::now();
-        match self.table.clear_settled(&passing_reasons(), self.clear_after, CLEAR_MESSAGES_MAX).await {
+        match self.table.clear_settled(self.clear_after, CLEAR_MESSAGES_MAX).await {
             Ok((dropped, next)) => {
                 self.clear_after = next.unwrap_or(0);
                 if dropped > 0 {
@@ -168,11 +168,6 @@ impl Attendant {
             Err(error) => tracing::warn!(%error, "parked messages whose orders have settled cannot be dropped"),
         }
     }
-}
-
-/// The reasons that are gone once the orders of a message have settled.
-fn passing_reasons() -> Vec<&'static str> {
-    ParkReason::ALL.into_iter().filter(|reason| reason.ends_with_its_orders()).map(ParkReason::code).collect()
 }
 
 fn is_of_a_message(error: &BookError) -> bool {

@@ -158,11 +158,11 @@ impl Rounds {
                 Outcome::Retried(_) | Outcome::Held(_) | Outcome::LookAgain { .. } | Outcome::Parked { .. } => {
                     self.stuck.put_off(id, now);
                 }
-                Outcome::Late | Outcome::Unchanged | Outcome::Waiting(_) => self.stuck.settled(id),
                 Outcome::Closed | Outcome::Paid => {
                     settled.push(id.clone());
                     self.stuck.settled(id);
                 }
+                Outcome::Late | Outcome::Unchanged | Outcome::Waiting(_) => self.stuck.settled(id),
             }
         }
         if settled.is_empty() {

@@ -5,7 +5,7 @@ use database::{Client, Purpose};
 use time::format_description::well_known::Rfc3339;
 
 use crate::failure::Failure;
-use crate::output::{print, print_json};
+use crate::output::{print, print_list};
 use crate::servers;
 use crate::settings::{DatabaseSettings, GatewayName};
 
@@ -41,13 +41,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     match args {
         Args::List { database, json } => {
             let gateways = book::registered_gateways(&client(&database).await?).await?;
-            if json {
-                print_json(&gateways)?;
-            } else if gateways.is_empty() {
-                print("no gateway is registered: the first process that runs with settings of one does that");
-            } else {
-                print(table(&gateways));
-            }
+            let nothing = "no gateway is registered: the first process that runs with settings of one does that";
+            print_list(&gateways, json, nothing, table)?;
         }
         Args::Default { database, name } => {
             let name = name.as_str();

@@ -5,7 +5,7 @@ use database::Purpose;
 use time::format_description::well_known::Rfc3339;
 
 use crate::failure::Failure;
-use crate::output::{plain, print, print_json};
+use crate::output::{plain, print, print_list};
 use crate::servers;
 use crate::settings::DatabaseSettings;
 
@@ -62,13 +62,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Args::List { database, state, limit, json } => {
             let refunds = refunds(&database, Purpose::Report).await?;
             let refunds = refunds.list(state.map(StateName::as_str), limit.into()).await?;
-            if json {
-                print_json(&refunds)?;
-            } else if refunds.is_empty() {
-                print("no refunds");
-            } else {
-                print(table(&refunds));
-            }
+            print_list(&refunds, json, "no refunds", table)?;
         }
         Args::Retry { database, refund_no } => {
             if !refunds(&database, Purpose::Shop).await?.retry(&refund_no).await? {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use time::format_description::StaticFormatDescription;
 use time::macros::{format_description, offset};
 use time::{OffsetDateTime, PrimitiveDateTime, UtcOffset};
 use url::form_urlencoded::{Serializer, parse};
@@ -31,18 +32,17 @@ pub(super) fn pairs(body: &[u8]) -> Result<BTreeMap<String, String>, GatewayFaul
 }
 
 const BEIJING: UtcOffset = offset!(+8);
+const TIME: StaticFormatDescription = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
 
 /// `2014-07-24 03:07:50`.
 pub(super) fn beijing_text(at: OffsetDateTime) -> String {
-    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
-    at.to_offset(BEIJING).format(format).unwrap_or_default()
+    at.to_offset(BEIJING).format(TIME).unwrap_or_default()
 }
 
 /// A time that may be missing, or empty where nothing has happened yet.
 pub(super) fn instant(text: Option<&str>) -> Result<Option<OffsetDateTime>, GatewayFault> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
-    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
-    let local = PrimitiveDateTime::parse(text, format)
+    let local = PrimitiveDateTime::parse(text, TIME)
         .map_err(|_| GatewayFault::Protocol("a time in it is not of the form 2014-07-24 03:07:50".to_owned()))?;
     Ok(Some(local.assume_offset(BEIJING).to_offset(UtcOffset::UTC)))
 }
