@@ -17,9 +17,20 @@ use worker::{GatewaySettings, Gateways, NotificationError, NotificationOutcome, 
 /// An order that the shop closed although its trade was open, and whose customer has paid since.
 async fn late_payment(world: &World, simulator: &Simulator, plan: &[(gateway_sim::Call, Mishap)]) -> Order {
     let order = world.order_at_gateway(simulator, plan).await;
-    world.book().settle(&[closing(&order)], &Actor::on_timeout("test"), None).await.unwrap();
+    let (book, closing, by) = (world.book(), [closing(&order)], Actor::on_timeout("test"));
+    loop {
+        match book.settle(&closing, &by, None).await {
+            Err(error) if is_passing(&error) => {}
+            settled => break drop(settled.unwrap()),
+        }
+    }
     assert!(simulator.ledger().pay(order.id.as_str()));
     order
+}
+
+/// No fault of the orders: on a busy machine a statement may take too long. The same call again will do.
+fn is_passing(error: &BookError) -> bool {
+    matches!(error, BookError::Away(_) | BookError::Busy(_) | BookError::Slow(_))
 }
 
 /// The payment as the gateway was asked for it.
@@ -56,7 +67,7 @@ async fn notify(world: &World, gateways: &Gateways, sent: (HeaderMap, Vec<u8>)) 
 async fn deliver(notifications: &Notifications, (headers, body): (HeaderMap, Vec<u8>)) -> NotificationOutcome {
     loop {
         match notifications.take("wechat", &headers, &body).await {
-            Err(NotificationError::Book(BookError::Away(_))) => {}
+            Err(NotificationError::Book(error)) if is_passing(&error) => {}
             taken => return taken.unwrap(),
         }
     }
