@@ -8,7 +8,7 @@ use crate::servers::Servers;
 use crate::stage::{Orders, Stage};
 
 /// A name, what it leaves out, and how.
-const PARTS: [(&str, &str, &str); 8] = [
+const PARTS: [(&str, &str, &str); 7] = [
     ("whole", "nothing left out", ""),
     (
         "log",
@@ -21,7 +21,6 @@ const PARTS: [(&str, &str, &str); 8] = [
         "create trigger skip before insert on idempotency_keys for each row execute function skip()",
     ),
     ("event", "without the event", "create trigger skip before insert on outbox for each row execute function skip()"),
-    ("notify", "without waking the relay", "drop trigger outbox_wakes_relay on outbox"),
     ("pending_index", "without the index of pending orders", "drop index orders_pending_by_deadline"),
     ("payments", "with an empty table of payments, vacuumed", "vacuum payments"),
     ("stock", "without items and stock", "delete from order_items; update inventory set reserved = 0"),

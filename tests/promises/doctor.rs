@@ -113,7 +113,7 @@ async fn faults_of_the_database_are_named() {
     finds(&world, "sweep", "no process sweeps").await;
     world.execute("drop index orders_pending_by_deadline").await;
     world.execute("update pg_index set indisvalid = false where indexrelid = 'outbox_timeouts'::regclass").await;
-    world.execute("alter table outbox disable trigger outbox_wakes_relay").await;
+    world.execute("alter table orders disable trigger order_ended").await;
     world
         .execute("insert into outbox (order_id, due_at, created_at) values ('o-0', now(), now() - interval '1 hour')")
         .await;
@@ -128,7 +128,7 @@ async fn faults_of_the_database_are_named() {
     for (object, problem) in [
         ("index orders_pending_by_deadline", "missing or invalid"),
         ("index outbox_timeouts", "missing or invalid"),
-        ("trigger outbox_wakes_relay", "disabled"),
+        ("trigger order_ended", "disabled"),
         ("outbox", "1 timeouts and 0 events, the oldest for 60 min"),
         ("orders", "1 are pending"),
         ("refunds", "1 cannot go on"),

@@ -175,11 +175,15 @@ async fn the_commands_that_it_advises_end_troubles_of_the_database() {
         is_gone(&world, "setting synchronous_commit", "").await;
     }
     // A trigger of our name that stands on another table, or is switched off.
-    world.execute("alter table outbox disable trigger outbox_wakes_relay; create table other (id int);
-        create trigger outbox_wakes_relay after insert on other for each statement execute function overdue_wake_relay()").await;
-    let said = advice(&world, "trigger outbox_wakes_relay", "on the table outbox").await;
+    world
+        .execute(
+            "alter table orders disable trigger order_ended; create table other (status text);
+        create trigger order_ended after update of status on other for each row execute function overdue_order_ended()",
+        )
+        .await;
+    let said = advice(&world, "trigger order_ended", "on the table orders").await;
     follow(&world, &said).await;
-    is_gone(&world, "trigger outbox_wakes_relay", "").await;
+    is_gone(&world, "trigger order_ended", "").await;
     world.execute("alter table orders disable trigger order_moved").await;
     let said = advice(&world, "trigger order_moved", "by hand").await;
     follow(&world, &said).await;

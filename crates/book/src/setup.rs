@@ -73,14 +73,7 @@ async fn durability(client: &Client) -> Result<Vec<Flaw>, BookError> {
 }
 
 /// Table, trigger, function, what goes wrong without it, and the migration that makes it.
-const TRIGGERS: [(&str, &str, &str, &str, &str); 5] = [
-    (
-        "outbox",
-        "outbox_wakes_relay",
-        "overdue_wake_relay",
-        "relays look only now and then, so short timeouts are armed late",
-        "0001_orders.sql",
-    ),
+const TRIGGERS: [(&str, &str, &str, &str, &str); 4] = [
     (
         "orders",
         "order_moved",

@@ -6,7 +6,6 @@ use std::time::Duration;
 use deadpool::Runtime;
 use deadpool::managed::{self, Manager, Object, PoolError};
 use deadpool_postgres::ClientWrapper;
-use sqlx::postgres::PgListener;
 use sqlx::{Connection as _, PgConnection};
 use tokio::runtime::Handle;
 use trace::causes;
@@ -103,14 +102,6 @@ impl SqlxPool {
             .await
             .map(|connection| SqlxConnection(Some(connection)))
             .map_err(|error| unreachable(&self.address, &error))
-    }
-
-    /// Listens on a channel of notifications, with a connection of its own.
-    ///
-    /// # Errors
-    /// Errors of the database.
-    pub async fn listen(&self, channel: &str) -> Result<PgListener, sqlx::Error> {
-        self.pool.manager().listen(channel).await
     }
 
     /// How it stands.

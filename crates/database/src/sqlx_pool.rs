@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 
 use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
 use secrecy::ExposeSecret;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions, PgSslMode};
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::{ConnectOptions as _, PgConnection};
 use trace::causes;
 
 use crate::DatabaseError;
@@ -25,17 +25,6 @@ impl SqlxManager {
             dial.certificates.client_config(verify)?;
         }
         Ok(Self { dial })
-    }
-
-    /// Listens on a channel of notifications, with a connection of its own.
-    pub(crate) async fn listen(&self, channel: &str) -> Result<PgListener, sqlx::Error> {
-        // The listener wants a pool. This connection is only to find the server.
-        let found = self.dial.connect(&Finder(self)).await;
-        let options = found.map_err(|error| sqlx::Error::Configuration(error.into()))?;
-        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(self.dial.connect_timeout);
-        let mut listener = PgListener::connect_with(&pool.connect_lazy_with(options)).await?;
-        listener.listen(channel).await?;
-        Ok(listener)
     }
 
     fn options(&self, attempt: &Attempt) -> PgConnectOptions {
@@ -90,19 +79,6 @@ impl Driver for SqlxManager {
             Ok(Ok((connection, read_only))) if self.dial.target.is(read_only) => Ok(connection),
             Ok(Ok(_)) => Err(Setback::wrong_target(self.dial.target)),
         }
-    }
-}
-
-/// Finds out which server answers, and in which way.
-struct Finder<'a>(&'a SqlxManager);
-
-impl Driver for Finder<'_> {
-    type Connection = PgConnectOptions;
-
-    async fn open(&self, attempt: &Attempt) -> Result<PgConnectOptions, Setback> {
-        let connection = self.0.open(attempt).await?;
-        let _ = connection.close().await;
-        Ok(self.0.options(attempt))
     }
 }
 

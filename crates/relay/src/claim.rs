@@ -79,6 +79,8 @@ pub(crate) struct Unsendable {
 pub(crate) struct Claimed {
     /// How many rows there were.
     pub(crate) count: usize,
+    /// The largest of their numbers.
+    pub(crate) last: Option<i64>,
     pub(crate) timeouts: Vec<ClaimedTimeout>,
     pub(crate) unsendable: Vec<Unsendable>,
     /// The database's time.
@@ -88,9 +90,10 @@ pub(crate) struct Claimed {
 /// How many bytes of data an event may have: it must fit into a message, and others wait behind it.
 const EVENT_BYTES_MAX: i64 = 1024 * 1024;
 
-/// Claims the oldest timeouts.
+/// Claims the oldest timeouts among the rows with a number above this.
 pub(crate) async fn claim_timeouts(
     connection: &mut PgConnection,
+    above: i64,
     count_max: usize,
     lease: Duration,
 ) -> Result<Claimed, sqlx::Error> {
@@ -100,19 +103,21 @@ pub(crate) async fn claim_timeouts(
         "update outbox o set claimed_until = clock_timestamp() + $2 * interval '1 millisecond'
          where o.ctid = any(array(
              select ctid from outbox
-             where event is null and (claimed_until is null or claimed_until < clock_timestamp())
+             where event is null and id > $3 and (claimed_until is null or claimed_until < clock_timestamp())
              order by id limit $1 for update skip locked))
          returning o.id, o.kind, left(o.order_id, 200) as order_id,
              greatest(least(o.due_at, '9000-01-01Z'), '2000-01-01Z') as due_at, o.traceparent, clock_timestamp() as now",
     )
     .bind(i64::try_from(count_max).unwrap_or(i64::MAX))
     .bind(milliseconds(lease))
+    .bind(above)
     .fetch_all(connection)
     .await?;
     // Without a row there is nothing to be sent, and the time is not needed.
     let now = ServerTime::from(rows.last().map_or(OffsetDateTime::UNIX_EPOCH, |row| row.now));
+    let last = rows.iter().map(|row| row.id).max();
     let mut claimed =
-        Claimed { count: rows.len(), timeouts: Vec::with_capacity(rows.len()), unsendable: Vec::new(), now };
+        Claimed { count: rows.len(), last, timeouts: Vec::with_capacity(rows.len()), unsendable: Vec::new(), now };
     for row in rows {
         match timeout(row) {
             Ok(timeout) => claimed.timeouts.push(timeout),
@@ -159,9 +164,10 @@ pub(crate) async fn oversized_events(connection: &mut PgConnection) -> Result<Ve
     Ok(rows.into_iter().map(unsendable).collect())
 }
 
-/// Claims the oldest events.
+/// Claims the oldest events among the rows with a number above this.
 pub(crate) async fn claim_events(
     connection: &mut PgConnection,
+    above: i64,
     count_max: usize,
     lease: Duration,
 ) -> Result<Vec<ClaimedEvent>, sqlx::Error> {
@@ -169,7 +175,7 @@ pub(crate) async fn claim_events(
         "update outbox o set claimed_until = clock_timestamp() + $2 * interval '1 millisecond'
          where o.ctid = any(array(
              select ctid from outbox
-             where event is not null and (claimed_until is null or claimed_until < clock_timestamp())
+             where event is not null and id > $4 and (claimed_until is null or claimed_until < clock_timestamp())
                and (pg_column_size(data) <= 8192 or octet_length(data::text) <= $3)
              order by id limit $1 for update skip locked))
          returning o.id, left(o.order_id, 200) as order_id,
@@ -178,6 +184,7 @@ pub(crate) async fn claim_events(
     .bind(i64::try_from(count_max).unwrap_or(i64::MAX))
     .bind(milliseconds(lease))
     .bind(EVENT_BYTES_MAX)
+    .bind(above)
     .fetch_all(connection)
     .await
 }

@@ -3,10 +3,11 @@
 mod backlog;
 mod claim;
 mod events;
+mod frontier;
 mod metrics;
+mod pace;
 mod relay;
 mod timeouts;
-mod wake;
 
 pub use backlog::{Backlog, backlog};
 pub use metrics::RelayMetrics;

@@ -8,8 +8,9 @@ use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use crate::claim::{self, Claimed, Unsendable, claim_events, claim_timeouts, delete, oversized_events, release};
+use crate::frontier::Frontier;
+use crate::pace::Pace;
 use crate::timeouts::Load;
-use crate::wake::Waker;
 use crate::{RelayMetrics, events, timeouts};
 
 /// How the relay works.
@@ -26,8 +27,6 @@ pub struct RelaySettings {
     pub lease: Duration,
     /// How many timeouts are claimed at a time.
     pub claim_orders_max: usize,
-    /// How often the outbox is looked at although nothing was notified.
-    pub poll: Duration,
     /// How long the database may take to answer before its connection is given up as dead. Longer than its
     /// own statement timeout.
     pub answer_timeout: Duration,
@@ -41,7 +40,6 @@ impl Default for RelaySettings {
             confirm_timeout: Publisher::CONFIRM_TIMEOUT,
             lease: Duration::from_secs(20),
             claim_orders_max: 8192,
-            poll: Duration::from_millis(500),
             answer_timeout: answer_timeout(STATEMENT_TIMEOUT),
         }
     }
@@ -70,6 +68,7 @@ struct Forwarder {
     lanes: Lanes,
     settings: RelaySettings,
     metrics: RelayMetrics,
+    frontier: Frontier,
 }
 
 /// Which rows of the outbox a forwarder sends.
@@ -85,10 +84,13 @@ const CLAIM_EVENTS_MAX: usize = 2048;
 /// When rows are tried again that the broker did not take.
 const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
-/// Whether a pass may have left something behind.
-enum More {
-    Perhaps,
-    No,
+/// What a pass found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// As many rows as it takes at a time: there may be more.
+    Full,
+    Some,
+    Nothing,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +106,7 @@ enum RelayError {
 }
 
 impl Relay {
-    /// How many connections to the database a relay uses, for timeouts and for events. It listens on two more.
+    /// How many connections to the database a relay uses, for timeouts and for events.
     pub const CONNECTIONS: usize = 2;
 
     /// A relay that has not begun.
@@ -135,6 +137,7 @@ impl Relay {
             lanes: self.lanes.clone(),
             settings: self.settings.clone(),
             metrics: self.metrics.clone(),
+            frontier: Frontier::default(),
         }
     }
 }
@@ -142,32 +145,26 @@ impl Relay {
 impl Forwarder {
     async fn run(mut self, shutdown: CancellationToken) {
         let mut delays = Policy::RECONNECT.delays();
-        let mut waker = Waker::new(self.pool.clone(), self.settings.poll);
+        let mut pace = Pace::new();
         while !shutdown.is_cancelled() {
             let begun = Instant::now();
             let wait = match self.pass().await {
                 // Events are in no hurry: under a backlog this rests as long as it works, and the servers have half of the
                 // time for deadlines.
-                Ok(More::Perhaps) if self.rows == RowKind::Events => Some(begun.elapsed()),
-                Ok(More::Perhaps) => continue,
-                Ok(More::No) => {
+                Ok(Found::Full) if self.rows == RowKind::Events => begun.elapsed(),
+                Ok(Found::Full) => continue,
+                Ok(found) => {
                     delays.reset();
-                    None
+                    pace.after(found == Found::Some)
                 }
                 Err(error) => {
                     let delay = delays.next_delay();
                     tracing::warn!(%error, retry_in_ms = delay.as_millis(), "the relay could not send what is in the outbox");
-                    Some(delay)
-                }
-            };
-            let rested = async {
-                match wait {
-                    Some(delay) => tokio::time::sleep(delay).await,
-                    None => waker.work().await,
+                    delay
                 }
             };
             tokio::select! {
-                () = rested => {}
+                () = tokio::time::sleep(wait) => {}
                 () = shutdown.cancelled() => {}
             }
         }
@@ -175,7 +172,7 @@ impl Forwarder {
     }
 
     /// Claims, publishes and deletes once.
-    async fn pass(&mut self) -> Result<More, RelayError> {
+    async fn pass(&mut self) -> Result<Found, RelayError> {
         // Kept from pass to pass: handing it back, and taking it out again, would wait for it to answer.
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
@@ -189,10 +186,10 @@ impl Forwarder {
         outcome
     }
 
-    async fn forward(&mut self, connection: &mut PgConnection) -> Result<More, RelayError> {
-        let (loads, more) = self.claim(connection).await?;
+    async fn forward(&mut self, connection: &mut PgConnection) -> Result<Found, RelayError> {
+        let (loads, found) = self.claim(connection).await?;
         if loads.is_empty() {
-            return Ok(more);
+            return Ok(found);
         }
         let (rows, messages): (Vec<Vec<i64>>, Vec<Outgoing>) = loads.into_iter().unzip();
         let fates = self.publisher.publish(&messages).await;
@@ -223,37 +220,47 @@ impl Forwarder {
             RowKind::Timeouts => self.metrics.orders.inc_by(sent.len() as u64),
             RowKind::Events => self.metrics.events.inc_by(sent.len() as u64),
         };
+        self.frontier.give_back(&refused);
+        self.frontier.give_back(&unsent);
         self.answered(release(connection, &refused, REFUSED_AGAIN_AFTER)).await?;
         self.answered(release(connection, &unsent, Duration::ZERO)).await?;
         tracing::debug!(rows = ?self.rows, sent = sent.len(), messages = messages.len(), "sent");
-        failure.map_or(Ok(more), |error| Err(error.into()))
+        failure.map_or(Ok(found), |error| Err(error.into()))
     }
 
     /// Messages, each with the rows that it carries.
-    async fn claim(&self, connection: &mut PgConnection) -> Result<(Vec<Load>, More), RelayError> {
-        let lease = self.settings.lease;
-        let (claimed, claim_max, loads) = match self.rows {
+    async fn claim(&mut self, connection: &mut PgConnection) -> Result<(Vec<Load>, Found), RelayError> {
+        let (begun, lease) = (Instant::now(), self.settings.lease);
+        let above = self.frontier.begin(begun);
+        let (count, count_max, last, loads) = match self.rows {
             RowKind::Timeouts => {
                 let count_max = self.settings.claim_orders_max;
-                let claiming = claim_timeouts(connection, count_max, lease);
-                let Claimed { count, timeouts, unsendable, now } = self.answered(claiming).await?;
+                let claiming = claim_timeouts(connection, above, count_max, lease);
+                let Claimed { count, last, timeouts, unsendable, now } = self.answered(claiming).await?;
                 self.park(connection, &unsendable).await?;
                 let loads = timeouts::loads(timeouts, &self.lanes, self.settings.window, now.now());
-                (count, count_max, loads)
+                (count, count_max, last, loads)
             }
             RowKind::Events => {
-                let claimed = self.answered(claim_events(connection, CLAIM_EVENTS_MAX, lease)).await?;
-                if claimed.len() < CLAIM_EVENTS_MAX {
+                let claimed = self.answered(claim_events(connection, above, CLAIM_EVENTS_MAX, lease)).await?;
+                if claimed.len() < CLAIM_EVENTS_MAX && self.frontier.is_whole() {
                     // Those that are too large are passed over until the others are sent.
                     let oversized = self.answered(oversized_events(connection)).await?;
                     self.park(connection, &oversized).await?;
                 }
                 let (loads, unsendable) = events::loads(&claimed, &self.settings.event_source);
                 self.park(connection, &unsendable).await?;
-                (claimed.len(), CLAIM_EVENTS_MAX, loads)
+                let last = claimed.iter().map(|event| event.id).max();
+                (claimed.len(), CLAIM_EVENTS_MAX, last, loads)
             }
         };
-        Ok((loads, if claimed < claim_max { More::No } else { More::Perhaps }))
+        self.frontier.end(Instant::now(), begun.elapsed(), last);
+        let found = match count {
+            0 => Found::Nothing,
+            count if count < count_max => Found::Some,
+            _ => Found::Full,
+        };
+        Ok((loads, found))
     }
 
     async fn park(&self, connection: &mut PgConnection, rows: &[Unsendable]) -> Result<(), RelayError> {
