@@ -60,15 +60,9 @@ pub(crate) struct Watched {
 /// How many orders a round of the warm-up has.
 const WARM_UP: u32 = 50;
 
-/// A lane for each second, so that whatever remains of a bench's deadlines is one hop.
-const LANES: [&str; 24] = [
-    "2s", "3s", "4s", "6s", "7s", "8s", "9s", "10s", "11s", "12s", "13s", "14s", "16s", "17s", "18s", "19s", "20s",
-    "21s", "22s", "23s", "24s", "25s", "26s", "27s",
-];
-
 impl Stage {
     pub(crate) async fn set(servers: &Servers) -> Self {
-        Self { world: World::with_timeouts(&LANES).await, servers: servers.clone() }
+        Self { world: World::new().await, servers: servers.clone() }
     }
 
     /// The same with lanes that are spread over so many queues.

@@ -132,13 +132,13 @@ async fn an_extended_deadline_holds() {
     let world = World::new().await;
     world.stock("tea", 5).await;
     let order = world.overdue_order("tea").await;
-    world.set_deadline(&order.id, 3600.0).await;
+    world.set_deadline(&order.id, 3660.0).await;
     let worker = world.worker();
     let foreign = world.foreign().await;
     foreign.due_now(order.id.as_str().as_bytes()).await;
     eventually("the worker has sent it on", async || worker.counted().waiting == 1).await;
     assert_eq!(world.status(&order.id).await, "pending");
-    foreign.queue_holds("overdue.v1.delay.30m", 1).await;
+    foreign.queue_holds("overdue.v1.delay.1h", 1).await;
     worker.stop().await;
     world.close().await;
 }

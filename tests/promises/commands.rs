@@ -54,7 +54,7 @@ async fn settings_that_cannot_be_used_are_refused_with_a_sentence() {
         2,
         "must be longer than --confirm-timeout",
     );
-    refused(&world.overdue(&["run", "--coalesce-window", "2s"]).await, 2, "too late");
+    refused(&world.overdue(&["run", "--coalesce-window", "11s"]).await, 2, "in memory");
     refused(&world.overdue(&["run", "--payment-timeouts", "30x"]).await, 2, "is not a lane");
     refused(&world.overdue(&["run", "--prefetch-messages", "0"]).await, 2, "prefetch-messages");
     refused(&world.overdue(&["run", "--database-url", "mysql://x"]).await, 2, "URL is not valid");

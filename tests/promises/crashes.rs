@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use tests::{Proxy, World, eventually};
 use url::Url;
 
-const LATER: Duration = Duration::from_secs(3600);
+const LATER: Duration = Duration::from_secs(3660);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_killed_between_publish_and_delete_does_no_harm() {
@@ -102,9 +102,9 @@ async fn a_message_is_not_acked_before_its_follow_up_is_confirmed() {
     world.execute("delete from outbox").await;
     let foreign = world.foreign().await;
     // The early message must go back to this lane, which is not to be reached.
-    let lane = "overdue.v1.delay.30m";
+    let lane = "overdue.v1.delay.1h";
     let nothing = lapin::types::FieldTable::default;
-    foreign.channel.queue_unbind(lane.into(), "overdue.lanes".into(), "30m.payment".into(), nothing()).await.unwrap();
+    foreign.channel.queue_unbind(lane.into(), "overdue.lanes".into(), "1h.payment".into(), nothing()).await.unwrap();
     let worker = world.worker();
     foreign.due_now(order.id.as_str().as_bytes()).await;
     eventually("the follow-up has come back", async || worker.counted().held >= 1).await;

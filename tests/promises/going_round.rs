@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use relay::RelaySettings;
 use reqwest::Method;
 use serde_json::json;
 use tests::{World, eventually, management};
@@ -18,11 +19,12 @@ async fn what_lanes_push_out_waits_in_the_outbox_and_is_closed_in_time() {
         world.stock("tea", 100).await;
         let policy = json!({ "pattern": "[.]delay[.]", "definition": definition, "apply-to": "queues" });
         management(Method::PUT, &[kind, &world.vhost, "tidy"], Some(policy)).await;
-        let (relay, worker) = (world.relay(), world.worker());
+        // Each order has a message of its own.
+        let apart = RelaySettings { window: Duration::from_millis(10), ..RelaySettings::default() };
+        let (relay, worker) = (world.relay_with(apart), world.worker());
         let mut orders = Vec::new();
         for number in 0..ORDERS {
-            // Each has a message of its own.
-            orders.push(world.order("tea", Duration::from_millis(9_000 + u64::from(number) * 50)).await);
+            orders.push(world.order("tea", Duration::from_millis(13_000 + u64::from(number) * 50)).await);
         }
         eventually("those that were pushed out wait", async || worker.counted().early >= 15).await;
         let counted = worker.counted();

@@ -15,6 +15,7 @@ mod edges;
 mod events;
 mod foreign;
 mod going_round;
+mod holding;
 mod money;
 mod outages;
 mod own_fault;

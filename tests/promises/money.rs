@@ -654,11 +654,12 @@ async fn parked_messages_of_orders_that_settle_in_another_way_are_dropped_with_a
         (world.order_at_gateway(&simulator, &trouble).await, world.order_at_gateway(&simulator, &trouble).await);
     let process = start(&world, &simulator, "worker", &["--gateway-attempts-max", "2"]).await;
     let foreign = world.foreign().await;
-    for order in [&paid, &stuck] {
+    // One after the other, so that each is parked by itself.
+    for (order, parked) in [(&paid, 1), (&stuck, 2)] {
         foreign.due_now(order.id.as_str().as_bytes()).await;
+        let held = "select count(*) from parked where state = 'held'";
+        eventually("it is parked", async || world.number(held).await == parked).await;
     }
-    eventually("both are parked", async || world.number("select count(*) from parked where state = 'held'").await == 2)
-        .await;
     // One of them is paid, as the next message finds.
     assert!(simulator.ledger().pay(paid.id.as_str()));
     foreign.due_now(paid.id.as_str().as_bytes()).await;

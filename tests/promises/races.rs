@@ -40,7 +40,7 @@ async fn an_extension_between_load_and_close_wins() {
     let order = world.overdue_order("tea").await;
     let mut shop = sqlx::PgConnection::connect(&world.database_url).await.unwrap();
     let mut extension = shop.begin().await.unwrap();
-    let extend = "update orders set payment_deadline = clock_timestamp() + interval '1 hour' where id = $1";
+    let extend = "update orders set payment_deadline = clock_timestamp() + interval '61 minutes' where id = $1";
     sqlx::query(extend).bind(order.id.as_str()).execute(&mut *extension).await.unwrap();
     let worker = world.worker();
     let foreign = world.foreign().await;
@@ -51,7 +51,7 @@ async fn an_extension_between_load_and_close_wins() {
     eventually("the worker has sent it on", async || worker.counted().waiting == 1).await;
     assert_eq!(world.status(&order.id).await, "pending");
     assert_eq!(world.shelf("tea").await, (4, 1));
-    foreign.queue_holds("overdue.v1.delay.30m", 1).await;
+    foreign.queue_holds("overdue.v1.delay.1h", 1).await;
     worker.stop().await;
     world.close().await;
 }

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use lapin::BasicProperties;
 use lapin::options::{BasicGetOptions, BasicPublishOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use order::{Lanes, OrderId};
+use order::OrderId;
 use relay::RelaySettings;
 use tests::{World, eventually};
 
@@ -195,20 +195,13 @@ async fn a_full_lane_refuses_and_the_order_stays_in_the_outbox() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_is_persistent_and_carries_its_exact_remaining_time() {
+async fn a_message_is_persistent_and_leaves_its_lane_before_its_moment() {
     let mut world = World::with_timeouts(&["2s"]).await;
-    // However late the relay is: each lane will do, so that there is one hop alone.
-    world.lanes = Lanes::new(world.lanes.iter(), Duration::from_secs(30)).unwrap();
+    world.lanes = world.lanes.clone().with_ours(["2s".parse().unwrap()]);
     world.stock("tea", 10).await;
-    // Two clocks of one machine: the database's says when the relay can have begun, and when it was done.
-    let now_ms = async || world.number("select (extract(epoch from clock_timestamp()) * 1000)::bigint").await;
-    let order = world.order("tea", Duration::from_secs(2)).await;
-    // So that what remains is not the timeout itself.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let before_ms = now_ms().await;
+    let order = world.order("tea", Duration::from_secs(20)).await;
     let relay = world.relay();
     eventually("it is sent", async || relay.relayed().0 == 1).await;
-    let after_ms = now_ms().await;
     let foreign = world.foreign().await;
     foreign.queue_holds("overdue.v1.due.payment", 1).await;
     let due = "overdue.v1.due.payment".into();
@@ -222,11 +215,8 @@ async fn a_message_is_persistent_and_carries_its_exact_remaining_time() {
     let Some(AMQPValue::FieldArray(deaths)) = headers.inner().get("x-death") else { panic!("{headers:?}") };
     let AMQPValue::FieldTable(death) = &deaths.as_slice()[0] else { panic!("{deaths:?}") };
     let Some(AMQPValue::LongString(expiration)) = death.inner().get("original-expiration") else { panic!("{death:?}") };
-    let expiration_ms: i64 = expiration.to_string().parse().unwrap();
-    let due_ms = i64::try_from(order.deadline.instant().unix_timestamp_nanos() / 1_000_000).unwrap();
-    // A message must not come early, so what is left of a millisecond counts as a whole one.
-    let remaining = (due_ms - after_ms).max(0)..=(due_ms + 1 - before_ms);
-    assert!(remaining.contains(&expiration_ms), "{expiration_ms} ms, not within {remaining:?}");
+    // A tenth less than the TTL, so that one that is sent a little later still fits in behind it.
+    assert_eq!(expiration.to_string(), "1800");
     relay.stop().await;
     world.close().await;
 }

@@ -17,6 +17,9 @@ pub struct Counted {
     pub messages: u64,
     pub parked: u64,
     pub early: u64,
+    /// In memory until they are due.
+    pub held_orders: i64,
+    pub sent_on: u64,
     /// Times that a server was waited for.
     pub held: u64,
     pub consumers_open: i64,
@@ -51,6 +54,8 @@ impl Counted {
             messages: metrics.messages.get(),
             parked: metrics.parked.get(),
             early: metrics.early.get(),
+            held_orders: metrics.held.get(),
+            sent_on: metrics.sent_on.get(),
             held: metrics.waits.get(),
             consumers_open: metrics.consumers.get(),
             gateway_calls: metrics.gateway_calls.get(),

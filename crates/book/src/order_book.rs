@@ -50,12 +50,12 @@ pub trait OrderBook: Send + Sync {
     async fn set_aside(&self, money: &[MoneyAside]) -> Result<(), BookError>;
 
     /// Whether orders can be loaded and settled at all: whether everything is there that the calls above need, and may be
-    /// used. Changes nothing.
+    /// used. Changes nothing. Returns the book's time.
     ///
     /// # Errors
     /// [`BookError::Misconfigured`] names what is wrong for every order alike; [`BookError::Away`].
-    async fn ready(&self) -> Result<(), BookError> {
-        self.load(&[], None).await.map(drop)
+    async fn ready(&self) -> Result<ServerTime, BookError> {
+        self.load(&[], None).await.map(|reply| reply.time)
     }
 
     /// Those of these orders whose deadline was in the past from the first: it was moved there, or the order was created or

@@ -1,7 +1,7 @@
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable};
-use order::{Attempts, Hop, OrderId, ParkReason, Shard, TimeoutKind};
+use order::{Attempts, Deadline, Hop, OrderId, ParkReason, Shard, TimeoutKind};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use trace::TraceParent;
@@ -12,7 +12,7 @@ use crate::headers::{
     ATTEMPT_HEADER, ATTEMPTS_MADE_HEADER, DETAIL_HEADER, REASON_HEADER, UNTIL_HEADER, attempts, insert_attempts,
     insert_text, insert_time, time, with_headers,
 };
-use crate::routing::{kind_and_shard, routing_key};
+use crate::routing::{is_lane_queue, kind_and_shard, routing_key};
 use crate::topology::{LANES_EXCHANGE, PARKED_EXCHANGE};
 use crate::wire::{self, Decoded, Fault};
 
@@ -25,7 +25,22 @@ pub struct Incoming {
     body: Vec<u8>,
     routing_key: String,
     properties: BasicProperties,
-    pub(crate) delivery_tag: u64,
+    /// Whether it has come by a way that only relays and workers may take.
+    ours: bool,
+    deliveries: u32,
+    tag: DeliveryTag,
+}
+
+/// By what a session acks a message that it has brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeliveryTag(pub(crate) u64);
+
+impl DeliveryTag {
+    /// The tag of a message that no broker has delivered, for tests.
+    #[must_use]
+    pub fn of(tag: u64) -> Self {
+        Self(tag)
+    }
 }
 
 /// The most characters of a detail: all headers must fit into one frame.
@@ -34,15 +49,25 @@ const DETAIL_CHARACTERS_MAX: usize = 2_000;
 impl Incoming {
     /// Reads a message that was delivered from `queue`, the due queue of this kind and shard.
     pub(crate) fn read(delivery: Delivery, queue: &str, route: (TimeoutKind, Shard)) -> Self {
-        let (key, tag) = (delivery.routing_key.as_str().to_owned(), delivery.delivery_tag);
-        Self::arrived(key, delivery.data, delivery.properties, tag, queue, route)
+        let key = delivery.routing_key.as_str().to_owned();
+        let mut message = Self::arrived(key, delivery.data, delivery.properties, queue, route);
+        message.ours = delivery.exchange.as_str() == LANES_EXCHANGE || came_by_a_lane_of_ours(&message.properties);
+        message.deliveries = if delivery.redelivered { deliveries_before(&message.properties) } else { 0 };
+        message.tag = DeliveryTag(delivery.delivery_tag);
+        message
     }
 
     /// A message that no broker has delivered, for tests of code that handles messages.
     #[must_use]
     pub fn untouched_by_a_broker(routing_key: &str, body: &[u8]) -> Self {
         let route = (TimeoutKind::Payment, Shard::FIRST);
-        Self::arrived(routing_key.to_owned(), body.to_vec(), BasicProperties::default(), 0, "", route)
+        Self::arrived(routing_key.to_owned(), body.to_vec(), BasicProperties::default(), "", route)
+    }
+
+    /// The same message, if only relays and workers can have sent it; for tests.
+    #[must_use]
+    pub fn of_ours(self, tag: DeliveryTag) -> Self {
+        Self { ours: true, tag, ..self }
     }
 
     /// The same message, if it was to come out of its lane then; for tests.
@@ -56,7 +81,6 @@ impl Incoming {
         routing_key: String,
         body: Vec<u8>,
         properties: BasicProperties,
-        delivery_tag: u64,
         queue: &str,
         route_of_queue: (TimeoutKind, Shard),
     ) -> Self {
@@ -66,7 +90,36 @@ impl Incoming {
             Ok(_) => wire::decode(&body),
             Err(unknown) => Err(Fault::UnknownKind(unknown.clone())),
         };
-        Self { content, route: route.unwrap_or(route_of_queue), body, routing_key, properties, delivery_tag }
+        let route = route.unwrap_or(route_of_queue);
+        let tag = DeliveryTag(0);
+        Self { content, route, body, routing_key, properties, ours: false, deliveries: 0, tag }
+    }
+
+    /// By what it is acked.
+    #[must_use]
+    pub fn tag(&self) -> DeliveryTag {
+        self.tag
+    }
+
+    /// How many bytes its body has.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.body.len()
+    }
+
+    /// How often it was delivered before, and came back: its consumers died, or gave it back.
+    #[must_use]
+    pub fn deliveries(&self) -> u32 {
+        self.deliveries
+    }
+
+    /// Its orders and when each is due, if it says so and is a message of ours: it has come by a way that only relays and
+    /// workers may take. What a foreign publisher says counts for nothing.
+    #[must_use]
+    pub fn due(&self) -> Option<impl Iterator<Item = (&OrderId, Deadline)>> {
+        let content = self.content.as_ref().ok().filter(|_| self.ours)?;
+        let due = content.due.as_ref()?;
+        Some(content.orders.iter().zip(due.iter().copied()))
     }
 
     /// How many orders it names; one for a message that cannot be understood.
@@ -117,7 +170,7 @@ impl Incoming {
         let mut headers = without(&kept_headers(self.properties.headers().as_ref()), tells_of_death);
         insert_attempts(&mut headers, ATTEMPT_HEADER, attempts);
         let (kind, shard) = self.route;
-        self.in_its_place(LANES_EXCHANGE, routing_key(hop.lane, kind, shard), body, headers).expiring(hop)
+        self.in_its_place(LANES_EXCHANGE, routing_key(hop, kind, shard), body, headers).expiring(hop)
     }
 
     /// The whole message, byte for byte and with its headers, as one to be parked.
@@ -169,6 +222,27 @@ impl Incoming {
     }
 }
 
+/// Whether the queue by which a message last left a lane is one of ours. The broker writes that down, the last first, and no
+/// publisher can write before it (<https://www.rabbitmq.com/docs/dlx#effects>).
+fn came_by_a_lane_of_ours(properties: &BasicProperties) -> bool {
+    let deaths = properties.headers().as_ref().and_then(|headers| headers.inner().get("x-death"));
+    let Some(AMQPValue::FieldArray(deaths)) = deaths else { return false };
+    let Some(AMQPValue::FieldTable(last)) = deaths.as_slice().first() else { return false };
+    matches!(last.inner().get("queue"), Some(AMQPValue::LongString(queue)) if is_lane_queue(&queue.to_string()))
+}
+
+/// How often a quorum queue has delivered a message before, as its header tells
+/// (<https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling>).
+fn deliveries_before(properties: &BasicProperties) -> u32 {
+    let count = properties.headers().as_ref().and_then(|headers| headers.inner().get("x-delivery-count"));
+    match count {
+        Some(AMQPValue::LongLongInt(count)) => u32::try_from(*count).unwrap_or(0),
+        Some(AMQPValue::LongInt(count)) => u32::try_from(*count).unwrap_or(0),
+        Some(AMQPValue::LongUInt(count)) => *count,
+        _ => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,12 +252,12 @@ mod tests {
     fn arrived(routing_key: &str) -> Incoming {
         let route = (TimeoutKind::Gateway, Shard::named("1"));
         let properties = BasicProperties::default();
-        Incoming::arrived(routing_key.to_owned(), b"842317".to_vec(), properties, 1, QUEUE, route)
+        Incoming::arrived(routing_key.to_owned(), b"842317".to_vec(), properties, QUEUE, route)
     }
 
     #[test]
     fn a_message_goes_round_as_the_kind_that_it_is() {
-        let hop = Hop { lane: "5s".parse().unwrap(), expiration_ms: None };
+        let hop = Hop::Lane { lane: "5s".parse().unwrap(), wait_ms: 4_000 };
         for (arrived_with, goes_on_with) in
             [("30m.gateway.1", "5s.gateway.1"), ("30m.payment", "5s.payment"), (QUEUE, "5s.gateway.1")]
         {

@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 use trace::TraceParent;
 
 use crate::headers::{ATTEMPT_HEADER, UNTIL_HEADER, insert_attempts, insert_text, insert_time, with_headers};
-use crate::routing::{NOW, routing_key};
+use crate::routing::routing_key;
 use crate::topology::LANES_EXCHANGE;
 use crate::wire;
 
@@ -23,20 +23,14 @@ impl Outgoing {
     /// A timeout of these orders (1 to [`wire::ORDERS_MAX`]) of one shard. It waits where `hop` says.
     #[must_use]
     pub fn timeout(kind: TimeoutKind, orders: &[(OrderId, Deadline)], hop: Hop, shard: Shard) -> Self {
-        Self::json(orders, routing_key(hop.lane, kind, shard)).expiring(hop)
+        Self::json(orders, routing_key(hop, kind, shard)).expiring(hop)
     }
 
     /// A timeout of one order in the form that foreign publishers use: no more than its ID.
     #[must_use]
     pub fn bare_timeout(kind: TimeoutKind, order: &OrderId, hop: Hop, shard: Shard) -> Self {
-        let key = routing_key(hop.lane, kind, shard);
+        let key = routing_key(hop, kind, shard);
         Self::to_lanes(key, order.as_str().as_bytes().to_vec(), "text/plain").expiring(hop)
-    }
-
-    /// These orders (1 to [`wire::ORDERS_MAX`]) of one shard are due at once, for this kind of timeout.
-    #[must_use]
-    pub fn due_now(kind: TimeoutKind, orders: &[(OrderId, Deadline)], shard: Shard) -> Self {
-        Self::json(orders, routing_key(NOW, kind, shard))
     }
 
     /// The same message, with this many attempts behind it.
@@ -46,7 +40,7 @@ impl Outgoing {
         self
     }
 
-    /// The same message, which is to come out of its lane then.
+    /// The same message, which says that it is to come out of its lane then.
     #[must_use]
     pub fn until(mut self, instant: OffsetDateTime) -> Self {
         self.properties = with_headers(self.properties, |headers| insert_time(headers, UNTIL_HEADER, instant));
@@ -85,7 +79,7 @@ impl Outgoing {
     }
 
     pub(crate) fn expiring(mut self, hop: Hop) -> Self {
-        if let Some(ms) = hop.expiration_ms {
+        if let Some(ms) = hop.expiration_ms() {
             self.properties = self.properties.with_expiration(ms.to_string().into());
         }
         self

@@ -4,15 +4,20 @@ use std::fmt::Display;
 
 use order::{Lane, Shard, TimeoutKind, UnknownKind};
 
-/// In the place of a lane's name: no lane, at once.
-pub const NOW: &str = "now";
-
 /// How the names of due queues begin.
 const DUE_QUEUES: &str = "overdue.v1.due.";
 
+/// How the names of lanes of our own messages begin.
+const LANE_QUEUES: &str = "overdue.v1.delay.";
+
 /// The queue in which our own messages of this shard wait that go by this lane.
 pub(crate) fn lane_queue(lane: Lane, shard: Shard) -> String {
-    format!("overdue.v1.delay.{lane}{shard}")
+    format!("{LANE_QUEUES}{lane}{shard}")
+}
+
+/// Whether a queue is one of those.
+pub(crate) fn is_lane_queue(name: &str) -> bool {
+    name.starts_with(LANE_QUEUES)
 }
 
 /// The same for messages of foreign publishers.
@@ -31,7 +36,7 @@ pub(crate) fn is_due_queue(name: &str) -> bool {
     name.starts_with(DUE_QUEUES)
 }
 
-/// The key that leads by way of `lane` (or [`NOW`], or any lane for `*`) to the due queue of this kind and shard.
+/// The key that leads by way of `lane` (a lane, an [`order::Hop`], or any lane for `*`) to the due queue of this kind and shard.
 pub(crate) fn routing_key(lane: impl Display, kind: impl Display, shard: Shard) -> String {
     format!("{lane}.{kind}{shard}")
 }

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
@@ -10,6 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
 
 use crate::connection::close;
+use crate::incoming::DeliveryTag;
 use crate::routing::due_queue;
 use crate::{Broker, BrokerError, Incoming};
 
@@ -22,6 +24,10 @@ pub struct Session {
     consumer: Consumer,
     queue: String,
     route: (TimeoutKind, Shard),
+    /// What has arrived and was not received yet.
+    arrived: Vec<Incoming>,
+    /// What was received and not acked.
+    unacked: BTreeSet<DeliveryTag>,
     /// Why it has ended; `None`: it has not. The consumer's stream tells its end only once, perhaps while messages are in hand.
     ended: Option<SessionEnd>,
 }
@@ -33,14 +39,6 @@ pub struct SessionEnd {
     pub why: String,
     /// How long the broker lets a consumer have messages in hand, if it was for that.
     pub consumer_timeout: Option<Duration>,
-}
-
-/// Messages that arrived together. They can be acked only on the channel that brought them: a batch of an
-/// ended session cannot ack anything of the next.
-pub struct Batch {
-    messages: Vec<Incoming>,
-    channel: Channel,
-    broker: Broker,
 }
 
 /// How the tags of our consumers begin, by which they are told from others'.
@@ -76,18 +74,21 @@ impl Session {
             .await
             .map_err(error)?;
         let (broker, route) = (broker.clone(), (kind, shard));
-        Ok(Self { broker, connection, channel, consumer, queue, route, ended: None })
+        let (arrived, unacked) = (Vec::new(), BTreeSet::new());
+        Ok(Self { broker, connection, channel, consumer, queue, route, arrived, unacked, ended: None })
     }
 
     /// Waits for a message and takes with it the others that have arrived already, or arrive within `linger`, until the
     /// messages name `orders_max` orders or more. `None` when the session has ended: the queue was deleted, or the
     /// connection is gone.
     ///
-    /// May be dropped while it waits. What it has taken by then comes again when the session has ended.
-    pub async fn receive(&mut self, orders_max: usize, linger: Duration) -> Option<Batch> {
-        let first = self.next().await?;
-        let mut messages = vec![self.read(first)];
-        let mut orders = messages[0].weight();
+    /// May be dropped while it waits: what has arrived by then is received next time.
+    pub async fn receive(&mut self, orders_max: usize, linger: Duration) -> Option<Vec<Incoming>> {
+        if self.arrived.is_empty() {
+            let first = self.next().await?;
+            self.arrived.push(self.read(first));
+        }
+        let mut orders: usize = self.arrived.iter().map(Incoming::weight).sum();
         let last_call = Instant::now() + linger;
         while orders < orders_max {
             let delivery = match self.next().now_or_never() {
@@ -98,9 +99,43 @@ impl Session {
             let Some(delivery) = delivery else { break };
             let message = self.read(delivery);
             orders += message.weight();
-            messages.push(message);
+            self.arrived.push(message);
         }
-        Some(Batch { messages, channel: self.channel.clone(), broker: self.broker.clone() })
+        self.unacked.extend(self.arrived.iter().map(Incoming::tag));
+        Some(std::mem::take(&mut self.arrived))
+    }
+
+    /// How many messages were received and not acked.
+    #[must_use]
+    pub fn unacked(&self) -> usize {
+        self.unacked.len()
+    }
+
+    /// Acks messages that this session has brought. Only for when their effects are committed and their follow-ups are confirmed.
+    ///
+    /// # Errors
+    /// [`BrokerError`] if the session has ended meanwhile: then they will come again.
+    pub async fn ack(&mut self, tags: &[DeliveryTag]) -> Result<(), BrokerError> {
+        for tag in tags {
+            self.unacked.remove(tag);
+        }
+        // What lies before all that is still in hand needs one ack; the others need one each.
+        let first_unacked = self.unacked.first().copied();
+        let is_before = |tag: &&DeliveryTag| first_unacked.is_none_or(|first| **tag < first);
+        let (before, beside): (Vec<&DeliveryTag>, Vec<&DeliveryTag>) = tags.iter().partition(is_before);
+        let all = before.into_iter().max().map(|tag| (tag, true));
+        for (tag, multiple) in all.into_iter().chain(beside.into_iter().map(|tag| (tag, false))) {
+            let ack = self.channel.basic_ack(tag.0, BasicAckOptions { multiple });
+            // On a channel that the broker closes at this moment, lapin may never answer.
+            match timeout(ACK_TIMEOUT, ack).await {
+                Ok(acked) => acked.map_err(|error| self.broker.error(&error))?,
+                Err(_) => {
+                    let (address, timeout_ms) = (self.broker.address().to_owned(), ACK_TIMEOUT.as_millis());
+                    return Err(BrokerError::Timeout { address, timeout_ms });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Tells the broker to send nothing more, and hangs up. What was sent ahead and not taken goes back to
@@ -147,33 +182,6 @@ fn consumer_timeout(why: &str) -> Option<Duration> {
     let (_, after) = why.split_once("Timeout value used: ")?;
     let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok().map(Duration::from_millis)
-}
-
-impl Batch {
-    /// The messages, in the order of their arrival; at least one.
-    #[must_use]
-    pub fn messages(&self) -> &[Incoming] {
-        &self.messages
-    }
-
-    /// Acks all of them at once. Only for when their effects are committed and their follow-ups are confirmed.
-    ///
-    /// # Errors
-    /// [`BrokerError`] if the session has ended meanwhile: then they will come again.
-    pub async fn ack(self) -> Result<(), BrokerError> {
-        let Some(last) = self.messages.last() else { return Ok(()) };
-        // A session takes messages in the order of their tags and has one batch at a time, so everything up
-        // to this tag is in this batch or was acked before.
-        let ack = self.channel.basic_ack(last.delivery_tag, BasicAckOptions { multiple: true });
-        // On a channel that the broker closes at this moment, lapin may never answer.
-        match timeout(ACK_TIMEOUT, ack).await {
-            Ok(acked) => acked.map_err(|error| self.broker.error(&error)),
-            Err(_) => Err(BrokerError::Timeout {
-                address: self.broker.address().to_owned(),
-                timeout_ms: ACK_TIMEOUT.as_millis(),
-            }),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -3,10 +3,10 @@
 //! A version stands in the names of the queues, so that a changed argument is a new queue and never a conflict with an
 //! old one.
 
-use order::{Lane, Lanes, Shard, TimeoutKind};
+use order::{Hop, Lane, Lanes, Shard, TimeoutKind};
 use serde_json::{Value, json};
 
-use crate::routing::{NOW, due_queue, foreign_lane_queue, lane_queue, routing_key};
+use crate::routing::{due_queue, foreign_lane_queue, lane_queue, routing_key};
 
 /// Where foreign publishers' messages enter a lane; the routing key is `<lane>.<kind>`. A message that fits no lane is
 /// parked. Their lanes are not ours: a message with a priority overtakes others on RabbitMQ 4, and these come late
@@ -92,23 +92,20 @@ impl Topology {
         let (queues, bindings, retired, due_queues) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut topology = Self { exchanges: exchanges(), queues, bindings, retired, due_queues };
         for shard in lanes.shards().iter() {
-            for lane in lanes.iter() {
-                let (ours, foreign) = (lane_queue(lane, shard), foreign_lane_queue(lane, shard));
-                for (source, queue) in [(LANES_EXCHANGE, &ours), (DELAY_EXCHANGE, &foreign)] {
-                    topology.add_queue(queue, lane_arguments(lane));
-                    // By each kind that is known: a message of another kind is parked where it enters.
-                    for kind in TimeoutKind::ALL {
-                        topology.bind(source, queue, routing_key(lane, kind, shard));
-                    }
-                }
-                topology.retired.extend(bound_before(&ours, lane, shard));
+            for lane in lanes.ours() {
+                let queue = lane_queue(lane, shard);
+                topology.add_lane(LANES_EXCHANGE, &queue, lane, shard);
+                topology.retired.extend(bound_before(&queue, lane, shard));
+            }
+            for lane in lanes.foreign() {
+                topology.add_lane(DELAY_EXCHANGE, &foreign_lane_queue(lane, shard), lane, shard);
             }
             for kind in TimeoutKind::ALL {
                 let queue = due_queue(kind, shard);
                 topology.add_queue(&queue, due_arguments());
                 // `*` is one word, so the keys of one shard are never those of another.
                 topology.bind(DUE_EXCHANGE, &queue, routing_key('*', kind, shard));
-                topology.bind(LANES_EXCHANGE, &queue, routing_key(NOW, kind, shard));
+                topology.bind(LANES_EXCHANGE, &queue, routing_key(Hop::Now, kind, shard));
                 topology.due_queues.push(queue);
             }
         }
@@ -122,6 +119,14 @@ impl Topology {
         topology.bind(PARKED_EXCHANGE, PARKED_QUEUE, String::new());
         topology.bind(UNROUTABLE_EXCHANGE, PARKED_QUEUE, String::new());
         topology
+    }
+
+    fn add_lane(&mut self, source: &'static str, queue: &str, lane: Lane, shard: Shard) {
+        self.add_queue(queue, lane_arguments(lane));
+        // By each kind that is known: a message of another kind is parked where it enters.
+        for kind in TimeoutKind::ALL {
+            self.bind(source, queue, routing_key(lane, kind, shard));
+        }
     }
 
     fn add_queue(&mut self, name: &str, arguments: Arguments) {
@@ -233,7 +238,7 @@ mod tests {
         let topology = Topology::new(&Lanes::standard(&["45m".parse().unwrap()]));
         let is_lane = |queue: &&Queue| queue.name.contains(".delay.") || queue.name.contains(".foreign.");
         let lanes: Vec<_> = topology.queues.iter().filter(is_lane).collect();
-        assert_eq!(lanes.len(), 2 * (Lanes::STANDARD.len() + 1));
+        assert_eq!(lanes.len(), Lanes::LADDER.len() + 1 + Lanes::FOREIGN.len() + 1);
         for queue in lanes {
             let argument =
                 |name: &str| queue.arguments.iter().find(|(n, _)| *n == name).map(|(_, value)| value.clone());
@@ -252,8 +257,8 @@ mod tests {
             topology.bindings.iter().any(|binding| binding.source == source && binding.routing_key == key)
         };
         for kind in TimeoutKind::ALL {
-            for lane in Lanes::STANDARD {
-                for source in [DELAY_EXCHANGE, LANES_EXCHANGE] {
+            for (source, lanes) in [(DELAY_EXCHANGE, &Lanes::FOREIGN[..]), (LANES_EXCHANGE, &Lanes::LADDER)] {
+                for lane in lanes {
                     assert!(bound(source, &format!("{lane}.{kind}")), "{source} {lane}.{kind}");
                 }
             }

@@ -1,8 +1,8 @@
 //! The body of a timeout message: the orders to look at.
 //!
 //! It has one of two forms: a bare order ID in UTF-8 (`842317`), or
-//! `{"v":1,"orders":[{"id":"842317","due":"2026-11-22T08:30:00Z"}]}`, in which `due` may be missing. `due` is a hint for
-//! people who read the message, in whatever form. The deadline in the order book decides.
+//! `{"v":1,"orders":[{"id":"842317","due":"2026-11-22T08:30:00Z"}]}`, in which `due` may be missing, or have whatever
+//! form. In a message of ours it says until when the order need not be looked at. The deadline in the order book decides.
 
 use std::borrow::Cow;
 
@@ -24,6 +24,8 @@ const VERSION: u8 = 1;
 pub struct Decoded {
     /// The orders to look at, in the order in which the message names them.
     pub orders: Vec<OrderId>,
+    /// When each is due; `None`: not all entries say so in the form in which ours do, or some are bad.
+    pub due: Option<Vec<Deadline>>,
     /// Entries that name no order, each with its own bytes.
     pub bad_entries: Vec<BadEntry>,
 }
@@ -147,7 +149,7 @@ pub fn decode(body: &[u8]) -> Result<Decoded, Fault> {
     if text.trim_start().starts_with('{') {
         decode_object(text)
     } else {
-        Ok(Decoded { orders: vec![OrderId::new(text)?], bad_entries: Vec::new() })
+        Ok(Decoded { orders: vec![OrderId::new(text)?], due: None, bad_entries: Vec::new() })
     }
 }
 
@@ -176,24 +178,32 @@ fn decode_object(text: &str) -> Result<Decoded, Fault> {
     if entries.len() > ORDERS_MAX {
         return Err(Fault::TooManyOrders(entries.len()));
     }
-    let mut decoded = Decoded { orders: Vec::with_capacity(entries.len()), bad_entries: Vec::new() };
-    for entry in entries {
+    let (mut orders, mut due) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
+    let mut bad_entries = Vec::new();
+    for entry in &entries {
         match decode_entry(entry.get()) {
-            Ok(id) => decoded.orders.push(id),
-            Err(fault) => decoded.bad_entries.push(BadEntry { json: entry.to_owned(), fault }),
+            Ok((id, when)) => {
+                orders.push(id);
+                due.extend(when);
+            }
+            Err(fault) => bad_entries.push(BadEntry { json: (*entry).to_owned(), fault }),
         }
     }
-    Ok(decoded)
+    let due = (due.len() == entries.len()).then_some(due);
+    Ok(Decoded { orders, due, bad_entries })
 }
 
-fn decode_entry(json: &str) -> Result<OrderId, Fault> {
+fn decode_entry(json: &str) -> Result<(OrderId, Option<Deadline>), Fault> {
     #[derive(Deserialize)]
     struct Fields<'a> {
         #[serde(borrow)]
         id: Cow<'a, str>,
+        #[serde(borrow)]
+        due: Option<&'a RawValue>,
     }
     let entry: Fields<'_> = serde_json::from_str(json).map_err(|_| Fault::MalformedEntry)?;
-    Ok(OrderId::new(&entry.id)?)
+    let due = entry.due.and_then(|due| serde_json::from_str::<Cow<'_, str>>(due.get()).ok()?.parse().ok());
+    Ok((OrderId::new(&entry.id)?, due))
 }
 
 #[cfg(test)]

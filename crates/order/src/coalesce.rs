@@ -4,8 +4,9 @@ use time::OffsetDateTime;
 
 use crate::Deadline;
 
-/// How far apart the deadlines of orders may be that share a message, unless a deployment says so.
-pub const COALESCE_WINDOW: Duration = Duration::from_millis(10);
+/// How far apart the deadlines of orders may be that share a message, unless a deployment says so. Nobody is late for that: each
+/// order is held until its own.
+pub const COALESCE_WINDOW: Duration = Duration::from_secs(1);
 
 /// Groups items that may share a message: due within `window` of each other, at most `group_max` to a group. An item that
 /// is past due is due now. Groups and their members come in the order of their deadlines, so the last of a group is the

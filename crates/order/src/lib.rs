@@ -28,7 +28,7 @@ pub use decide::{Decision, Heard, OrderFacts, Retry, decide};
 pub use event_kind::{EventKind, UnknownEvent};
 pub use id::{BadOrderId, OrderId};
 pub use lane::{BadLane, Lane};
-pub use lanes::{BadLanes, Hop, Lanes};
+pub use lanes::{Hop, Lanes};
 pub use operator::Operator;
 pub use park_reason::{ParkReason, UnknownReason};
 pub use payment::{

@@ -21,6 +21,15 @@ impl TimeoutKind {
     /// Every kind that this version knows.
     pub const ALL: [Self; 2] = [Self::Payment, Self::Gateway];
 
+    /// Whether whoever receives it holds it until it is due. It may come early then; the others are handled when they come.
+    #[must_use]
+    pub fn is_held(self) -> bool {
+        match self {
+            Self::Payment => true,
+            Self::Gateway => false,
+        }
+    }
+
     /// The word in routing keys and in names of queues.
     #[must_use]
     pub fn as_str(self) -> &'static str {

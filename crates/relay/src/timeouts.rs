@@ -29,15 +29,17 @@ pub(crate) fn loads(claimed: Vec<ClaimedTimeout>, lanes: &Lanes, window: Duratio
     loads
 }
 
-/// One message for the group. It comes out when the last of its orders falls due: one that came out earlier
-/// would have to wait once more.
+/// One message for the group. If it is held until its orders are due, each at its own moment, it comes before the first is.
 fn message(group: &[ClaimedTimeout], kind: TimeoutKind, shard: Shard, lanes: &Lanes, now: OffsetDateTime) -> Outgoing {
-    let remaining = group.last().map_or(Duration::ZERO, |latest| latest.due.remaining(now));
+    let remaining = |timeout: Option<&ClaimedTimeout>| timeout.map_or(Duration::ZERO, |it| it.due.remaining(now));
     let orders: Vec<_> = group.iter().map(|timeout| (timeout.order.clone(), timeout.due)).collect();
     let parents: Vec<TraceParent> = group.iter().filter_map(|timeout| timeout.traceparent.clone()).collect();
     let span = tracing::info_span!(target: trace::TARGET, "send timeout", orders = orders.len());
     trace::follow(&span, &parents);
-    let hop = lanes.choose(remaining);
+    let hop = match kind.is_held() {
+        true => lanes.choose(remaining(group.first())),
+        false => lanes.at_least(remaining(group.last())),
+    };
     let message = Outgoing::timeout(kind, &orders, hop, shard).until(now + hop.wait());
     message.traced(trace::onward(&span, &parents).as_ref())
 }
@@ -67,13 +69,16 @@ mod tests {
     #[test]
     fn what_is_due_together_shares_a_message_and_kinds_do_not() {
         let claimed = vec![
-            timeout(1, TimeoutKind::Payment, 5_000),
-            timeout(2, TimeoutKind::Payment, 5_010),
-            timeout(3, TimeoutKind::Gateway, 5_000),
-            timeout(4, TimeoutKind::Payment, 30_000),
+            timeout(1, TimeoutKind::Payment, 25_000),
+            timeout(2, TimeoutKind::Payment, 25_010),
+            timeout(3, TimeoutKind::Gateway, 25_000),
+            timeout(4, TimeoutKind::Payment, 40_000),
+            timeout(5, TimeoutKind::Payment, 9_000),
         ];
-        let expected = [(vec![1, 2], "5s.payment"), (vec![4], "30s.payment"), (vec![3], "5s.gateway")];
-        let lanes = Lanes::standard(&["5s".parse().unwrap()]);
+        // What is held may come early and goes by the shorter lane; a question to a gateway does not come early.
+        let expected =
+            [(vec![5], "now.payment"), (vec![1, 2], "20s.payment"), (vec![4], "40s.payment"), (vec![3], "30s.gateway")];
+        let lanes = Lanes::standard(&[]);
         assert_eq!(grouped(claimed, &lanes), expected.map(|(rows, key)| (rows, key.to_owned())));
     }
 
@@ -82,7 +87,7 @@ mod tests {
         // `order-0` and `order-1` are of the shards 1 and 3 of four; see the crate `order`.
         let claimed = vec![timeout(0, TimeoutKind::Payment, 5_000), timeout(1, TimeoutKind::Payment, 5_000)];
         let lanes = Lanes::standard(&[]).sharded(Shards::new(4).unwrap());
-        let expected = [(vec![0], "5s.payment.1"), (vec![1], "5s.payment.3")];
+        let expected = [(vec![0], "now.payment.1"), (vec![1], "now.payment.3")];
         assert_eq!(grouped(claimed, &lanes), expected.map(|(rows, key)| (rows, key.to_owned())));
     }
 }

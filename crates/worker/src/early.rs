@@ -13,13 +13,11 @@ use crate::metrics::WorkerMetrics;
 use crate::patience::{Interrupted, Patience};
 use crate::shared_book::SharedBook;
 
-/// What a pipeline knows of the time, and what it does with messages that are too early.
+/// What a pipeline does with messages that are too early.
 pub(crate) struct Early {
     book: SharedBook,
     metrics: WorkerMetrics,
     warnings: Throttle,
-    /// The book's time; `None` before the first batch.
-    clock: Option<ServerTime>,
 }
 
 /// What comes so much too early is early. Less may be due to clocks.
@@ -33,69 +31,70 @@ const LAST_STRETCH: Duration = Duration::from_secs(2);
 
 const TROUBLE: &str = "messages that came before their time cannot be kept back";
 
+/// Whether a message has come out of its lane before its time.
+pub(crate) fn is_early(message: &Incoming, now: OffsetDateTime) -> bool {
+    ahead(message, now).is_some()
+}
+
 impl Early {
     pub(crate) fn new(book: SharedBook, metrics: WorkerMetrics) -> Self {
-        Self { book, metrics, warnings: Throttle::default(), clock: None }
+        Self { book, metrics, warnings: Throttle::default() }
     }
 
-    /// What the book's time was just now.
-    pub(crate) fn set_clock(&mut self, time: ServerTime) {
-        self.clock = Some(time);
-    }
-
-    /// Keeps back what is too early. Returns the others, which are to be handled.
-    pub(crate) async fn keep_back<'a>(
-        &mut self,
-        messages: &'a [Incoming],
+    /// Keeps back messages that are too early. Returns the book's time; `None`: they cannot be kept back, and are to be handled as
+    /// if they had come in time.
+    pub(crate) async fn keep_back(
+        &self,
+        messages: &[Incoming],
+        now: OffsetDateTime,
         patience: &Patience,
-    ) -> Result<Vec<&'a Incoming>, Interrupted> {
-        let Some(now) = self.clock.map(ServerTime::now) else { return Ok(messages.iter().collect()) };
-        let (mut timeouts, mut punctual) = (Vec::new(), Vec::new());
-        for message in messages {
-            match kept_back(message, now) {
-                Some(kept) => timeouts.extend(kept),
-                None => punctual.push(message),
-            }
-        }
-        let early = messages.len() - punctual.len();
-        if early == 0 {
-            return Ok(punctual);
-        }
+    ) -> Result<Option<ServerTime>, Interrupted> {
+        let timeouts: Vec<KeptBack> = messages.iter().filter_map(|message| kept_back(message, now)).flatten().collect();
         let is_answer = |error: &BookError| !matches!(error, BookError::Away(_));
-        match patience.until(TROUBLE, is_answer, || self.book.book.keep_back(&timeouts)).await? {
-            Ok(Some(time)) => self.clock = Some(time),
-            // They are handled as if they had come in time.
-            Ok(None) => return Ok(messages.iter().collect()),
-            Err(error) => {
-                if let Some(more) = self.warnings.lets_through("cannot") {
-                    tracing::error!(%error, more, "{TROUBLE}");
-                }
-                return Ok(messages.iter().collect());
+        let kept = patience.until(TROUBLE, is_answer, || self.book.book.keep_back(&timeouts)).await?;
+        let time = kept.unwrap_or_else(|error| {
+            if let Some(more) = self.warnings.lets_through("cannot") {
+                tracing::error!(%error, more, "{TROUBLE}");
+            }
+            None
+        });
+        if time.is_some() {
+            self.metrics.early.inc_by(messages.len() as u64);
+            if let Some(more) = self.warnings.lets_through("early") {
+                tracing::warn!(
+                    messages = messages.len(),
+                    more,
+                    "messages came out of their lanes before their time; they wait in the outbox: `overdue topology verify` names a policy or a binding that is at fault"
+                );
             }
         }
-        self.metrics.early.inc_by(early as u64);
-        if let Some(more) = self.warnings.lets_through("early") {
-            tracing::warn!(
-                messages = early,
-                more,
-                "messages came out of their lanes before their time; they wait in the outbox: `overdue topology verify` names a policy or a binding that is at fault"
-            );
-        }
-        Ok(punctual)
+        Ok(time)
     }
+}
+
+/// By how much a message is too early, and when it is to come.
+fn ahead(message: &Incoming, now: OffsetDateTime) -> Option<(Duration, OffsetDateTime)> {
+    // What is bad in it is parked, early or not.
+    message.content.as_ref().ok().filter(|content| content.bad_entries.is_empty())?;
+    let until = message.until()?;
+    let ahead = Duration::try_from(until - now).ok().filter(|ahead| *ahead > EARLY_MIN)?;
+    Some((ahead, until))
 }
 
 /// The orders of this message as they are to wait outside its lane; `None`: it has not come too early.
 fn kept_back(message: &Incoming, now: OffsetDateTime) -> Option<impl Iterator<Item = KeptBack> + '_> {
-    // What is bad in it is parked, early or not.
-    let content = message.content.as_ref().ok().filter(|content| content.bad_entries.is_empty())?;
-    let until = message.until()?;
-    let ahead = Duration::try_from(until - now).ok().filter(|ahead| *ahead > EARLY_MIN)?;
+    let content = message.content.as_ref().ok()?;
+    let (ahead, until) = ahead(message, now)?;
     let wait = if ahead <= LAST_STRETCH { ahead } else { (ahead / 2).min(WAIT_MAX) };
     // A time that somebody made up may lie beyond all that a database can hold.
-    let due = until.min(now + Duration::from_hours(366 * 24));
+    let farthest = now + Duration::from_hours(366 * 24);
     let (kind, trace) = (message.kind(), message.traceparent());
-    Some(content.orders.iter().map(move |id| KeptBack { id: id.clone(), kind, due, wait, trace: trace.clone() }))
+    let mut dues = message.due().into_iter().flatten().map(|(_, due)| due.instant());
+    Some(content.orders.iter().map(move |id| {
+        // What is due already is to be looked at again.
+        let due = dues.next().filter(|due| *due > now).unwrap_or(until).min(farthest);
+        KeptBack { id: id.clone(), kind, due, wait, trace: trace.clone() }
+    }))
 }
 
 #[cfg(test)]

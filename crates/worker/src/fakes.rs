@@ -10,6 +10,7 @@ use book::{
     Actor, BookError, BookResult, Bookmark, Closed, Closing, Credited, ItemReply, Loaded, MoneyAside, OrderBook,
     OverduePage, PageRequest, Payment, Reply, Revision, ServerTime, TradeNote,
 };
+use broker::{DeliveryTag, Incoming, wire};
 use http::HeaderMap;
 use order::{
     Attempts, CloseOutcome, Deadline, Money, OrderFacts, OrderId, OrderStatus, PaymentFacts, PaymentState, Prepay,
@@ -43,6 +44,11 @@ pub(crate) fn due(names: &[&str]) -> BTreeMap<OrderId, Attempts> {
 /// A pending order, a second past its deadline.
 pub(crate) fn overdue() -> OrderFacts {
     OrderFacts { status: OrderStatus::Pending, deadline: deadline(), payments: Vec::new() }
+}
+
+/// A message of ours, with these orders.
+pub(crate) fn of_ours(tag: u64, orders: &[(OrderId, Deadline)]) -> Incoming {
+    Incoming::untouched_by_a_broker("now.payment", &wire::encode(orders)).of_ours(DeliveryTag::of(tag))
 }
 
 pub(crate) fn deadline() -> Deadline {
@@ -264,8 +270,8 @@ impl OrderBook for FakeBook {
         Ok(std::mem::take(&mut self.state().unfinished))
     }
 
-    async fn ready(&self) -> Result<(), BookError> {
-        self.state().unready.clone().map_or(Ok(()), Err)
+    async fn ready(&self) -> Result<ServerTime, BookError> {
+        self.state().unready.clone().map_or_else(|| Ok(ServerTime::from(now())), Err)
     }
 
     async fn overdue(&self, page: &PageRequest) -> Result<Option<OverduePage>, BookError> {

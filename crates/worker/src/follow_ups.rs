@@ -13,7 +13,7 @@ use crate::outcome::{Outcome, Recheck, Settled, When};
 /// A message that must be published before a batch may be acked. Its lane is chosen when it is sent, which may be long after
 /// it was decided.
 pub(crate) enum FollowUp<'a> {
-    /// Orders whose payment deadline lies ahead, within the window of each other; the one due latest is last.
+    /// Orders whose payment deadline lies ahead, within the window of each other; the one due first is first.
     Wait(Vec<(OrderId, Deadline)>),
     /// Orders whose gateways are to be asked now.
     HandOver(Vec<(OrderId, Deadline)>),
@@ -39,16 +39,17 @@ pub(crate) const GATEWAY_ORDERS_MAX: usize = 64;
 /// Orders that are to be asked about again within this time of each other may share a message.
 const RECHECK_WINDOW: Duration = Duration::from_secs(1);
 
-/// What follows from how the orders of these messages ended. Orders that wait for deadlines within `window` of each other
-/// share a message.
+/// What follows from how the orders of these messages ended, and from orders that go on to another lane. Orders that wait for
+/// deadlines within `window` of each other share a message.
 pub(crate) fn follow_ups<'a>(
     messages: &[&'a Incoming],
     settled: &'a Settled,
+    onward: Vec<(OrderId, Deadline)>,
     window: Duration,
     now: OffsetDateTime,
 ) -> Vec<FollowUp<'a>> {
     let Settled { outcomes, rechecks, .. } = settled;
-    let (mut waiting, mut handed_over) = (Vec::new(), Vec::new());
+    let (mut waiting, mut handed_over) = (onward, Vec::new());
     let (mut unsettled, mut parked) = (HashMap::new(), HashMap::new());
     for (id, outcome) in outcomes {
         match outcome {
@@ -163,7 +164,7 @@ mod tests {
         let waits = [("a", 1_000), ("b", 1_008), ("c", 1_020), ("d", 60_000)];
         let outcomes = waits.map(|(name, in_ms)| (name.to_owned(), Outcome::Waiting(deadline(in_ms))));
         let settled = settled(outcomes);
-        let follow_ups = follow_ups(&[], &settled, WINDOW, now());
+        let follow_ups = follow_ups(&[], &settled, Vec::new(), WINDOW, now());
         let groups: Vec<Vec<&str>> = follow_ups
             .iter()
             .map(|follow_up| match follow_up {
@@ -177,7 +178,7 @@ mod tests {
     #[test]
     fn orders_are_handed_over_in_small_messages() {
         let settled = settled((0..200).map(|number| (format!("o-{number}"), Outcome::HandedOver(deadline(0)))));
-        let sizes: Vec<usize> = follow_ups(&[], &settled, WINDOW, now())
+        let sizes: Vec<usize> = follow_ups(&[], &settled, Vec::new(), WINDOW, now())
             .iter()
             .map(|follow_up| match follow_up {
                 FollowUp::HandOver(orders) => orders.len(),
@@ -204,7 +205,7 @@ mod tests {
             recheck("d", 1, at(0), 0),
             recheck("e", 1, at(30), 2),
         ];
-        let follow_ups = follow_ups(&[], &settled, WINDOW, now());
+        let follow_ups = follow_ups(&[], &settled, Vec::new(), WINDOW, now());
         let mut groups: Vec<(Vec<&str>, u32, OffsetDateTime)> = Vec::new();
         for follow_up in &follow_ups {
             let FollowUp::Recheck { orders, attempts, when } = follow_up else { panic!("nothing else follows") };
@@ -226,7 +227,7 @@ mod tests {
             settled([("a".to_owned(), look(1, 5)), ("b".to_owned(), look(3, 9)), ("c".to_owned(), Outcome::Closed)]);
         let body = r#"{"v":1,"orders":[{"id":"a"},{"id":"b"},{"id":"c"},{"id":"a"}]}"#;
         let messages = [message(body), message("c")];
-        let follow_ups = follow_ups(&messages.iter().collect::<Vec<_>>(), &settled, WINDOW, now());
+        let follow_ups = follow_ups(&messages.iter().collect::<Vec<_>>(), &settled, Vec::new(), WINDOW, now());
         let [FollowUp::LookAgain { orders, attempts, when, .. }] = follow_ups.as_slice() else {
             panic!("{} follow", follow_ups.len())
         };
@@ -241,7 +242,7 @@ mod tests {
             settled([("a".to_owned(), parked(ParkReason::RefusedByDatabase)), ("b".to_owned(), Outcome::Closed)]);
         let mixed = r#"{"v":1,"orders":[{"id":"a"},{"id":"b"},{"id":"no id"},{"id":"a"}]}"#;
         let messages = [message(mixed), message("{"), message("b")];
-        let follow_ups = follow_ups(&messages.iter().collect::<Vec<_>>(), &settled, WINDOW, now());
+        let follow_ups = follow_ups(&messages.iter().collect::<Vec<_>>(), &settled, Vec::new(), WINDOW, now());
         let parts: Vec<(String, ParkReason)> = follow_ups
             .iter()
             .map(|follow_up| {

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use book::Actor;
+use book::{Actor, ServerTime};
 use order::{Attempts, OrderId};
 use trace::TraceParent;
 
@@ -15,8 +15,9 @@ pub(crate) trait Handler: Send + Sync {
     /// Handles these orders, with their attempts so far, until the outcome of each is known.
     async fn handle(&self, due: &BTreeMap<OrderId, Attempts>, context: &Context) -> Result<Settled, Interrupted>;
 
-    /// Waits until the servers answer that handling needs. While they do not, nothing needs to be taken from a queue.
-    async fn is_ready(&self, patience: &Patience) -> Result<(), Interrupted>;
+    /// Waits until the servers answer that handling needs. While they do not, nothing needs to be taken from a queue. Returns the
+    /// book's time, if it tells.
+    async fn is_ready(&self, patience: &Patience) -> Result<Option<ServerTime>, Interrupted>;
 
     /// How long nothing can be handled that takes a gateway; `None`: it can, or none is needed.
     fn closed_for(&self) -> Option<Duration>;

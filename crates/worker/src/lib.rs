@@ -2,6 +2,7 @@
 //! then acks. The sweep, passive close, notifications and refunds are here, too.
 
 mod answer;
+mod arrival;
 mod asking;
 mod attempt;
 mod attendant;
@@ -14,6 +15,7 @@ mod gateway_client;
 mod gateway_settings;
 mod gateways;
 mod handler;
+mod hold;
 mod metrics;
 mod notification;
 mod outbound;

@@ -28,6 +28,10 @@ pub struct WorkerMetrics {
     pub parked: Counter,
     /// Messages that came out of their lanes before their time, and wait in the outbox.
     pub early: Counter,
+    /// Orders that are in memory until they are due.
+    pub held: Gauge,
+    /// Orders that came before their time, and were sent on without a look at them.
+    pub sent_on: Counter,
     /// Times that a server that is away was waited for.
     pub waits: Counter,
     /// Subscriptions that are open.
@@ -79,6 +83,8 @@ impl Default for WorkerMetrics {
             attempts_in_vain: Counter::default(),
             parked: Counter::default(),
             early: Counter::default(),
+            held: Gauge::default(),
+            sent_on: Counter::default(),
             waits: Counter::default(),
             consumers: Gauge::default(),
             gateway_calls: Counter::default(),
@@ -124,6 +130,12 @@ impl WorkerMetrics {
             self.parked.clone(),
         );
         registry.register("early", "Messages that came out of their lanes before their time", self.early.clone());
+        registry.register("held_orders", "Orders that are in memory until they are due", self.held.clone());
+        registry.register(
+            "sent_on",
+            "Orders that came before their time, and were sent on without a look at them",
+            self.sent_on.clone(),
+        );
         registry.register(
             "rescued",
             "Orders that the sweep has settled: no message brought them in time",

@@ -31,11 +31,13 @@ impl Outbound {
         Self { publisher, lanes, shard }
     }
 
-    /// Publishes until everything is confirmed and routed. A message that the broker has confirmed is not sent again.
+    /// Publishes until everything is confirmed and routed. A message that the broker has confirmed is not sent again. What waits for
+    /// its deadline may come early by the margin.
     pub(crate) async fn publish(
         &mut self,
         follow_ups: &[FollowUp<'_>],
         time: ServerTime,
+        margin: Duration,
         context: &Context,
     ) -> Result<(), Interrupted> {
         let mut jitter = Jitter { from: time.now(), varied: HashMap::new() };
@@ -45,8 +47,9 @@ impl Outbound {
         while !left.is_empty() {
             let now = time.now();
             let trace = context.trace.as_ref();
-            let message =
-                |(follow_up, at): &(&FollowUp<'_>, OffsetDateTime)| self.message(follow_up, *at - now, now, trace);
+            let message = |(follow_up, at): &(&FollowUp<'_>, OffsetDateTime)| {
+                self.message(follow_up, *at - now, now, margin, trace)
+            };
             let messages: Vec<Outgoing> = left.iter().map(message).collect();
             let fates = self.publisher.publish(&messages).await;
             let failure = fates.iter().find_map(|fate| fate.as_ref().err().cloned());
@@ -71,15 +74,16 @@ impl Outbound {
         follow_up: &FollowUp<'_>,
         wait: time::Duration,
         now: OffsetDateTime,
+        margin: Duration,
         trace: Option<&TraceParent>,
     ) -> Outgoing {
         let message = match follow_up {
             FollowUp::Wait(orders) => {
-                let remaining = orders.last().map_or(Duration::ZERO, |(_, latest)| latest.remaining(now));
-                let hop = self.lanes.choose(remaining);
+                let remaining = orders.first().map_or(Duration::ZERO, |(_, earliest)| earliest.remaining(now));
+                let hop = self.lanes.choose_within(remaining, margin);
                 Outgoing::timeout(TimeoutKind::Payment, orders, hop, self.shard).until(now + hop.wait())
             }
-            FollowUp::HandOver(orders) => Outgoing::due_now(TimeoutKind::Gateway, orders, self.shard),
+            FollowUp::HandOver(orders) => Outgoing::timeout(TimeoutKind::Gateway, orders, Hop::Now, self.shard),
             FollowUp::Recheck { orders, attempts, .. } => {
                 let hop = self.hop(wait);
                 let message = Outgoing::timeout(TimeoutKind::Gateway, orders, hop, self.shard);

@@ -4,19 +4,23 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use broker::{Batch, Broker, Incoming, Session, SessionEnd};
-use order::{Attempts, OrderId, Shard, TimeoutKind};
+use book::ServerTime;
+use broker::{Broker, DeliveryTag, Incoming, Session, SessionEnd};
+use order::{Attempts, Deadline, OrderId, Shard, TimeoutKind};
 use retry::Policy;
+use time::OffsetDateTime;
 use trace::{Throttle, TraceParent};
 use tracing::Instrument;
 
+use crate::arrival::{Arrived, Holding, TIGHT_MARGIN};
 use crate::early::Early;
 use crate::follow_ups::{FollowUp, follow_ups};
 use crate::handler::{Context, Handler};
+use crate::hold::{Hold, Place};
 use crate::metrics::WorkerMetrics;
 use crate::outbound::Outbound;
-use crate::patience::{BROKEN, Interrupted};
-use crate::trust::Trust;
+use crate::patience::{BROKEN, Interrupted, Patience};
+use crate::trust::{Trust, are_suspect};
 
 /// One consumer of the due queue of one kind and shard.
 pub(crate) struct Pipeline {
@@ -31,6 +35,8 @@ pub(crate) struct Pipeline {
     /// As it is between batches.
     pub(crate) context: Context,
     pub(crate) metrics: WorkerMetrics,
+    /// The book's time; `None`: it is not known yet.
+    pub(crate) clock: Option<ServerTime>,
 }
 
 /// The bounds of a pipeline.
@@ -42,6 +48,8 @@ pub(crate) struct Bounds {
     pub(crate) prefetch_max: u16,
     /// Orders that go back to a lane and are due within this time of each other may share a message.
     pub(crate) window: Duration,
+    /// How early a message may come to be held until its orders are due.
+    pub(crate) margin: Duration,
     /// After so long without a message the subscription is made anew.
     pub(crate) renew_idle_after: Duration,
     /// How long a batch is held while a server is away.
@@ -54,10 +62,29 @@ enum Ended {
     Stopped,
     /// It was a careful session, and went well.
     Trusted,
+    /// It was not careful, and its messages had come back several times.
+    Suspicious,
     /// No message came for a while.
     Idle,
     /// The broker ended it, or something broke; why.
     Broken(String),
+}
+
+/// What a session waits for.
+enum Next {
+    /// Messages; none, if orders are due that are held.
+    Messages(Vec<Incoming>),
+    Ended(Ended),
+}
+
+/// What is done at a time.
+struct Work<'a> {
+    /// Messages with orders that are due, or that cannot be understood.
+    messages: Vec<&'a Incoming>,
+    due: BTreeMap<OrderId, Attempts>,
+    /// Orders that go on to another lane.
+    onward: Vec<(OrderId, Deadline)>,
+    parents: Vec<TraceParent>,
 }
 
 /// After a batch of so many messages there are more to come, and the next batch waits a little for them: more orders share
@@ -72,11 +99,12 @@ impl Pipeline {
     pub(crate) async fn run(mut self) {
         let mut away = Policy::RECONNECT.delays();
         let mut broken = BROKEN.delays();
-        let mut trust = Trust::none();
+        let mut trust = Trust::default();
         let mut renewed = false;
         let Context { patience, .. } = self.context.clone();
         let queue = broker::due_queue(self.kind, self.shard);
-        while self.handler.is_ready(&patience).await.is_ok() {
+        while let Ok(time) = self.handler.is_ready(&patience).await {
+            self.clock = time.or(self.clock);
             trust.begins();
             let prefetch = trust.prefetch(self.bounds.prefetch_max);
             let opening = Session::open(&self.broker, self.kind, self.shard, prefetch);
@@ -102,8 +130,12 @@ impl Pipeline {
                             broken.reset();
                             continue;
                         }
+                        Ended::Suspicious => {
+                            trust.lost();
+                            continue;
+                        }
                         Ended::Broken(error) => {
-                            trust.broke();
+                            trust.lost();
                             (&mut broken, error)
                         }
                     }
@@ -116,48 +148,84 @@ impl Pipeline {
         self.outbound.close().await;
     }
 
-    /// Works until the session ends, has earned trust, or the program is to stop.
+    /// Works until the session ends, has earned trust, or the program is to stop. What is held then comes again.
     async fn work(&mut self, mut session: Session, trust: &mut Trust) -> Ended {
+        let mut hold = Hold::default();
+        let ended = self.receive_and_settle(&mut session, &mut hold, trust).await;
+        self.metrics.held.dec_by(hold.orders() as i64);
+        session.close().await;
+        ended
+    }
+
+    async fn receive_and_settle(&mut self, session: &mut Session, hold: &mut Hold, trust: &mut Trust) -> Ended {
         let mut linger = Duration::ZERO;
         let shutdown = self.context.patience.shutdown().clone();
-        let ended = loop {
+        loop {
             if let Some(wait) = self.handler.closed_for() {
                 // Orders come only so fast that one now and then finds out whether a gateway can be asked again.
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
-                    () = shutdown.cancelled() => break Ended::Stopped,
+                    () = shutdown.cancelled() => return Ended::Stopped,
                 }
             }
-            let received = tokio::select! {
-                received = session.receive(self.bounds.orders_max, linger) => received,
-                () = tokio::time::sleep(self.bounds.renew_idle_after) => break Ended::Idle,
-                () = shutdown.cancelled() => break Ended::Stopped,
+            let messages = match self.next(session, hold, linger).await {
+                Next::Messages(messages) => messages,
+                Next::Ended(ended) => return ended,
             };
-            let Some(batch) = received else {
-                let SessionEnd { why, consumer_timeout } = session.end();
-                self.hold_less(consumer_timeout);
-                break Ended::Broken(why);
-            };
-            if self.process(&batch).await.is_err() {
-                if shutdown.is_cancelled() {
-                    break Ended::Stopped;
-                }
-                break Ended::Broken("a batch was held for too long; it is given back".to_owned());
+            let (count, suspect) = (messages.len(), are_suspect(&messages));
+            if suspect && !trust.is_careful() {
+                return Ended::Suspicious;
             }
-            self.tell_of_priorities(batch.messages());
-            let messages = batch.messages().len();
-            linger = if messages >= BUSY_MESSAGES { LINGER } else { Duration::ZERO };
-            if let Err(error) = batch.ack().await {
-                break Ended::Broken(error.to_string());
+            linger = if count >= BUSY_MESSAGES { LINGER } else { Duration::ZERO };
+            let holding =
+                if trust.is_careful() { Holding::Nothing } else { Holding::Within(self.margin(session, hold)) };
+            let held = hold.orders();
+            let processed = self.process(messages, hold, holding).await;
+            self.metrics.held.inc_by(hold.orders() as i64 - held as i64);
+            let done = match processed {
+                Ok(done) => done,
+                Err(Interrupted) if shutdown.is_cancelled() => return Ended::Stopped,
+                Err(Interrupted) => {
+                    return Ended::Broken("a batch was held for too long; it is given back".to_owned());
+                }
+            };
+            if done.is_empty() {
+                continue;
+            }
+            if let Err(error) = session.ack(&done).await {
+                return Ended::Broken(error.to_string());
             }
             self.metrics.batches.inc();
-            self.metrics.messages.inc_by(messages as u64);
-            if trust.acked() {
-                break Ended::Trusted;
+            self.metrics.messages.inc_by(done.len() as u64);
+            if trust.acked(suspect) {
+                return Ended::Trusted;
             }
+        }
+    }
+
+    /// Waits for messages, or for orders that are held to fall due.
+    async fn next(&mut self, session: &mut Session, hold: &Hold, linger: Duration) -> Next {
+        let due_in = self.clock.and_then(|clock| hold.next_due_in(clock.now()));
+        let received = tokio::select! {
+            received = session.receive(self.bounds.orders_max, linger), if !hold.is_over_full() => received,
+            () = tokio::time::sleep(due_in.unwrap_or_default()), if due_in.is_some() => return Next::Messages(Vec::new()),
+            () = tokio::time::sleep(self.bounds.renew_idle_after), if hold.is_empty() => return Next::Ended(Ended::Idle),
+            () = self.context.patience.shutdown().cancelled() => return Next::Ended(Ended::Stopped),
         };
-        session.close().await;
-        ended
+        if let Some(messages) = received {
+            self.tell_of_priorities(&messages);
+            return Next::Messages(messages);
+        }
+        let SessionEnd { why, consumer_timeout } = session.end();
+        self.hold_less(consumer_timeout);
+        Next::Ended(Ended::Broken(why))
+    }
+
+    /// How early a message may be to be held. While much is held, or much of what the broker may send ahead, only what is due soon.
+    fn margin(&self, session: &Session, hold: &Hold) -> Duration {
+        let margin = self.bounds.margin.min(self.bounds.hold_max);
+        let is_full = hold.is_full() || 4 * session.unacked() > 3 * usize::from(self.bounds.prefetch_max);
+        if is_full { margin.min(TIGHT_MARGIN) } else { margin }
     }
 
     /// A broker that takes messages for lost which are held for long gives them to others again and again, and sets them aside in
@@ -183,25 +251,63 @@ impl Pipeline {
         }
     }
 
-    /// Does all that a batch asks for. When it returns, everything is committed and confirmed.
-    async fn process(&mut self, batch: &Batch) -> Result<(), Interrupted> {
-        let begun = Instant::now();
+    /// Sorts messages that have arrived, and does all that is to be done now, for them and for what is held. When it returns,
+    /// everything is committed and confirmed; the messages that it names may be acked.
+    async fn process(
+        &mut self,
+        messages: Vec<Incoming>,
+        hold: &mut Hold,
+        holding: Holding,
+    ) -> Result<Vec<DeliveryTag>, Interrupted> {
         let patience = self.context.patience.lasting(self.bounds.hold_max);
-        let messages = self.early.keep_back(batch.messages(), &patience).await?;
-        let due = due(&messages);
-        let parents: Vec<TraceParent> = messages.iter().filter_map(|message| message.traceparent()).collect();
+        // Before the book has told its time, nothing can be said to be early.
+        let now = self.clock.map_or(OffsetDateTime::UNIX_EPOCH, ServerTime::now);
+        let mut arrived = match self.clock {
+            Some(_) => Arrived::sort(messages, now, holding, hold),
+            None => Arrived { due: messages, ..Arrived::default() },
+        };
+        let mut done: Vec<DeliveryTag> = Vec::new();
+        if !arrived.early.is_empty() {
+            match self.early.keep_back(&arrived.early, now, &patience).await? {
+                Some(time) => {
+                    self.clock = Some(time);
+                    done.extend(arrived.early.iter().map(Incoming::tag));
+                }
+                None => arrived.due.append(&mut arrived.early),
+            }
+        }
+        let taken = hold.take_due(now, self.bounds.orders_max);
+        let work = work(&arrived, hold, &taken);
+        if !work.messages.is_empty() || !work.onward.is_empty() {
+            self.settle(work, holding, patience).await?;
+        }
+        done.extend(arrived.due.iter().chain(&arrived.onward).map(Incoming::tag));
+        done.extend(hold.done(&taken));
+        Ok(done)
+    }
+
+    async fn settle(&mut self, work: Work<'_>, holding: Holding, patience: Patience) -> Result<(), Interrupted> {
+        let begun = Instant::now();
+        let Work { messages, due, onward, parents } = work;
         let span = tracing::info_span!(target: trace::TARGET, "settle batch", kind = %self.kind, orders = due.len());
         trace::follow(&span, &parents);
         let context = Context { by: self.context.by.clone(), trace: trace::onward(&span, &parents), patience };
         let settled = self.handler.handle(&due, &context).instrument(span).await?;
         if !due.is_empty() {
-            self.early.set_clock(settled.time);
+            self.clock = Some(settled.time);
+            self.metrics.batch_orders.observe(due.len() as f64);
         }
-        let follow_ups = follow_ups(&messages, &settled, self.bounds.window, settled.time.now());
-        self.outbound.publish(&follow_ups, settled.time, &context).await?;
+        let sent_on = onward.len();
+        let time = self.clock.unwrap_or(settled.time);
+        let follow_ups = follow_ups(&messages, &settled, onward, self.bounds.window, time.now());
+        let margin = match holding {
+            Holding::Within(margin) => margin,
+            Holding::Nothing => self.bounds.margin,
+        };
+        self.outbound.publish(&follow_ups, time, margin, &context).await?;
         let parked = follow_ups.iter().filter(|follow_up| matches!(follow_up, FollowUp::Park { .. })).count();
         self.metrics.parked.inc_by(parked as u64);
-        self.metrics.batch_orders.observe(due.len() as f64);
+        self.metrics.sent_on.inc_by(sent_on as u64);
         tracing::debug!(
             messages = messages.len(),
             orders = due.len(),
@@ -213,18 +319,29 @@ impl Pipeline {
     }
 }
 
-/// The orders that these messages name: each once, in the order of their IDs, with the fewest attempts that a message counts. A
-/// message may have been forged, with a count of its own.
-fn due(messages: &[&Incoming]) -> BTreeMap<OrderId, Attempts> {
+/// What is to be done for messages that have arrived, and for orders that were held until now.
+fn work<'a>(arrived: &'a Arrived, hold: &'a Hold, taken: &[Place]) -> Work<'a> {
+    let arrived_orders = arrived.due.iter().flat_map(|message| {
+        let orders = message.content.iter().flat_map(|content| &content.orders);
+        orders.map(move |id| (id, message))
+    });
+    let held_orders = taken.iter().filter_map(|place| hold.order(*place));
+    let due = due(arrived_orders.chain(held_orders));
+    let messages: Vec<&Incoming> = arrived.due.iter().chain(hold.messages_of(taken)).collect();
+    let parents = messages.iter().copied().chain(&arrived.onward).filter_map(Incoming::traceparent).collect();
+    Work { messages, due, onward: arrived.orders_onward(), parents }
+}
+
+/// These orders, each once, in the order of their IDs, with the fewest attempts that a message counts. A message may have been
+/// forged, with a count of its own.
+fn due<'a>(orders: impl Iterator<Item = (&'a OrderId, &'a Incoming)>) -> BTreeMap<OrderId, Attempts> {
     let mut due: BTreeMap<OrderId, Attempts> = BTreeMap::new();
-    for message in messages {
-        let Ok(content) = &message.content else { continue };
+    for (id, message) in orders {
         let attempts = message.attempts();
-        for id in &content.orders {
-            let known = due.entry(id.clone()).or_insert_with(|| attempts.clone());
-            if known.made > attempts.made {
-                known.clone_from(&attempts);
-            }
+        match due.get_mut(id) {
+            Some(known) if known.made <= attempts.made => {}
+            Some(known) => *known = attempts,
+            None => drop(due.insert(id.clone(), attempts)),
         }
     }
     due
@@ -237,10 +354,12 @@ mod tests {
     #[test]
     fn an_order_that_several_messages_name_is_due_once() {
         let body = br#"{"v":1,"orders":[{"id":"b"},{"id":"a"}]}"#;
-        let messages =
-            [b"b".as_slice(), body, b"{", b"a"].map(|body| Incoming::untouched_by_a_broker("30m.payment", body));
-        let due = due(&messages.iter().collect::<Vec<_>>());
-        assert_eq!(due.keys().map(OrderId::as_str).collect::<Vec<_>>(), ["a", "b"]);
-        assert!(due.values().all(|attempts| attempts.made == 0));
+        let due = [b"b".as_slice(), body, b"{", b"a"].map(|body| Incoming::untouched_by_a_broker("30m.payment", body));
+        let arrived = Arrived { due: due.into(), ..Arrived::default() };
+        let hold = Hold::default();
+        let work = work(&arrived, &hold, &[]);
+        assert_eq!(work.due.keys().map(OrderId::as_str).collect::<Vec<_>>(), ["a", "b"]);
+        assert!(work.due.values().all(|attempts| attempts.made == 0));
+        assert_eq!(work.messages.len(), 4);
     }
 }

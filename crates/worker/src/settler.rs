@@ -92,18 +92,18 @@ impl Handler for Settler {
         Ok(progress.settled)
     }
 
-    async fn is_ready(&self, patience: &Patience) -> Result<(), Interrupted> {
+    async fn is_ready(&self, patience: &Patience) -> Result<Option<ServerTime>, Interrupted> {
         let evidence = &self.book.writes;
         let is_answer = |error: &BookError| matches!(error, BookError::Slow(_) | BookError::Busy(_));
         let ready = || async {
             let ready = self.book.book.ready().await;
             match &ready {
-                Ok(()) => evidence.works(),
+                Ok(_) => evidence.works(),
                 Err(error) => evidence.fails(&error.to_string()),
             }
             ready
         };
-        patience.until("orders cannot be settled", is_answer, ready).await.map(drop)
+        patience.until("orders cannot be settled", is_answer, ready).await.map(Result::ok)
     }
 
     fn closed_for(&self) -> Option<Duration> {

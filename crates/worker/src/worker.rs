@@ -141,6 +141,7 @@ impl Worker {
             bounds: self.bounds(kind),
             early: Early::new(self.book.clone(), self.metrics.clone()),
             warnings: trace::Throttle::default(),
+            clock: None,
             context: Context { by: Actor::on_timeout("worker"), trace: None, patience },
             metrics: self.metrics.clone(),
         }
@@ -152,6 +153,7 @@ impl Worker {
             orders_max: settings.batch_orders_max,
             prefetch_max: settings.prefetch_messages,
             window: settings.window,
+            margin: self.lanes.margin(),
             renew_idle_after: settings.renew_idle_after,
             hold_max: settings.hold_max,
         };

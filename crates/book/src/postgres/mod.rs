@@ -70,7 +70,7 @@ impl OrderBook for PostgresBook {
         set_aside::set_aside(&self.client, money).await
     }
 
-    async fn ready(&self) -> Result<(), BookError> {
+    async fn ready(&self) -> Result<ServerTime, BookError> {
         ready::ready(&self.client, &self.under_lock).await
     }
 

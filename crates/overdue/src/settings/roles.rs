@@ -39,7 +39,7 @@ pub(crate) struct Tuning {
     /// Worker: how many pipelines run side by side, each with a connection to broker and database
     #[arg(long, env = "OVERDUE_PIPELINES", default_value_t = default_pipelines(), value_parser = clap::value_parser!(u16).range(1..=64), value_name = "COUNT")]
     pub(crate) pipelines: u16,
-    /// Orders due within this time of each other may share a message; so much later they may come out
+    /// Orders due within this time of each other may share a message. Each is held until its own deadline
     #[arg(long, env = "OVERDUE_COALESCE_WINDOW", default_value_t = Human(COALESCE_WINDOW), value_parser = duration, value_name = "DURATION")]
     coalesce_window: Human,
     /// Relay: what events call their source, a URI reference; another for each deployment
@@ -72,10 +72,10 @@ impl RoleSettings {
             )));
         }
         let window = self.tuning.coalesce_window;
-        if window.0 > Lanes::TOLERANCE {
+        if window.0 > Lanes::MARGIN {
             return Err(Failure::settings(format!(
-                "--coalesce-window (OVERDUE_COALESCE_WINDOW) is {window} and must not exceed {}: orders would be closed that much too late",
-                Human(Lanes::TOLERANCE)
+                "--coalesce-window (OVERDUE_COALESCE_WINDOW) is {window} and must not exceed {}: orders would be held in memory for that much longer",
+                Human(Lanes::MARGIN)
             )));
         }
         Ok(())
