@@ -51,6 +51,6 @@ grant update (state, succeeded_at, updated_at, problem, attempts, next_attempt_a
 grant select, update on gateways to overdue_operator;
 
 -- Health and metrics (`--listen`) read these in every process.
-grant select (created_at, event) on outbox to overdue_worker, overdue_api;
+grant select (created_at, event, events) on outbox to overdue_worker, overdue_api;
 grant select (status, payment_deadline) on orders to overdue_relay;
 grant select (state) on refunds to overdue_relay;

@@ -129,6 +129,42 @@ async fn every_fact_is_announced_as_the_document_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_batch_leaves_a_row_for_256_events_and_a_message_for_each() {
+    const ORDERS: u32 = 600;
+    let world = World::new().await;
+    world.stock("tea", 1_000).await;
+    let foreign = world.foreign().await;
+    listen(&foreign).await;
+    let mut closings = Vec::new();
+    for _ in 0..ORDERS {
+        let order = world.overdue_order("tea").await;
+        let (id, deadline) = (order.id, order.deadline);
+        closings.push(Closing { id, deadline, revision: None, payments: Vec::new(), recheck: None });
+    }
+    world.book().settle(&closings, &Actor::on_timeout("test"), None).await.unwrap();
+    let rows: Vec<i32> =
+        sqlx::query_scalar("select events from outbox order by events").fetch_all(&world.pool).await.unwrap();
+    assert_eq!(rows, [88, 256, 256]);
+    let relay = world.relay();
+    let mut subjects: Vec<String> = heard(&foreign, ORDERS)
+        .await
+        .into_iter()
+        .map(|(_, event)| {
+            assert_eq!(event["data"]["order_id"], event["subject"]);
+            event["id"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    subjects.sort_unstable();
+    let mut expected: Vec<String> =
+        closings.iter().map(|closing| format!("payment-timeout:{}:{}", closing.id, closing.deadline)).collect();
+    expected.sort_unstable();
+    assert_eq!(subjects, expected);
+    eventually("the outbox is empty", async || world.number("select count(*) from outbox").await == 0).await;
+    relay.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_is_sent_again_has_the_same_id() {
     let world = World::new().await;
     world.stock("tea", 1).await;

@@ -17,7 +17,7 @@ pub struct Backlog {
 /// Errors of the database.
 pub async fn backlog(connection: &mut PgConnection) -> Result<Backlog, sqlx::Error> {
     let (timeouts, events, oldest_age_s) = sqlx::query_as(
-        "select count(*) filter (where event is null), count(*) filter (where event is not null),
+        "select count(*) filter (where event is null), coalesce(sum(events) filter (where event is not null), 0)::bigint,
                 coalesce(extract(epoch from clock_timestamp() - min(created_at)), 0)::float8
          from outbox",
     )

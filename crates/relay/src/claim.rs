@@ -27,8 +27,12 @@ pub(crate) struct ClaimedEvent {
     pub(crate) due_at: OffsetDateTime,
     pub(crate) event: String,
     pub(crate) event_id: String,
+    /// Of how many events.
+    pub(crate) events: i32,
     pub(crate) data: String,
     pub(crate) traceparent: Option<String>,
+    /// How long it has waited.
+    pub(crate) age_s: f64,
 }
 
 impl FromRow<'_, PgRow> for ClaimedEvent {
@@ -39,8 +43,10 @@ impl FromRow<'_, PgRow> for ClaimedEvent {
             due_at: row.try_get("due_at")?,
             event: row.try_get("event")?,
             event_id: row.try_get("event_id")?,
+            events: row.try_get("events")?,
             data: row.try_get("data")?,
             traceparent: row.try_get("traceparent")?,
+            age_s: row.try_get("age_s")?,
         })
     }
 }
@@ -87,7 +93,7 @@ pub(crate) struct Claimed {
     pub(crate) now: ServerTime,
 }
 
-/// How many bytes of data an event may have: it must fit into a message, and others wait behind it.
+/// How many bytes of data a row may have: an event must fit into a message, and others wait behind it.
 const EVENT_BYTES_MAX: i64 = 1024 * 1024;
 
 /// Claims the oldest timeouts among the rows with a number above this.
@@ -179,7 +185,8 @@ pub(crate) async fn claim_events(
                and (pg_column_size(data) <= 8192 or octet_length(data::text) <= $3)
              order by id limit $1 for update skip locked))
          returning o.id, left(o.order_id, 200) as order_id,
-             greatest(least(o.due_at, '9000-01-01Z'), '2000-01-01Z') as due_at, o.event, o.event_id, o.data::text, o.traceparent",
+             greatest(least(o.due_at, '9000-01-01Z'), '2000-01-01Z') as due_at, o.event, o.event_id, o.events, o.data::text, o.traceparent,
+             extract(epoch from clock_timestamp() - o.created_at)::float8 as age_s",
     )
     .bind(i64::try_from(count_max).unwrap_or(i64::MAX))
     .bind(milliseconds(lease))
@@ -187,6 +194,11 @@ pub(crate) async fn claim_events(
     .bind(above)
     .fetch_all(connection)
     .await
+}
+
+/// The number of the newest event; 0 if there is none.
+pub(crate) async fn newest_event(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("select coalesce(max(id), 0) from outbox where event is not null").fetch_one(connection).await
 }
 
 /// Deletes rows that were sent.

@@ -1,32 +1,61 @@
 //! Claimed events, a message each.
 
+use std::borrow::Cow;
+
 use broker::{Event, Outgoing};
 use order::{Deadline, OrderId, ParkReason};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use trace::TraceParent;
 
 use crate::claim::{ClaimedEvent, Unsendable};
 use crate::timeouts::Load;
 
+/// In the place of an event's type: the row has a list of events.
+const BATCH: &str = "batch";
+
+/// An event of a batch, as `announce.sql` writes it.
+#[derive(Deserialize)]
+struct Entry<'a> {
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    order_id: Cow<'a, str>,
+    #[serde(borrow)]
+    time: Cow<'a, str>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
 /// The messages of these events, and rows that are none; `source` is what the events call their source.
 pub(crate) fn loads(claimed: &[ClaimedEvent], source: &str) -> (Vec<Load>, Vec<Unsendable>) {
     let (mut loads, mut unsendable) = (Vec::with_capacity(claimed.len()), Vec::new());
-    for event in claimed {
-        match message(event, source) {
-            Ok(message) => loads.push((vec![event.id], message)),
-            Err((reason, detail)) => unsendable.push(Unsendable { row: event.id, reason, detail }),
+    for row in claimed {
+        match messages(row, source) {
+            Ok(messages) => loads.push(Load { rows: vec![row.id], messages }),
+            Err((reason, detail)) => unsendable.push(Unsendable { row: row.id, reason, detail }),
         }
     }
     (loads, unsendable)
 }
 
-fn message(claimed: &ClaimedEvent, source: &str) -> Result<Outgoing, (ParkReason, String)> {
-    let order = OrderId::new(&claimed.order_id).map_err(|error| (ParkReason::IllegalOrderId, error.to_string()))?;
-    let data: &RawValue =
-        serde_json::from_str(&claimed.data).map_err(|error| (ParkReason::NotJson, error.to_string()))?;
-    let time = Deadline::at(claimed.due_at);
-    let traceparent = claimed.traceparent.as_ref().and_then(|text| text.parse::<TraceParent>().ok());
-    let traceparent = traceparent.as_ref();
-    let (id, kind) = (claimed.event_id.as_str(), claimed.event.as_str());
-    Ok(Event { id, source, kind, order: &order, time, data, traceparent }.into())
+fn messages(row: &ClaimedEvent, source: &str) -> Result<Vec<Outgoing>, (ParkReason, String)> {
+    let not_json = |error: serde_json::Error| (ParkReason::NotJson, error.to_string());
+    let traceparent = row.traceparent.as_ref().and_then(|text| text.parse::<TraceParent>().ok());
+    let message = |kind: &str, id: &str, order: &str, time, data: &RawValue| {
+        let order = OrderId::new(order).map_err(|error| (ParkReason::IllegalOrderId, error.to_string()))?;
+        Ok(Event { id, source, kind, order: &order, time, data, traceparent: traceparent.as_ref() }.into())
+    };
+    if row.event != BATCH {
+        let data = serde_json::from_str(&row.data).map_err(not_json)?;
+        return Ok(vec![message(&row.event, &row.event_id, &row.order_id, Deadline::at(row.due_at), data)?]);
+    }
+    let entries: Vec<Entry<'_>> = serde_json::from_str(&row.data).map_err(not_json)?;
+    let message = |entry: &Entry<'_>| {
+        let time = entry.time.parse().map_err(|error: order::BadDeadline| (ParkReason::NotJson, error.to_string()))?;
+        message(&entry.event, &entry.id, &entry.order_id, time, entry.data)
+    };
+    entries.iter().map(message).collect()
 }

@@ -1,15 +1,17 @@
 use std::time::{Duration, Instant};
 
-use broker::{Broker, NotPublished, Outgoing, Publisher};
+use broker::{Broker, NotPublished, Publisher};
 use database::{DatabaseError, STATEMENT_TIMEOUT, SqlxConnection, SqlxPool, answer_timeout};
 use order::{COALESCE_WINDOW, Lanes};
 use retry::Policy;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
-use crate::claim::{self, Claimed, Unsendable, claim_events, claim_timeouts, delete, oversized_events, release};
+use crate::claim::{
+    self, Claimed, ClaimedEvent, Unsendable, claim_events, claim_timeouts, delete, oversized_events, release,
+};
 use crate::frontier::Frontier;
-use crate::pace::Pace;
+use crate::pace::{Pace, rest_of_events};
 use crate::timeouts::Load;
 use crate::{RelayMetrics, events, timeouts};
 
@@ -69,6 +71,20 @@ struct Forwarder {
     settings: RelaySettings,
     metrics: RelayMetrics,
     frontier: Frontier,
+    events: EventFlow,
+}
+
+/// How events come, as the last pass found it.
+#[derive(Debug, Default)]
+struct EventFlow {
+    /// How many of them a row has.
+    per_row: usize,
+    /// The number of the newest row.
+    newest: i64,
+    /// Whether there were newer ones than at the pass before.
+    more_are_coming: bool,
+    /// How long the oldest has waited.
+    age: Duration,
 }
 
 /// Which rows of the outbox a forwarder sends.
@@ -78,8 +94,8 @@ enum RowKind {
     Events,
 }
 
-/// How many events are claimed at a time.
-const CLAIM_EVENTS_MAX: usize = 2048;
+/// About how many events are claimed at a time.
+const CLAIM_EVENTS: usize = 1024;
 
 /// When rows are tried again that the broker did not take.
 const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(2);
@@ -138,7 +154,19 @@ impl Relay {
             settings: self.settings.clone(),
             metrics: self.metrics.clone(),
             frontier: Frontier::default(),
+            events: EventFlow::default(),
         }
+    }
+}
+
+impl EventFlow {
+    fn see(&mut self, claimed: &[ClaimedEvent], newest: i64) {
+        let events: usize = claimed.iter().map(|row| usize::try_from(row.events).unwrap_or(1)).sum();
+        self.per_row = events / claimed.len().max(1);
+        self.more_are_coming = newest > self.newest;
+        self.newest = newest;
+        let age_s = claimed.iter().map(|row| row.age_s).fold(0.0, f64::max);
+        self.age = Duration::try_from_secs_f64(age_s).unwrap_or_default();
     }
 }
 
@@ -149,10 +177,10 @@ impl Forwarder {
         while !shutdown.is_cancelled() {
             let begun = Instant::now();
             let wait = match self.pass().await {
-                // Events are in no hurry: under a backlog this rests as long as it works, and the servers have half of the
-                // time for deadlines.
-                Ok(Found::Full) if self.rows == RowKind::Events => begun.elapsed(),
-                Ok(Found::Full) => continue,
+                Ok(Found::Full) => match self.rows {
+                    RowKind::Timeouts => continue,
+                    RowKind::Events => rest_of_events(begun.elapsed(), self.events.more_are_coming, self.events.age),
+                },
                 Ok(found) => {
                     delays.reset();
                     pace.after(found == Found::Some)
@@ -191,34 +219,39 @@ impl Forwarder {
         if loads.is_empty() {
             return Ok(found);
         }
-        let (rows, messages): (Vec<Vec<i64>>, Vec<Outgoing>) = loads.into_iter().unzip();
-        let fates = self.publisher.publish(&messages).await;
+        let (mut carried, mut messages) = (Vec::with_capacity(loads.len()), Vec::new());
+        for load in loads {
+            carried.push((load.rows, load.messages.len()));
+            messages.extend(load.messages);
+        }
+        let mut fates = self.publisher.publish(&messages).await.into_iter();
 
         let (mut sent, mut refused, mut unsent) = (Vec::new(), Vec::new(), Vec::new());
-        let mut failure = None;
-        for (rows, fate) in rows.into_iter().zip(fates) {
-            match fate {
-                Ok(()) => {
+        let (mut events, mut failure) = (0, None);
+        for (rows, count) in carried {
+            let failures: Vec<NotPublished> = fates.by_ref().take(count).filter_map(Result::err).collect();
+            self.metrics.messages.inc_by((count - failures.len()) as u64);
+            self.metrics.failures.inc_by(failures.len() as u64);
+            match failures.into_iter().next() {
+                None => {
+                    events += count;
                     sent.extend(rows);
-                    self.metrics.messages.inc();
-                    continue;
                 }
                 // The fault of this lane: the others must not wait for it.
-                Err(error @ (NotPublished::Unroutable(_) | NotPublished::Refused)) => {
+                Some(error @ (NotPublished::Unroutable(_) | NotPublished::Refused)) => {
                     tracing::warn!(%error, rows = rows.len(), "a message was not taken; what it carries stays in the outbox");
                     refused.extend(rows);
                 }
-                Err(error) => {
+                Some(error) => {
                     unsent.extend(rows);
                     failure = Some(error);
                 }
             }
-            self.metrics.failures.inc();
         }
         self.answered(delete(connection, &sent)).await?;
         match self.rows {
             RowKind::Timeouts => self.metrics.orders.inc_by(sent.len() as u64),
-            RowKind::Events => self.metrics.events.inc_by(sent.len() as u64),
+            RowKind::Events => self.metrics.events.inc_by(events as u64),
         };
         self.frontier.give_back(&refused);
         self.frontier.give_back(&unsent);
@@ -242,16 +275,21 @@ impl Forwarder {
                 (count, count_max, last, loads)
             }
             RowKind::Events => {
-                let claimed = self.answered(claim_events(connection, above, CLAIM_EVENTS_MAX, lease)).await?;
-                if claimed.len() < CLAIM_EVENTS_MAX && self.frontier.is_whole() {
+                let count_max = CLAIM_EVENTS.div_ceil(self.events.per_row.max(1));
+                let claimed = self.answered(claim_events(connection, above, count_max, lease)).await?;
+                if claimed.len() < count_max && self.frontier.is_whole() {
                     // Those that are too large are passed over until the others are sent.
                     let oversized = self.answered(oversized_events(connection)).await?;
                     self.park(connection, &oversized).await?;
                 }
+                if claimed.len() == count_max {
+                    let newest = self.answered(claim::newest_event(connection)).await?;
+                    self.events.see(&claimed, newest);
+                }
                 let (loads, unsendable) = events::loads(&claimed, &self.settings.event_source);
                 self.park(connection, &unsendable).await?;
                 let last = claimed.iter().map(|event| event.id).max();
-                (claimed.len(), CLAIM_EVENTS_MAX, last, loads)
+                (claimed.len(), count_max, last, loads)
             }
         };
         self.frontier.end(Instant::now(), begun.elapsed(), last);

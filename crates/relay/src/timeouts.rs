@@ -10,8 +10,11 @@ use trace::TraceParent;
 
 use crate::claim::ClaimedTimeout;
 
-/// Rows of the outbox, and the message that carries them.
-pub(crate) type Load = (Vec<i64>, Outgoing);
+/// Rows of the outbox, and the messages that carry them. They are deleted when all are confirmed.
+pub(crate) struct Load {
+    pub(crate) rows: Vec<i64>,
+    pub(crate) messages: Vec<Outgoing>,
+}
 
 /// Timeouts of one kind and shard share a message if they are due within the window of each other.
 pub(crate) fn loads(claimed: Vec<ClaimedTimeout>, lanes: &Lanes, window: Duration, now: OffsetDateTime) -> Vec<Load> {
@@ -23,7 +26,7 @@ pub(crate) fn loads(claimed: Vec<ClaimedTimeout>, lanes: &Lanes, window: Duratio
     for ((kind, shard), timeouts) in routes {
         for group in coalesce(timeouts, |timeout| timeout.due, now, window, wire::ORDERS_MAX) {
             let message = message(&group, kind, shard, lanes, now);
-            loads.push((group.into_iter().map(|timeout| timeout.row).collect(), message));
+            loads.push(Load { rows: group.into_iter().map(|timeout| timeout.row).collect(), messages: vec![message] });
         }
     }
     loads
@@ -63,7 +66,7 @@ mod tests {
     /// Rows and key of each message, in the order of the keys.
     fn grouped(claimed: Vec<ClaimedTimeout>, lanes: &Lanes) -> Vec<(Vec<i64>, String)> {
         let loads = loads(claimed, lanes, Duration::from_millis(10), now());
-        loads.into_iter().map(|(rows, message)| (rows, message.routing_key().to_owned())).collect()
+        loads.into_iter().map(|load| (load.rows, load.messages[0].routing_key().to_owned())).collect()
     }
 
     #[test]

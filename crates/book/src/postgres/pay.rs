@@ -8,10 +8,10 @@ use tokio_postgres::Row;
 use trace::TraceParent;
 
 use super::lock::{Columns, locked};
+use super::settle::composed;
 use crate::{Actor, BookError, BookResult, Credited, ItemReply, Payment, Reply};
 
-pub(super) static SQL: LazyLock<String> =
-    LazyLock::new(|| include_str!("pay.sql").replace("-- stock.sql", include_str!("stock.sql")));
+pub(super) static SQL: LazyLock<String> = LazyLock::new(|| composed(include_str!("pay.sql")));
 
 pub(super) fn columns<'a>(
     by: &'a Actor,

@@ -81,8 +81,7 @@ late as (
     on conflict do nothing
     returning order_id, refund_no, gateway, transaction_id, amount_minor, currency, reason, created_at
 ),
-announced as (
-    insert into outbox (order_id, due_at, traceparent, event, event_id, data)
+events as (
     select e.*
     from settled p,
          overdue_event('order.paid', p.id, p.key, p.now, $11::text, p.amount_minor, p.currency,
@@ -93,6 +92,7 @@ announced as (
          overdue_event('payment.late', l.order_id, 'payment-late:' || l.refund_no, l.created_at, $11::text, l.amount_minor, l.currency,
              transaction_id => l.transaction_id, gateway => l.gateway, refund_no => l.refund_no, reason => l.reason) e
 ),
+-- announce.sql
 -- Which of two payments goes back, or whose a payment is, is for a person to say.
 for_a_person as (
     insert into refunds (refund_no, order_id, gateway, trade_no, transaction_id, amount_minor, currency, reason, state, problem)

@@ -11,8 +11,13 @@ use trace::TraceParent;
 use super::lock::{Columns, locked};
 use crate::{Actor, BookResult, Closed, Closing, ItemReply, Reply};
 
-pub(super) static SQL: LazyLock<String> =
-    LazyLock::new(|| include_str!("settle.sql").replace("-- stock.sql", include_str!("stock.sql")));
+pub(super) static SQL: LazyLock<String> = LazyLock::new(|| composed(include_str!("settle.sql")));
+
+/// A statement with the parts that several have, in the place of their names.
+pub(super) fn composed(statement: &str) -> String {
+    let parts = [("-- stock.sql", include_str!("stock.sql")), ("-- announce.sql", include_str!("announce.sql"))];
+    parts.iter().fold(statement.to_owned(), |statement, (name, part)| statement.replace(name, part))
+}
 
 pub(super) fn columns<'a>(
     by: &'a Actor,

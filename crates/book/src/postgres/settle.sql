@@ -1,5 +1,5 @@
 -- Closes orders and does all that goes with it, in one statement. lock.sql has locked them before, in the same
--- transaction. The line that names stock.sql stands for that file.
+-- transaction. The lines that name stock.sql and announce.sql stand for those files.
 -- $1: order IDs, each once. $2: the deadline with which each was loaded. $3: the idempotency key of each.
 -- $4: who does it. $5: the payments of each of which their gateways have said that they can no longer be made, as `keys` in
 -- settle.rs writes them; null: it had none. $6: why. $7, $8: the type of operator and the operator who had it done; null: no
@@ -61,16 +61,16 @@ recorded as (
     select key, id, 'closed', closed_at from settled
     on conflict (key) do nothing
 ),
-armed as (
-    insert into outbox (order_id, due_at, traceparent)
-    select id, closed_at + again_s * interval '1 second', $10 from settled where again_s is not null
-),
-announced as (
-    insert into outbox (order_id, due_at, traceparent, event, event_id, data)
+events as (
     select e.*
     from settled,
          overdue_event('order.closed', settled.id, settled.key, settled.closed_at, $10::text, settled.amount_minor, settled.currency,
              fact_at => settled.closed_at, deadline => settled.deadline, reason => $6::text, actor => $4::text) e
+),
+-- announce.sql
+armed as (
+    insert into outbox (order_id, due_at, traceparent)
+    select id, closed_at + again_s * interval '1 second', $10 from settled where again_s is not null
 )
 select s.id, s.closed_at, extract(epoch from s.closed_at - s.deadline)::float8 as late_s, odd.skus as without_stock
 from settled s
