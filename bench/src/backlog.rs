@@ -46,7 +46,7 @@ pub(crate) async fn measure(servers: &Servers, orders: u32, pending: &[u32]) -> 
         stage.arm().await?;
         stage.settle_down().await?;
         let mut watched = stage.start(&["--only", "worker"], 1, "consuming").await?;
-        stage.warm_up(&mut watched, limits::CONNECTIONS).await?;
+        stage.warm_up(&mut watched).await?;
         stage.is_before(deadline).await?;
         let done = stage.settled(&watched, orders.into()).await?;
         run.rate = Some(f64::from(orders) / (done - deadline).as_seconds_f64());

@@ -1,8 +1,10 @@
 //! Many orders that fall due at one instant.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
+use crate::calibration::Calibration;
 use crate::limits;
 use crate::results::{Measurement, Run};
 use crate::servers::Servers;
@@ -25,6 +27,8 @@ pub(crate) struct Burst {
     pub(crate) pipelines: usize,
     /// Whether a relay sends the events meanwhile.
     pub(crate) relay: bool,
+    /// Whether the orders are overdue already when the worker starts.
+    pub(crate) cold: bool,
     pub(crate) beside: Beside,
     pub(crate) runs: usize,
 }
@@ -51,22 +55,23 @@ impl Burst {
             workers: 1,
             pipelines: limits::CONNECTIONS,
             relay: false,
+            cold: false,
             beside: Beside::Settle,
             runs,
         }
     }
 
-    pub(crate) async fn measure(&self, servers: &Servers) -> Result<Measurement> {
-        let mut runs = Vec::new();
-        for _ in 0..self.runs {
-            let mut run = self.run(servers).await?;
+    pub(crate) async fn measure(&self, servers: &Servers, calibration: &Calibration) -> Result<Measurement> {
+        let run = async || {
+            let mut run = if self.cold { self.cold(servers).await? } else { self.run(servers).await? };
             run.limit = match self.beside {
                 Beside::Nothing => None,
                 Beside::Settle => Some(self.limit(servers, Beside::Settle).await?),
                 Beside::Load => Some(self.limit(servers, Beside::Load).await?),
             };
-            runs.push(run);
-        }
+            Ok(run)
+        };
+        let runs = calibration.repeat(self.runs, run).await?;
         let beside = match self.beside {
             Beside::Nothing => "",
             Beside::Settle => "the settle statement in a loop",
@@ -98,6 +103,24 @@ impl Burst {
         anyhow::bail!("the machine is too slow for {} orders", self.orders)
     }
 
+    /// A worker starts, and all is due already. Its time counts from the moment at which it consumes.
+    async fn cold(&self, servers: &Servers) -> Result<Run> {
+        let stage = self.stage(servers).await?;
+        stage.seed(self.seed(stage.after(-1.0).await?)).await?;
+        stage.arm().await?;
+        stage.settle_down().await?;
+        let watched =
+            stage.start(&["--only", "worker", "--pipelines", &self.pipelines.to_string()], 1, "consuming").await?;
+        let log = watched.processes[0].log_text();
+        let line = log.lines().find(|line| line.contains("consuming")).context("it consumes")?;
+        let begun = OffsetDateTime::parse(line.split_whitespace().next().unwrap_or_default(), &Rfc3339)?;
+        let done = stage.settled(&watched, self.orders.into()).await?;
+        let rate = f64::from(self.orders) / (done - begun).as_seconds_f64();
+        let run = Run { rate: Some(rate), cpu: Some(stage.used(&watched)?), ..Run::default() };
+        stage.close(Some(watched)).await?;
+        Ok(run)
+    }
+
     /// `None`: it took longer than this to get ready.
     async fn run_after(&self, servers: &Servers, lead_s: f64) -> Result<Option<Run>> {
         let stage = self.stage(servers).await?;
@@ -114,7 +137,7 @@ impl Burst {
         let only = if self.relay { "relay,worker" } else { "worker" };
         let pipelines = self.pipelines.to_string();
         let mut watched = stage.start(&["--only", only, "--pipelines", &pipelines], self.workers, "consuming").await?;
-        stage.warm_up(&mut watched, self.pipelines).await?;
+        stage.warm_up(&mut watched).await?;
         if stage.is_before(deadline).await.is_err() {
             stage.stop(watched).await?;
             stage.world.close().await;

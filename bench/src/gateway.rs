@@ -10,6 +10,7 @@ use payment::PaymentGateway;
 use tests::{simulator, wechat, wechat_environment};
 use time::OffsetDateTime;
 
+use crate::calibration::Calibration;
 use crate::results::{Measurement, Run};
 use crate::servers::Servers;
 use crate::stage::{Orders, Stage};
@@ -20,13 +21,18 @@ const CALL: Duration = Duration::from_millis(20);
 const IN_FLIGHT: usize = 128;
 
 /// So many orders with an open trade, due at once; beside it, the same three calls for each trade and nothing else.
-pub(crate) async fn measure(servers: &Servers, orders: u32, runs: usize) -> Result<Measurement> {
-    let mut all = Vec::new();
-    for _ in 0..runs {
+pub(crate) async fn measure(
+    servers: &Servers,
+    calibration: &Calibration,
+    orders: u32,
+    runs: usize,
+) -> Result<Measurement> {
+    let run = async || {
         let mut run = product(servers, orders).await?;
         run.limit = Some(calls(orders).await?);
-        all.push(run);
-    }
+        Ok(run)
+    };
+    let all = calibration.repeat(runs, run).await?;
     Ok(Measurement {
         name: "gateway".to_owned(),
         what: format!(
@@ -57,7 +63,7 @@ async fn product(servers: &Servers, orders: u32) -> Result<Run> {
     environment.push(("OVERDUE_GATEWAY_CALLS_IN_FLIGHT_MAX", in_flight));
     environment.push(("OVERDUE_GATEWAY_CALLS_PER_SECOND_MAX", "100000".to_owned()));
     let begun = OffsetDateTime::now_utc();
-    let watched = stage.start_with(&["--only", "relay,worker"], 1, "consuming", &environment).await?;
+    let watched = stage.start_with(&["--report-every", "20ms", "--only", "relay,worker"], 1, "consuming", &environment).await?;
     stage.until("all are closed", "select count(*) from orders where status = 'pending'", 0).await;
     let took = (OffsetDateTime::now_utc() - begun).as_seconds_f64();
     let cpu = stage.used(&watched)?;

@@ -3,10 +3,13 @@
 
 mod amqp;
 mod anatomy;
+mod arming;
 mod backlog;
 mod bursts;
+mod calibration;
 mod flows;
 mod gateway;
+mod idle;
 mod limits;
 mod plots;
 mod results;
@@ -22,6 +25,8 @@ use clap::{Parser, ValueEnum};
 use serde_json::Value;
 
 use crate::bursts::{Beside, Burst};
+use crate::calibration::Calibration;
+use crate::flows::Flow;
 use crate::results::{Goal, Measurement, Run};
 use crate::servers::Servers;
 use crate::stage::{Orders, Stage};
@@ -29,10 +34,10 @@ use crate::stage::{Orders, Stage};
 /// Measures Overdue beside the limits of its servers. `make bench` starts it with servers of its own.
 #[derive(Debug, Parser)]
 struct Settings {
-    /// Fewer parts, smaller sizes, one run of each: for a first look, not for comparing
+    /// Smaller sizes, one run of each: for a first look, not for comparing
     #[arg(long)]
     quick: bool,
-    /// Only these parts; `anatomy` runs only when it is named
+    /// Only these parts; those of `make bench-more` run only when they are named
     #[arg(long, value_delimiter = ',', value_name = "PART,...")]
     only: Vec<Part>,
     /// Where results go
@@ -44,41 +49,58 @@ struct Settings {
 enum Part {
     /// Orders due at one instant
     Burst,
-    /// The same with one SKU for all
-    Hot,
-    /// The same with 70 % paid before
-    Paid,
     /// The same with a relay that sends the events meanwhile
     Events,
-    /// The same with hash-partitioned tables
-    Partitioned,
+    /// The same, overdue already when the worker starts
+    Cold,
     /// One order a message
     Single,
     /// A transaction an order
     OneByOne,
     /// Orders that come and fall due all the time
     Steady,
-    /// From the outbox to the confirm
+    /// The same, due at arbitrary times
+    Odd,
+    /// The same, all due at one clock time
+    ClockTime,
+    /// A relay that was down
+    CatchUp,
+    /// Many clients that arm orders
+    Arming,
+    /// The outbox while an old transaction is open
+    Snapshot,
+    /// Nothing happens
+    Idle,
+    /// From the outbox to the confirm (more)
     Relay,
-    /// With many more pending
+    /// One SKU for all (more)
+    Hot,
+    /// 70 % paid before (more)
+    Paid,
+    /// Hash-partitioned tables (more)
+    Partitioned,
+    /// With many more pending (more)
     Backlog,
-    /// With a gateway to be asked
+    /// With a gateway to be asked (more)
     Gateway,
-    /// Workers and pipelines
+    /// Workers and pipelines (more)
     Scale,
-    /// What each part of a close costs
+    /// What each part of a close costs (more)
     Anatomy,
 }
 
 impl Part {
-    fn is_quick(self) -> bool {
-        !matches!(self, Self::Events | Self::Partitioned | Self::Scale | Self::Anatomy)
+    /// Whether it runs without being named.
+    fn is_usual(self) -> bool {
+        use Part::{Anatomy, Backlog, Gateway, Hot, Paid, Partitioned, Relay, Scale};
+        !matches!(self, Relay | Hot | Paid | Partitioned | Backlog | Gateway | Scale | Anatomy)
     }
 }
 
 /// How much of everything.
 struct Sizes {
     orders: u32,
+    /// How often each part is measured: the median counts.
     runs: usize,
     single: u32,
     /// How many shards one order a message is measured with.
@@ -93,13 +115,13 @@ struct Sizes {
 }
 
 const FULL: Sizes = Sizes {
-    orders: 200_000,
+    orders: 100_000,
     runs: 3,
-    single: 80_000,
-    single_shards: &[1, 4],
+    single: 40_000,
+    single_shards: &[1],
     backlog_orders: 100_000,
     one_by_one: 6_000,
-    steady_s: 60,
+    steady_s: 30,
     relay: 100_000,
     backlog: &[0, 100_000, 1_000_000, 3_000_000],
     gateway: 4_000,
@@ -110,14 +132,14 @@ const QUICK: Sizes = Sizes {
     orders: 30_000,
     runs: 1,
     single: 20_000,
-    single_shards: &[1],
     backlog_orders: 20_000,
     one_by_one: 2_000,
-    steady_s: 5,
+    steady_s: 10,
     relay: 20_000,
     backlog: &[0, 50_000],
     gateway: 1_000,
     scale: 20_000,
+    ..FULL
 };
 
 #[tokio::main]
@@ -126,14 +148,14 @@ async fn main() -> Result<()> {
     let begun = Instant::now();
     let servers = Servers::local()?;
     let sizes = if settings.quick { QUICK } else { FULL };
+    let calibration = Calibration::new();
     let machine = describe(&servers).await?;
     let (mut measurements, mut without_figure) = (Vec::new(), Vec::new());
     for part in Part::value_variants() {
-        let usual = if settings.quick { part.is_quick() } else { *part != Part::Anatomy };
-        if settings.only.contains(part) || settings.only.is_empty() && usual {
+        if settings.only.contains(part) || settings.only.is_empty() && part.is_usual() {
             let name = part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
             eprintln!("{:>4} s  {name}", begun.elapsed().as_secs());
-            let measured = match measure(*part, &sizes, &servers).await {
+            let measured = match measure(*part, &sizes, &servers, &calibration).await {
                 Ok(measured) => measured,
                 Err(error) => {
                     eprintln!("        {name} has no figure: {error:#}");
@@ -176,71 +198,88 @@ fn text(measurements: &[Measurement]) -> String {
     format!("{}\n\n{}\n", results::table(measurements), results::goals_table(&goals(measurements)))
 }
 
-async fn measure(part: Part, sizes: &Sizes, servers: &Servers) -> Result<Vec<Measurement>> {
+async fn measure(part: Part, sizes: &Sizes, servers: &Servers, calibration: &Calibration) -> Result<Vec<Measurement>> {
     let burst = Burst::of(sizes.orders, sizes.runs);
     let named = |name: &str, what: &str| Burst { name: name.to_owned(), what: what.to_owned(), ..burst.clone() };
-    Ok(match part {
-        Part::Burst => vec![burst.measure(servers).await?],
+    let runs = sizes.runs;
+    let one = match part {
+        Part::Burst => burst.measure(servers, calibration).await?,
         Part::Hot => {
             let hot = named("hot", "the same, one SKU in every order");
-            vec![Burst { hot: true, runs: sizes.runs.min(2), ..hot }.measure(servers).await?]
+            Burst { hot: true, ..hot }.measure(servers, calibration).await?
         }
         Part::Paid => {
             let paid = named("paid", "the same, 70 % paid before the deadline");
-            vec![
-                Burst { paid_percent: 70, beside: Beside::Load, runs: sizes.runs.min(2), ..paid }
-                    .measure(servers)
-                    .await?,
-            ]
+            Burst { paid_percent: 70, beside: Beside::Load, ..paid }.measure(servers, calibration).await?
         }
         Part::Events => {
             let events = named("events", "the same, a relay sends the events meanwhile");
-            vec![Burst { relay: true, beside: Beside::Nothing, runs: 1, ..events }.measure(servers).await?]
+            Burst { relay: true, beside: Beside::Nothing, ..events }.measure(servers, calibration).await?
+        }
+        Part::Cold => {
+            let cold = named("cold", "the same, overdue already when the worker starts");
+            Burst { cold: true, beside: Beside::Nothing, ..cold }.measure(servers, calibration).await?
         }
         Part::Partitioned => {
             let partitioned = named("partitioned", "the same, tables in 8 hash partitions");
-            vec![Burst { partitioned: true, runs: 1, ..partitioned }.measure(servers).await?]
+            Burst { partitioned: true, ..partitioned }.measure(servers, calibration).await?
         }
         Part::Single => {
             let mut measured = Vec::new();
             for &shards in sizes.single_shards {
-                measured.push(
-                    single::measure(servers, sizes.single, if shards == 1 { sizes.runs.min(2) } else { 1 }, shards)
-                        .await?,
-                );
+                measured.push(single::measure(servers, calibration, sizes.single, runs, shards).await?);
             }
-            measured
+            return Ok(measured);
         }
-        Part::OneByOne => vec![one_by_one(servers, sizes.one_by_one, sizes.runs).await?],
-        Part::Steady => flows::steady(servers, 1000, sizes.steady_s).await?,
-        Part::Relay => flows::relay(servers, sizes.relay, sizes.runs.min(2)).await?,
+        Part::OneByOne => one_by_one(servers, calibration, sizes.one_by_one, runs).await?,
+        Part::Steady => {
+            let flow = Flow::steady(1_000, sizes.steady_s);
+            let alone = flows::ttl_alone(servers, calibration, runs, 1_000, sizes.steady_s).await?;
+            return Ok(vec![flow.measure(servers, calibration, runs).await?, alone]);
+        }
+        Part::Odd => Flow::odd(300, sizes.steady_s).measure(servers, calibration, runs).await?,
+        Part::ClockTime => {
+            let flow = Flow::clock_time(300, 2 * sizes.steady_s);
+            let all = flow.per_second * flow.seconds;
+            let what = format!("{all} orders of one timeout, for comparison");
+            let same = Burst { name: "clock_time_burst".to_owned(), what, orders: all, ..burst.clone() };
+            let same = Burst { beside: Beside::Nothing, ..same }.measure(servers, calibration).await?;
+            return Ok(vec![flow.measure(servers, calibration, runs).await?, same]);
+        }
+        Part::CatchUp => flows::catch_up(servers, calibration, runs, 500, 2 * sizes.steady_s).await?,
+        Part::Arming => arming::measure(servers, calibration, runs).await?,
+        Part::Snapshot => arming::snapshot(servers, calibration, runs, sizes.relay).await?,
+        Part::Idle => idle::measure(servers, calibration, runs).await?,
+        Part::Relay => return flows::relay(servers, calibration, runs, sizes.relay).await,
         Part::Backlog => {
             let mut measured = vec![backlog::coalesced_memory(servers, sizes.orders).await?];
             measured.extend(backlog::measure(servers, sizes.backlog_orders, sizes.backlog).await?);
-            measured
+            return Ok(measured);
         }
-        Part::Gateway => vec![gateway::measure(servers, sizes.gateway, 1).await?],
-        Part::Scale => scale(servers, sizes.scale).await?,
-        Part::Anatomy => anatomy::measure(servers, sizes.scale, sizes.runs.min(2)).await?,
-    })
+        Part::Gateway => gateway::measure(servers, calibration, sizes.gateway, runs).await?,
+        Part::Scale => return scale(servers, calibration, sizes.scale, runs).await,
+        Part::Anatomy => return anatomy::measure(servers, sizes.scale, runs).await,
+    };
+    Ok(vec![one])
 }
 
 /// A transaction an order, as most write it.
-async fn one_by_one(servers: &Servers, orders: u32, runs: usize) -> Result<Measurement> {
-    let mut all = Vec::new();
-    for _ in 0..runs {
+async fn one_by_one(servers: &Servers, calibration: &Calibration, orders: u32, runs: usize) -> Result<Measurement> {
+    let run = async || {
         let stage = Stage::set(servers).await;
         let due = Orders { armed: false, ..Orders::due_at(stage.after(-1.0).await?, orders) };
         stage.seed(due).await?;
         stage.settle_down().await?;
-        all.push(Run { rate: Some(limits::one_by_one(&stage, due).await?), ..Run::default() });
+        let run = Run { rate: Some(limits::one_by_one(&stage, due).await?), ..Run::default() };
         stage.close(None).await?;
-    }
+        Ok(run)
+    };
+    let all = calibration.repeat(runs, run).await?;
     let what = format!("a transaction an order, {} connections", limits::CONNECTIONS);
     Ok(Measurement { name: "one_by_one".to_owned(), what, beside: "", runs: all })
 }
 
-async fn scale(servers: &Servers, orders: u32) -> Result<Vec<Measurement>> {
+async fn scale(servers: &Servers, calibration: &Calibration, orders: u32, runs: usize) -> Result<Vec<Measurement>> {
     let mut measurements = Vec::new();
     for (workers, pipelines) in [(1, 1), (1, 2), (1, 4), (1, 8), (2, 2), (4, 1)] {
         let burst = Burst {
@@ -249,9 +288,9 @@ async fn scale(servers: &Servers, orders: u32) -> Result<Vec<Measurement>> {
             workers,
             pipelines,
             beside: Beside::Nothing,
-            ..Burst::of(orders, 1)
+            ..Burst::of(orders, runs)
         };
-        measurements.push(burst.measure(servers).await?);
+        measurements.push(burst.measure(servers, calibration).await?);
     }
     Ok(measurements)
 }
@@ -259,27 +298,63 @@ async fn scale(servers: &Servers, orders: u32) -> Result<Vec<Measurement>> {
 /// What is to be reached, for what was measured.
 fn goals(measurements: &[Measurement]) -> Vec<Goal> {
     let of = |name: &str| measurements.iter().find(|measurement| measurement.name == name);
+    let p50 = |measurement: &Measurement| measurement.median(|run| run.lateness.map(|lateness| lateness.p50_ms));
+    let p99 = |measurement: &Measurement| measurement.median(|run| run.lateness.map(|lateness| lateness.p99_ms));
     let mut goals = Vec::new();
+    if let Some(odd) = of("odd") {
+        goals.push(Goal::at_most(10.0, "odd deadlines: lateness p50, ms", p50(odd)));
+        goals.push(Goal::at_most(30.0, "odd deadlines: lateness p99, ms", p99(odd)));
+        goals.push(Goal::at_most(1.1, "odd deadlines: looks at the database an order", odd.more(flows::LOOKS)));
+    }
+    if let (Some(clock_time), Some(burst)) = (of("clock_time"), of("clock_time_burst")) {
+        let above = p99(clock_time) - p99(burst);
+        goals.push(Goal::at_most(30.0, "one clock time: lateness p99 above that of a burst, ms", above));
+        goals.push(Goal::at_most(3.0, "one clock time: hops an order", clock_time.more(flows::HOPS)));
+    }
+    if let (Some(catch_up), Some(burst)) = (of("catch_up"), of("burst")) {
+        let physics = catch_up.more(flows::OVERDUE) / burst.rate();
+        let late = catch_up.more(flows::LAST_LATE) - physics;
+        goals.push(Goal::at_most(2.0, "relay was down: last late order, after what a burst of them takes, s", late));
+    }
+    if let (Some(steady), Some(alone)) = (of("steady"), of("ttl_alone")) {
+        goals.push(Goal::at_most(10.0, "steady: lateness p99 above TTL alone, ms", p99(steady) - p99(alone)));
+        goals.push(Goal::at_most(
+            325.0,
+            "steady: CPU of the program and both servers an order, µs",
+            steady.more(flows::CPU),
+        ));
+    }
+    if let Some(arming) = of("arming") {
+        goals.push(Goal::at_least(0.8, "arming beside a relay, of arming without one", arming.ratio()));
+    }
+    if let Some(snapshot) = of("snapshot") {
+        goals.push(Goal::at_least(0.5, "relay beside an old transaction, of the rate without", snapshot.ratio()));
+    }
     if let Some(burst) = of("burst") {
         goals.push(Goal::at_least(0.9, "burst, of the settle limit", burst.ratio()));
         let share = burst.more(bursts::SHARE);
         goals.push(Goal::at_most(15.0, "burst: overdue's own share of the CPU, %", share));
-    }
-    if let (Some(burst), Some(hot)) = (of("burst"), of("hot")) {
-        goals.push(Goal::at_least(0.9, "one hot SKU, of the burst", hot.rate() / burst.rate()));
-    }
-    if let (Some(burst), Some(partitioned)) = (of("burst"), of("partitioned")) {
-        goals.push(Goal::at_least(0.9, "partitioned tables, of the burst", partitioned.rate() / burst.rate()));
-    }
-    if let (Some(burst), Some(one_by_one)) = (of("burst"), of("one_by_one")) {
-        goals.push(Goal::at_least(20.0, "burst, times a transaction an order", burst.rate() / one_by_one.rate()));
+        for (name, bound, what) in [
+            ("events", 0.9, "burst with events meanwhile, of the burst"),
+            ("cold", 0.9, "burst in the first second of a worker, of the burst"),
+            ("hot", 0.9, "one hot SKU, of the burst"),
+            ("partitioned", 0.9, "partitioned tables, of the burst"),
+        ] {
+            if let Some(other) = of(name) {
+                goals.push(Goal::at_least(bound, what, other.rate() / burst.rate()));
+            }
+        }
+        if let Some(one_by_one) = of("one_by_one") {
+            goals.push(Goal::at_least(20.0, "burst, times a transaction an order", burst.rate() / one_by_one.rate()));
+        }
     }
     if let Some(single) = of("single") {
-        goals.push(Goal::at_least(0.85, "one order a message, of bare consume", single.ratio()));
+        goals.push(Goal::at_least(0.8, "one order a message, of bare consume", single.ratio()));
     }
-    if let (Some(steady), Some(alone)) = (of("steady"), of("ttl_alone")) {
-        let p99 = |measurement: &Measurement| measurement.median(|run| run.lateness.map(|lateness| lateness.p99_ms));
-        goals.push(Goal::at_most(25.0, "steady: p99 of the lateness above TTL alone, ms", p99(steady) - p99(alone)));
+    if let Some(idle) = of("idle") {
+        goals.push(Goal::at_most(0.5, "idle: CPU of a core, %", idle.more(idle::CPU)));
+        goals.push(Goal::at_most(40.0, "idle: memory, MB", idle.more(idle::MEMORY)));
+        goals.push(Goal::at_most(10.0, "idle: connections to the database", idle.more(idle::CONNECTIONS)));
     }
     let backlog: Vec<&Measurement> =
         measurements.iter().filter(|measurement| measurement.name.starts_with(backlog::NAME)).collect();

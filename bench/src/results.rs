@@ -17,6 +17,16 @@ pub(crate) struct Lateness {
     pub(crate) max_ms: f64,
 }
 
+impl Lateness {
+    /// Of these times in milliseconds.
+    pub(crate) fn of(mut late_ms: Vec<f64>) -> Self {
+        late_ms.sort_unstable_by(f64::total_cmp);
+        let at = |share: f64| late_ms.get((late_ms.len().saturating_sub(1) as f64 * share) as usize).copied();
+        let at = |share| at(share).unwrap_or(f64::NAN);
+        Self { p50_ms: at(0.5), p99_ms: at(0.99), max_ms: at(1.0) }
+    }
+}
+
 /// One run.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Run {

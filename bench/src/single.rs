@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use anyhow::Result;
 use time::OffsetDateTime;
 
+use crate::calibration::Calibration;
 use crate::limits;
 use crate::results::{Measurement, Run};
 use crate::servers::Servers;
@@ -13,13 +14,19 @@ use crate::stage::{Orders, Stage};
 
 /// So many orders due at one instant in as many messages; beside it, consuming as many messages through the same lane and
 /// doing nothing with them.
-pub(crate) async fn measure(servers: &Servers, orders: u32, runs: usize, shards: u16) -> Result<Measurement> {
-    let mut all = Vec::new();
-    for _ in 0..runs {
+pub(crate) async fn measure(
+    servers: &Servers,
+    calibration: &Calibration,
+    orders: u32,
+    runs: usize,
+    shards: u16,
+) -> Result<Measurement> {
+    let run = async || {
         let mut run = product(servers, orders, shards).await?;
         run.limit = Some(bare(servers, orders, shards).await?);
-        all.push(run);
-    }
+        Ok(run)
+    };
+    let all = calibration.repeat(runs, run).await?;
     Ok(Measurement {
         name: if shards == 1 { "single".to_owned() } else { format!("single_{shards}_shards") },
         what: format!("one order a message: {orders} orders due at one instant, {shards} shards"),
@@ -41,7 +48,7 @@ fn lead_s(orders: u32) -> f64 {
 }
 
 /// The lane that lasts longer than that.
-const LANE: &str = "27s";
+const LANE: &str = "30s";
 
 async fn product(servers: &Servers, orders: u32, shards: u16) -> Result<Run> {
     let stage = Stage::spread(servers, shards).await;
@@ -51,7 +58,7 @@ async fn product(servers: &Servers, orders: u32, shards: u16) -> Result<Run> {
     stage.settle_down().await?;
     limits::publish(&stage, due, LANE, true, 2).await?;
     let mut watched = stage.start(&["--only", "worker"], 1, "consuming").await?;
-    stage.warm_up(&mut watched, limits::CONNECTIONS.max(shards.into())).await?;
+    stage.warm_up(&mut watched).await?;
     stage.is_before(deadline).await?;
     let done = stage.settled(&watched, orders.into()).await?;
     let cpu = stage.used(&watched)?;

@@ -51,10 +51,32 @@ impl<'a> Orders<'a> {
 
 /// A process of the program, and since when it is looked at.
 pub(crate) struct Watched {
-    processes: Vec<Process>,
+    pub(crate) processes: Vec<Process>,
     before: Cpu,
     /// Orders that were settled to warm up.
     settled_before: u64,
+}
+
+/// What a process tells of itself over HTTP.
+pub(crate) struct Told(String);
+
+impl Told {
+    /// The sum of a metric over its labels.
+    pub(crate) fn sum(&self, name: &str) -> f64 {
+        let values = self.0.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name).filter(|rest| rest.starts_with([' ', '{']))?;
+            rest.rsplit_once(' ')?.1.parse::<f64>().ok()
+        });
+        values.sum()
+    }
+}
+
+impl Watched {
+    /// The metrics of its first process, which was started with `--listen`.
+    pub(crate) async fn metrics(&self) -> Result<Told> {
+        let base = self.processes[0].http_base().await;
+        Ok(Told(reqwest::get(format!("{base}/metrics")).await?.text().await?))
+    }
 }
 
 /// How many orders a round of the warm-up has.
@@ -150,7 +172,12 @@ impl Stage {
 
     /// Starts the program with these arguments, so often, and waits until it is at work.
     pub(crate) async fn start(&self, arguments: &[&str], processes: usize, says: &str) -> Result<Watched> {
-        self.start_with(arguments, processes, says, &[]).await
+        self.start_with(&[&["--report-every", "20ms"], arguments].concat(), processes, says, &[]).await
+    }
+
+    /// A process that reports no more often than usual: for what lasts longer than a burst.
+    pub(crate) async fn start_quietly(&self, arguments: &[&str], says: &str) -> Result<Watched> {
+        self.start_with(arguments, 1, says, &[]).await
     }
 
     /// The same with these environment variables.
@@ -161,7 +188,7 @@ impl Stage {
         says: &str,
         environment: &[(&str, String)],
     ) -> Result<Watched> {
-        let all = [&["run", "--report-every", "20ms"], arguments].concat();
+        let all = [&["run"], arguments].concat();
         let start = |_| {
             let mut command = self.world.command(&all);
             command.envs(environment.iter().map(|(name, value)| (*name, value)));
@@ -176,45 +203,26 @@ impl Stage {
         Ok(watched)
     }
 
-    /// Has workers settle some orders in messages of their own, until all their pipelines have made sure that they can
-    /// take all they may: what is measured is a worker that has been at work for a while.
-    pub(crate) async fn warm_up(&self, watched: &mut Watched, pipelines: usize) -> Result<()> {
+    /// Has workers settle some orders in messages of their own: what is measured is a worker that has been at work for a while.
+    pub(crate) async fn warm_up(&self, watched: &mut Watched) -> Result<()> {
+        const ROUNDS: u32 = 4;
         let deadline = self.after(-1.0).await?;
-        let mut rounds = 0;
         let begun = deadline.unix_timestamp();
         let (_connection, channel) = channel(&self.world.amqp_url).await?;
         let shards = self.world.lanes.shards();
-        let trusted = |watched: &Watched| {
-            watched.processes.iter().all(|process| {
-                process
-                    .log_text()
-                    .lines()
-                    .filter(|line| line.contains("due.payment") && line.contains("prefetch=2048"))
-                    .count()
-                    >= pipelines
-            })
-        };
-        while !trusted(watched) {
-            let prefix = format!("warm{begun}-{rounds}-");
+        for round in 0..ROUNDS {
+            let prefix = format!("warm{begun}-{round}-");
             let orders = Orders { prefix: &prefix, armed: false, ..Orders::due_at(deadline, WARM_UP) };
             self.seed(orders).await?;
             for number in 1..=WARM_UP {
                 let body = orders.id(number);
                 let key = format!("now.payment{}", shards.of(&OrderId::new(&body)?));
-                channel
-                    .basic_publish(
-                        "overdue.due".into(),
-                        key.into(),
-                        Default::default(),
-                        body.as_bytes(),
-                        Default::default(),
-                    )
-                    .await?
-                    .await?;
+                let (options, properties) = (Default::default(), Default::default());
+                let exchange = "overdue.due".into();
+                channel.basic_publish(exchange, key.into(), options, body.as_bytes(), properties).await?.await?;
             }
             watched.settled_before += u64::from(WARM_UP);
             self.settled(watched, 0).await?;
-            rounds += 1;
         }
         watched.before = self.cpu(watched)?;
         Ok(())
