@@ -63,7 +63,8 @@ async fn product(servers: &Servers, orders: u32) -> Result<Run> {
     environment.push(("OVERDUE_GATEWAY_CALLS_IN_FLIGHT_MAX", in_flight));
     environment.push(("OVERDUE_GATEWAY_CALLS_PER_SECOND_MAX", "100000".to_owned()));
     let begun = OffsetDateTime::now_utc();
-    let watched = stage.start_with(&["--report-every", "20ms", "--only", "relay,worker"], 1, "consuming", &environment).await?;
+    let watched =
+        stage.start_with(&["--report-every", "20ms", "--only", "relay,worker"], 1, "consuming", &environment).await?;
     stage.until("all are closed", "select count(*) from orders where status = 'pending'", 0).await;
     let took = (OffsetDateTime::now_utc() - begun).as_seconds_f64();
     let cpu = stage.used(&watched)?;

@@ -7,7 +7,7 @@ use order::{Deadline, OrderId};
 use time::OffsetDateTime;
 
 use crate::early::is_early;
-use crate::hold::Hold;
+use crate::hold::Share;
 
 /// Messages that were not held.
 #[derive(Default)]
@@ -34,7 +34,7 @@ pub(crate) const TIGHT_MARGIN: Duration = Duration::from_secs(2);
 
 impl Arrived {
     /// Sorts messages, and gives to `hold` those that are to be held.
-    pub(crate) fn sort(messages: Vec<Incoming>, now: OffsetDateTime, holding: Holding, hold: &mut Hold) -> Self {
+    pub(crate) fn sort(messages: Vec<Incoming>, now: OffsetDateTime, holding: Holding, hold: &mut Share) -> Self {
         let mut arrived = Self::default();
         for message in messages {
             let due = earliest(&message);
@@ -65,8 +65,11 @@ fn earliest(message: &Incoming) -> Option<Deadline> {
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::metrics::gauge::Gauge;
+
     use super::*;
     use crate::fakes::{id, now, of_ours};
+    use crate::hold::Hold;
 
     const MARGIN: Duration = Duration::from_secs(10);
 
@@ -76,41 +79,46 @@ mod tests {
 
     #[test]
     fn what_is_to_be_looked_at_again_later_is_kept_back_although_it_is_due() {
-        let mut hold = Hold::default();
+        let (mut hold, held) = hold();
         let again = ours(1, 0).meant_for(now() + Duration::from_secs(30));
         let arrived = Arrived::sort(vec![again], now(), Holding::Within(MARGIN), &mut hold);
-        assert_eq!(counts(&arrived, &hold), [0, 0, 1, 0]);
+        assert_eq!(counts(&arrived, &held), [0, 0, 1, 0]);
     }
 
-    fn counts(arrived: &Arrived, hold: &Hold) -> [usize; 4] {
-        [arrived.due.len(), arrived.onward.len(), arrived.early.len(), hold.orders()]
+    fn hold() -> (Share, Gauge) {
+        let held = Gauge::default();
+        (Hold::new(held.clone()).share(), held)
+    }
+
+    fn counts(arrived: &Arrived, held: &Gauge) -> [usize; 4] {
+        [arrived.due.len(), arrived.onward.len(), arrived.early.len(), held.get() as usize]
     }
 
     #[test]
     fn what_is_due_soon_is_held_and_what_is_due_later_goes_on() {
-        let mut hold = Hold::default();
+        let (mut hold, held) = hold();
         let pushed_out = ours(4, 60).meant_for(now() + Duration::from_secs(50));
         let came_early_by_a_little = ours(5, 9).meant_for(now() + Duration::from_secs(8));
         let messages = vec![ours(1, 0), ours(2, 10), ours(3, 11), pushed_out, came_early_by_a_little];
         let arrived = Arrived::sort(messages, now(), Holding::Within(MARGIN), &mut hold);
-        assert_eq!(counts(&arrived, &hold), [0, 1, 1, 3]);
+        assert_eq!(counts(&arrived, &held), [0, 1, 1, 3]);
         assert_eq!(arrived.orders_onward()[0].0, id("o-3"));
     }
 
     #[test]
     fn what_a_foreign_publisher_says_of_its_time_counts_for_nothing() {
-        let mut hold = Hold::default();
+        let (mut hold, held) = hold();
         let body = br#"{"v":1,"orders":[{"id":"a","due":"2999-01-01T00:00:00Z"}]}"#;
         let messages = vec![Incoming::untouched_by_a_broker("30m.payment", body)];
         let arrived = Arrived::sort(messages, now(), Holding::Within(MARGIN), &mut hold);
-        assert_eq!(counts(&arrived, &hold), [1, 0, 0, 0]);
+        assert_eq!(counts(&arrived, &held), [1, 0, 0, 0]);
     }
 
     #[test]
     fn a_careful_session_holds_nothing() {
-        let mut hold = Hold::default();
+        let (mut hold, held) = hold();
         let messages = vec![ours(1, 0), ours(2, 1)];
         let arrived = Arrived::sort(messages, now(), Holding::Nothing, &mut hold);
-        assert_eq!(counts(&arrived, &hold), [1, 1, 0, 0]);
+        assert_eq!(counts(&arrived, &held), [1, 1, 0, 0]);
     }
 }

@@ -16,7 +16,7 @@ use crate::arrival::{Arrived, Holding, TIGHT_MARGIN};
 use crate::early::Early;
 use crate::follow_ups::{FollowUp, follow_ups};
 use crate::handler::{Context, Handler};
-use crate::hold::{Hold, Place};
+use crate::hold::{Hold, Share, Taken, messages_of};
 use crate::metrics::WorkerMetrics;
 use crate::outbound::Outbound;
 use crate::patience::{BROKEN, Interrupted, Patience};
@@ -31,6 +31,8 @@ pub(crate) struct Pipeline {
     pub(crate) outbound: Outbound,
     pub(crate) bounds: Bounds,
     pub(crate) early: Early,
+    /// That of all pipelines of the queue.
+    pub(crate) hold: Hold,
     pub(crate) warnings: Throttle,
     /// As it is between batches.
     pub(crate) context: Context,
@@ -72,7 +74,7 @@ enum Ended {
 
 /// What a session waits for.
 enum Next {
-    /// Messages; none, if orders are due that are held.
+    /// Messages; none, if orders are due that are held, or messages are done.
     Messages(Vec<Incoming>),
     Ended(Ended),
 }
@@ -150,14 +152,14 @@ impl Pipeline {
 
     /// Works until the session ends, has earned trust, or the program is to stop. What is held then comes again.
     async fn work(&mut self, mut session: Session, trust: &mut Trust) -> Ended {
-        let mut hold = Hold::default();
-        let ended = self.receive_and_settle(&mut session, &mut hold, trust).await;
-        self.metrics.held.dec_by(hold.orders() as i64);
+        let mut share = self.hold.share();
+        let ended = self.receive_and_settle(&mut session, &mut share, trust).await;
+        drop(share);
         session.close().await;
         ended
     }
 
-    async fn receive_and_settle(&mut self, session: &mut Session, hold: &mut Hold, trust: &mut Trust) -> Ended {
+    async fn receive_and_settle(&mut self, session: &mut Session, share: &mut Share, trust: &mut Trust) -> Ended {
         let mut linger = Duration::ZERO;
         let shutdown = self.context.patience.shutdown().clone();
         loop {
@@ -168,7 +170,7 @@ impl Pipeline {
                     () = shutdown.cancelled() => return Ended::Stopped,
                 }
             }
-            let messages = match self.next(session, hold, linger).await {
+            let messages = match self.next(session, share, linger).await {
                 Next::Messages(messages) => messages,
                 Next::Ended(ended) => return ended,
             };
@@ -177,12 +179,8 @@ impl Pipeline {
                 return Ended::Suspicious;
             }
             linger = if count >= BUSY_MESSAGES { LINGER } else { Duration::ZERO };
-            let holding =
-                if trust.is_careful() { Holding::Nothing } else { Holding::Within(self.margin(session, hold)) };
-            let held = hold.orders();
-            let processed = self.process(messages, hold, holding).await;
-            self.metrics.held.inc_by(hold.orders() as i64 - held as i64);
-            let done = match processed {
+            let holding = if trust.is_careful() { Holding::Nothing } else { Holding::Within(self.margin(session)) };
+            let done = match self.process(messages, share, holding).await {
                 Ok(done) => done,
                 Err(Interrupted) if shutdown.is_cancelled() => return Ended::Stopped,
                 Err(Interrupted) => {
@@ -204,12 +202,13 @@ impl Pipeline {
     }
 
     /// Waits for messages, or for orders that are held to fall due.
-    async fn next(&mut self, session: &mut Session, hold: &Hold, linger: Duration) -> Next {
-        let due_in = self.clock.and_then(|clock| hold.next_due_in(clock.now()));
+    async fn next(&mut self, session: &mut Session, share: &Share, linger: Duration) -> Next {
+        let due_in = self.clock.and_then(|clock| self.hold.next_due_in(clock.now()));
         let received = tokio::select! {
-            received = session.receive(self.bounds.orders_max, linger), if !hold.is_over_full() => received,
+            received = session.receive(self.bounds.orders_max, linger), if !self.hold.is_over_full() => received,
             () = tokio::time::sleep(due_in.unwrap_or_default()), if due_in.is_some() => return Next::Messages(Vec::new()),
-            () = tokio::time::sleep(self.bounds.renew_idle_after), if hold.is_empty() => return Next::Ended(Ended::Idle),
+            () = share.finishes() => return Next::Messages(Vec::new()),
+            () = tokio::time::sleep(self.bounds.renew_idle_after), if share.is_empty() => return Next::Ended(Ended::Idle),
             () = self.context.patience.shutdown().cancelled() => return Next::Ended(Ended::Stopped),
         };
         if let Some(messages) = received {
@@ -222,9 +221,9 @@ impl Pipeline {
     }
 
     /// How early a message may be to be held. While much is held, or much of what the broker may send ahead, only what is due soon.
-    fn margin(&self, session: &Session, hold: &Hold) -> Duration {
+    fn margin(&self, session: &Session) -> Duration {
         let margin = self.bounds.margin.min(self.bounds.hold_max);
-        let is_full = hold.is_full() || 4 * session.unacked() > 3 * usize::from(self.bounds.prefetch_max);
+        let is_full = self.hold.is_full() || 4 * session.unacked() > 3 * usize::from(self.bounds.prefetch_max);
         if is_full { margin.min(TIGHT_MARGIN) } else { margin }
     }
 
@@ -256,14 +255,14 @@ impl Pipeline {
     async fn process(
         &mut self,
         messages: Vec<Incoming>,
-        hold: &mut Hold,
+        share: &mut Share,
         holding: Holding,
     ) -> Result<Vec<DeliveryTag>, Interrupted> {
         let patience = self.context.patience.lasting(self.bounds.hold_max);
         // Before the book has told its time, nothing can be said to be early.
         let now = self.clock.map_or(OffsetDateTime::UNIX_EPOCH, ServerTime::now);
         let mut arrived = match self.clock {
-            Some(_) => Arrived::sort(messages, now, holding, hold),
+            Some(_) => Arrived::sort(messages, now, holding, share),
             None => Arrived { due: messages, ..Arrived::default() },
         };
         let mut done: Vec<DeliveryTag> = Vec::new();
@@ -276,13 +275,17 @@ impl Pipeline {
                 None => arrived.due.append(&mut arrived.early),
             }
         }
-        let taken = hold.take_due(now, self.bounds.orders_max);
-        let work = work(&arrived, hold, &taken);
+        let taken = self.hold.take_due(now, self.bounds.orders_max);
+        let work = work(&arrived, &taken);
         if !work.messages.is_empty() || !work.onward.is_empty() {
-            self.settle(work, holding, patience).await?;
+            if let Err(interrupted) = self.settle(work, holding, patience).await {
+                self.hold.put_back(taken);
+                return Err(interrupted);
+            }
+            self.hold.done(&taken);
         }
         done.extend(arrived.due.iter().chain(&arrived.onward).map(Incoming::tag));
-        done.extend(hold.done(&taken));
+        done.extend(share.finished());
         Ok(done)
     }
 
@@ -320,14 +323,13 @@ impl Pipeline {
 }
 
 /// What is to be done for messages that have arrived, and for orders that were held until now.
-fn work<'a>(arrived: &'a Arrived, hold: &'a Hold, taken: &[Place]) -> Work<'a> {
+fn work<'a>(arrived: &'a Arrived, taken: &'a [Taken]) -> Work<'a> {
     let arrived_orders = arrived.due.iter().flat_map(|message| {
         let orders = message.content.iter().flat_map(|content| &content.orders);
         orders.map(move |id| (id, message))
     });
-    let held_orders = taken.iter().filter_map(|place| hold.order(*place));
-    let due = due(arrived_orders.chain(held_orders));
-    let messages: Vec<&Incoming> = arrived.due.iter().chain(hold.messages_of(taken)).collect();
+    let due = due(arrived_orders.chain(taken.iter().filter_map(Taken::order)));
+    let messages: Vec<&Incoming> = arrived.due.iter().chain(messages_of(taken)).collect();
     let parents = messages.iter().copied().chain(&arrived.onward).filter_map(Incoming::traceparent).collect();
     Work { messages, due, onward: arrived.orders_onward(), parents }
 }
@@ -356,8 +358,7 @@ mod tests {
         let body = br#"{"v":1,"orders":[{"id":"b"},{"id":"a"}]}"#;
         let due = [b"b".as_slice(), body, b"{", b"a"].map(|body| Incoming::untouched_by_a_broker("30m.payment", body));
         let arrived = Arrived { due: due.into(), ..Arrived::default() };
-        let hold = Hold::default();
-        let work = work(&arrived, &hold, &[]);
+        let work = work(&arrived, &[]);
         assert_eq!(work.due.keys().map(OrderId::as_str).collect::<Vec<_>>(), ["a", "b"]);
         assert!(work.due.values().all(|attempts| attempts.made == 0));
         assert_eq!(work.messages.len(), 4);

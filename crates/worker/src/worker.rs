@@ -11,6 +11,7 @@ use crate::early::Early;
 use crate::follow_ups::GATEWAY_ORDERS_MAX;
 use crate::gateways::Gateways;
 use crate::handler::{Context, Handler};
+use crate::hold::Hold;
 use crate::metrics::WorkerMetrics;
 use crate::outbound::Outbound;
 use crate::patience::Patience;
@@ -113,8 +114,10 @@ impl Worker {
             let shards = self.lanes.shards();
             // Each shard has one, at the least; but none is none.
             let count = if count == 0 { 0 } else { count.max(shards.count()) };
-            for shard in shards.iter().cycle().take(count) {
-                tasks.spawn(self.pipeline(kind, shard, Arc::clone(&handler), &shutdown).run());
+            let holds: Vec<(Shard, Hold)> =
+                shards.iter().map(|shard| (shard, Hold::new(self.metrics.held.clone()))).collect();
+            for (shard, hold) in holds.iter().cycle().take(count) {
+                tasks.spawn(self.pipeline(kind, *shard, Arc::clone(&handler), hold.clone(), &shutdown).run());
             }
         }
         while let Some(ended) = tasks.join_next().await {
@@ -128,6 +131,7 @@ impl Worker {
         kind: TimeoutKind,
         shard: Shard,
         handler: Arc<dyn Handler>,
+        hold: Hold,
         shutdown: &CancellationToken,
     ) -> Pipeline {
         let publisher = Publisher::new(self.broker.clone(), "worker", self.settings.confirm_timeout);
@@ -141,6 +145,7 @@ impl Worker {
             bounds: self.bounds(kind),
             early: Early::new(self.book.clone(), self.metrics.clone()),
             warnings: trace::Throttle::default(),
+            hold,
             clock: None,
             context: Context { by: Actor::on_timeout("worker"), trace: None, patience },
             metrics: self.metrics.clone(),
