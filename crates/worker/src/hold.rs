@@ -114,16 +114,18 @@ impl Hold {
         Some(Duration::try_from(*end - now).unwrap_or_default())
     }
 
-    /// Takes orders that are due: whole slots, until they have `orders_max` orders or more. They count as held until they are
+    /// Takes orders that are due, `orders_max` at most; others are left to other pipelines. They count as held until they are
     /// [done](Hold::done) or [put back](Hold::put_back).
     pub(crate) fn take_due(&self, now: OffsetDateTime, orders_max: usize) -> Vec<Taken> {
         let mut state = self.state();
         let mut taken = Vec::new();
-        while let Some(slot) = state.slots.first_entry()
+        while let Some(mut slot) = state.slots.first_entry()
             && *slot.key() <= now
             && taken.len() < orders_max
         {
-            for place in slot.remove() {
+            let left = slot.get().len().saturating_sub(orders_max - taken.len());
+            let places = if left == 0 { slot.remove() } else { slot.get_mut().split_off(left) };
+            for place in places {
                 // The session that has brought it may have ended.
                 if let Some(held) = state.messages.get(&place.key) {
                     taken.push(Taken { place, message: Arc::clone(&held.message) });
@@ -282,6 +284,15 @@ mod tests {
         assert_eq!((names(&taken), messages_of(&taken).len()), (vec!["a".to_owned(), "c".to_owned()], 2));
         assert_eq!(hold.next_due_in(at(10)), Some(Duration::from_millis(10)));
         assert_eq!(names(&hold.take_due(at(2_000), 1)), ["d"], "there is a bound");
+    }
+
+    #[test]
+    fn what_falls_due_at_one_instant_is_shared_out() {
+        let (hold, mut share) = held();
+        let all: Vec<_> = (0..250).map(|number| (id(&format!("o-{number}")), Deadline::at(at(50)))).collect();
+        share.add(of_ours(4, &all));
+        let takes: Vec<usize> = (0..4).map(|_| hold.take_due(at(60), 100).len()).collect();
+        assert_eq!(takes, [100, 100, 53, 0]);
     }
 
     #[test]
