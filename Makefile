@@ -11,7 +11,7 @@ QUICK := CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEB
 BENCH := scripts/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status clean env build release demo test faults fuzz test-schedules test-rabbitmq-4 bench bench-quick check fmt definitions
+.PHONY: help up down status clean env build release demo test faults fuzz test-schedules test-rabbitmq-4 bench bench-more bench-quick check fmt definitions
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ test-rabbitmq-4: ## run all tests that need a broker on RabbitMQ 4.0.5, from a D
 
 bench: ## measure speed beside the limits of the servers, on servers of its own: a table, JSON and plots in bench/results/
 	@$(BENCH)
+
+bench-more: ## the parts that `make bench` leaves out: relay, hot SKU, paid orders, partitions, backlog, gateway, scale
+	@$(BENCH) --only relay,hot,paid,partitioned,backlog,gateway,scale --out bench/results/more
 
 bench-quick: ## the same in small, for a first look
 	@$(BENCH) --quick
