@@ -11,6 +11,7 @@ mod host;
 mod parts;
 mod passfile;
 mod pool;
+mod probed;
 mod schema;
 mod session;
 mod sqlstate;

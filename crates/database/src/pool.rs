@@ -1,10 +1,11 @@
 //! Pools of both drivers, bounded in the same way.
 
 use std::ops::{Deref, DerefMut};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use deadpool::Runtime;
-use deadpool::managed::{self, Manager, Object, PoolError};
+use deadpool::managed::{self, Manager, Object, PoolError, QueueMode};
 use deadpool_postgres::ClientWrapper;
 use sqlx::{Connection as _, PgConnection};
 use tokio::runtime::Handle;
@@ -51,19 +52,21 @@ impl PoolState {
 
 /// Connections of sqlx. It connects when it is first used.
 #[derive(Clone)]
-pub struct SqlxPool {
-    pool: managed::Pool<SqlxManager>,
-    address: String,
-}
+pub struct SqlxPool(Bounded<SqlxManager>);
 
 /// A connection of sqlx that goes back to its pool. It is empty only while it is dropped.
 pub struct SqlxConnection(Option<Object<SqlxManager>>);
 
 /// Connections of tokio-postgres. It connects when it is first used.
 #[derive(Clone)]
-pub(crate) struct TokioPool {
-    pool: managed::Pool<TokioManager>,
+pub(crate) struct TokioPool(Bounded<TokioManager>);
+
+/// A pool in which everything is bounded: how many connections there are, how long one is waited for, how long it takes to
+/// open, and how long it stays open when nobody needs it.
+struct Bounded<M: Manager> {
+    pool: managed::Pool<M>,
     address: String,
+    idle_ones_looked_for_at: Arc<Mutex<Instant>>,
 }
 
 /// How long a statement may take unless a deployment says so, waiting for locks included.
@@ -88,8 +91,7 @@ impl SqlxPool {
     /// [`DatabaseError::BadUrl`], [`DatabaseError::BadCertificates`].
     pub fn new(url: &DatabaseUrl, settings: &PoolSettings) -> Result<Self, DatabaseError> {
         let dial = Dial::new(url, settings.purpose, settings.statement_timeout)?;
-        let pool = bounded(SqlxManager::new(dial.clone())?, &dial, settings)?;
-        Ok(Self { pool, address: url.address() })
+        Ok(Self(Bounded::new(SqlxManager::new(dial.clone())?, &dial, url, settings)?))
     }
 
     /// A connection, as soon as one is free.
@@ -97,17 +99,13 @@ impl SqlxPool {
     /// # Errors
     /// [`DatabaseError::Unreachable`].
     pub async fn get(&self) -> Result<SqlxConnection, DatabaseError> {
-        self.pool
-            .get()
-            .await
-            .map(|connection| SqlxConnection(Some(connection)))
-            .map_err(|error| unreachable(&self.address, &error))
+        self.0.get().await.map(|connection| SqlxConnection(Some(connection)))
     }
 
     /// How it stands.
     #[must_use]
     pub fn state(&self) -> PoolState {
-        state(&self.pool)
+        self.0.state()
     }
 }
 
@@ -156,41 +154,72 @@ impl DerefMut for SqlxConnection {
 impl TokioPool {
     pub(crate) fn new(url: &DatabaseUrl, settings: &PoolSettings) -> Result<Self, DatabaseError> {
         let dial = Dial::new(url, settings.purpose, settings.statement_timeout)?;
-        let pool = bounded(TokioManager::new(dial.clone())?, &dial, settings)?;
-        Ok(Self { pool, address: url.address() })
+        Ok(Self(Bounded::new(TokioManager::new(dial.clone())?, &dial, url, settings)?))
     }
 
     pub(crate) async fn get(&self) -> Result<Object<TokioManager>, DatabaseError> {
-        self.pool.get().await.map_err(|error| unreachable(&self.address, &error))
+        self.0.get().await
     }
 
     /// A connection of its own, which the pool forgets.
     pub(crate) async fn take(&self) -> Result<ClientWrapper, DatabaseError> {
-        self.get().await.map(Object::take)
+        self.get().await.map(|client| Object::take(client).into_inner())
     }
 
     pub(crate) fn state(&self) -> PoolState {
-        state(&self.pool)
+        self.0.state()
     }
 }
 
-/// Connections, waiting and connecting are all bounded.
-fn bounded<M: Manager>(manager: M, dial: &Dial, settings: &PoolSettings) -> Result<managed::Pool<M>, DatabaseError> {
-    // Each attempt is bounded by itself.
-    let all_attempts = dial.connect_timeout * u32::try_from(dial.attempts.len() + 1).unwrap_or(u32::MAX);
-    managed::Pool::builder(manager)
-        .max_size(settings.connections_max)
-        .runtime(Runtime::Tokio1)
-        .wait_timeout(Some(dial.connect_timeout))
-        .create_timeout(Some(all_attempts))
-        .recycle_timeout(Some(dial.connect_timeout))
-        .build()
-        .map_err(|error| DatabaseError::BadUrl(error.to_string()))
+/// How long a connection stays open that nobody has needed.
+const IDLE_MAX: Duration = Duration::from_secs(15);
+
+impl<M: Manager<Error = DatabaseError>> Bounded<M> {
+    fn new(manager: M, dial: &Dial, url: &DatabaseUrl, settings: &PoolSettings) -> Result<Self, DatabaseError> {
+        // Each attempt is bounded by itself.
+        let all_attempts = dial.connect_timeout * u32::try_from(dial.attempts.len() + 1).unwrap_or(u32::MAX);
+        let pool = managed::Pool::builder(manager)
+            .max_size(settings.connections_max)
+            // The one that was used last: what it works with is in the processor's caches still, and those that are not needed
+            // can be told.
+            .queue_mode(QueueMode::Lifo)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(dial.connect_timeout))
+            .create_timeout(Some(all_attempts))
+            .recycle_timeout(Some(dial.connect_timeout))
+            .build()
+            .map_err(|error| DatabaseError::BadUrl(error.to_string()))?;
+        Ok(Self { pool, address: url.address(), idle_ones_looked_for_at: Arc::new(Mutex::new(Instant::now())) })
+    }
+
+    async fn get(&self) -> Result<Object<M>, DatabaseError> {
+        self.close_idle_ones();
+        self.pool.get().await.map_err(|error| unreachable(&self.address, &error))
+    }
+
+    fn close_idle_ones(&self) {
+        let mut looked_at = self.idle_ones_looked_for_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked_at.elapsed() > IDLE_MAX {
+            *looked_at = Instant::now();
+            self.pool.retain(|_, metrics| metrics.last_used() < IDLE_MAX);
+        }
+    }
+
+    fn state(&self) -> PoolState {
+        let status = self.pool.status();
+        PoolState { open: status.size, idle: status.available, max: status.max_size, waiting: status.waiting }
+    }
 }
 
-fn state<M: Manager>(pool: &managed::Pool<M>) -> PoolState {
-    let status = pool.status();
-    PoolState { open: status.size, idle: status.available, max: status.max_size, waiting: status.waiting }
+impl<M: Manager> Clone for Bounded<M> {
+    fn clone(&self) -> Self {
+        let Self { pool, address, idle_ones_looked_for_at } = self;
+        Self {
+            pool: pool.clone(),
+            address: address.clone(),
+            idle_ones_looked_for_at: Arc::clone(idle_ones_looked_for_at),
+        }
+    }
 }
 
 fn unreachable(address: &str, error: &PoolError<DatabaseError>) -> DatabaseError {

@@ -59,6 +59,8 @@ impl Purpose {
     ///
     /// Rows of the outbox are found by their keys, although the statistics, made when it was empty, say that reading all
     /// of it costs nothing.
+    ///
+    /// What a client asks of an order has one plan as well, by its key: planning anew took as long as the answer.
     fn settings(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Settle => &[
@@ -71,8 +73,8 @@ impl Purpose {
                 ("lock_timeout", "300"),
             ],
             Self::Relay => &[("plan_cache_mode", "force_custom_plan"), ("enable_seqscan", "off")],
-            Self::Replica => &[("default_transaction_read_only", "on")],
-            Self::Clients => &[("lock_timeout", "100")],
+            Self::Replica => &[("default_transaction_read_only", "on"), ("plan_cache_mode", "force_generic_plan")],
+            Self::Clients => &[("lock_timeout", "100"), ("plan_cache_mode", "force_generic_plan")],
             Self::Shop | Self::Report => &[],
         }
     }

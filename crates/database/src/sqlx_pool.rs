@@ -11,6 +11,7 @@ use trace::causes;
 use crate::DatabaseError;
 use crate::dial::{Attempt, Dial, Driver, Setback};
 use crate::host::HostName;
+use crate::probed::Probed;
 use crate::tls::Verify;
 
 /// Makes connections, and looks at each before it is handed out again.
@@ -83,17 +84,19 @@ impl Driver for SqlxManager {
 }
 
 impl Manager for SqlxManager {
-    type Type = PgConnection;
+    type Type = Probed<PgConnection>;
     type Error = DatabaseError;
 
-    async fn create(&self) -> Result<PgConnection, DatabaseError> {
-        self.dial.connect(self).await
+    async fn create(&self) -> Result<Probed<PgConnection>, DatabaseError> {
+        self.dial.connect(self).await.map(Probed::now)
     }
 
-    /// A connection whose server was restarted, or takes no writes any more, would be handed out for ever.
-    async fn recycle(&self, connection: &mut PgConnection, _: &Metrics) -> RecycleResult<DatabaseError> {
+    async fn recycle(&self, connection: &mut Probed<PgConnection>, _: &Metrics) -> RecycleResult<DatabaseError> {
+        if connection.is_fresh() {
+            return Ok(());
+        }
         match self.is_read_only(connection).await {
-            Ok(read_only) if self.dial.target.is(read_only) => Ok(()),
+            Ok(read_only) if self.dial.target.is(read_only) => connection.probed(),
             Ok(_) => Err(RecycleError::message("the server is not of the kind that it was")),
             Err(error) => Err(RecycleError::message(causes(&error))),
         }

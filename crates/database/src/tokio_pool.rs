@@ -16,6 +16,7 @@ use trace::causes;
 use crate::DatabaseError;
 use crate::dial::{Attempt, Dial, Driver, Setback};
 use crate::host::HostName;
+use crate::probed::Probed;
 use crate::tls::Verify;
 
 /// Makes connections, and looks at each before it is handed out again.
@@ -89,17 +90,19 @@ impl Driver for TokioManager {
 }
 
 impl Manager for TokioManager {
-    type Type = ClientWrapper;
+    type Type = Probed<ClientWrapper>;
     type Error = DatabaseError;
 
-    async fn create(&self) -> Result<ClientWrapper, DatabaseError> {
-        self.dial.connect(self).await
+    async fn create(&self) -> Result<Probed<ClientWrapper>, DatabaseError> {
+        self.dial.connect(self).await.map(Probed::now)
     }
 
-    /// A connection whose server was restarted, or takes no writes any more, would be handed out for ever.
-    async fn recycle(&self, client: &mut ClientWrapper, _: &Metrics) -> RecycleResult<DatabaseError> {
+    async fn recycle(&self, client: &mut Probed<ClientWrapper>, _: &Metrics) -> RecycleResult<DatabaseError> {
+        if client.is_fresh() && !client.is_closed() {
+            return Ok(());
+        }
         match self.is_read_only(client).await {
-            Ok(read_only) if self.dial.target.is(read_only) => Ok(()),
+            Ok(read_only) if self.dial.target.is(read_only) => client.probed(),
             Ok(_) => Err(RecycleError::message("the server is not of the kind that it was")),
             Err(error) => Err(RecycleError::message(causes(&error))),
         }

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use database::{Client, Transaction};
-use futures_util::future::join;
+use database::{Client, ClientWrapper};
+use futures_util::FutureExt;
+use futures_util::future::{join, join4};
 use order::OrderId;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Error, Row, Statement};
+use tokio_postgres::{Error, Row};
 
 use super::error::{Failure, is_bad};
 use crate::ItemReply;
@@ -54,6 +55,9 @@ const LOCK: &str = include_str!("lock.sql");
 const LOOK: &str = concat!(include_str!("lock.sql"), " skip locked");
 
 const HELD_STOCK: &str = include_str!("stock_held.sql");
+
+/// A commit is not bounded by what the call may take: given up, it would leave open whether a standby has it.
+const COMMIT: &str = "set local statement_timeout = 0; commit";
 
 /// How long locks are waited for that were free a moment ago.
 const SHORT: Duration = Duration::from_millis(100);
@@ -123,12 +127,22 @@ impl UnderLock {
         let rows = self.client.within(is_bad, async |client| {
             let lock = client.prepare_cached(LOCK).await?;
             let statement = client.prepare_cached(call.statement).await?;
-            let transaction = client.transaction().await?;
-            let bounds = bounds(call.limit, None);
-            let (bounded, locked) = join(transaction.batch_execute(&bounds), transaction.execute(&lock, &[&ids])).await;
-            bounded?;
+            let transaction = Sent { client, is_over: false };
+            let (begin, arguments) = (begin(call.limit, None), arguments(&columns));
+            let (begun, locked, rows, committed) = join4(
+                client.batch_execute(&begin),
+                client.execute(&lock, &[&ids]),
+                client.query(&statement, &arguments),
+                client.batch_execute(COMMIT),
+            )
+            .await;
+            // After the first of them that fails, the server refuses the others: the first says why.
+            begun?;
             locked?;
-            finish(transaction, &statement, &columns).await
+            let rows = rows?;
+            committed?;
+            transaction.over();
+            Ok(rows)
         });
         Ok((rows.await?, Vec::new()))
     }
@@ -174,16 +188,16 @@ impl UnderLock {
             let look = client.prepare_cached(LOOK).await?;
             let look_at_stock = client.prepare_cached(HELD_STOCK).await?;
             let statement = client.prepare_cached(call.statement).await?;
-            let transaction = client.transaction().await?;
-            let bounds = bounds(call.limit, Some(SHORT));
-            let (bounded, free) = join(transaction.batch_execute(&bounds), transaction.query(&look, &[&wanted])).await;
-            bounded?;
+            let transaction = Sent { client, is_over: false };
+            let begin = begin(call.limit, Some(SHORT));
+            let (begun, free) = join(client.batch_execute(&begin), client.query(&look, &[&wanted])).await;
+            begun?;
             let free: Result<HashSet<String>, Error> = free?.iter().map(|row| row.try_get("id")).collect();
             let mut free = free?;
             let in_hand = |id: &&&str| !free.contains(**id);
             by.extend(wanted.iter().filter(in_hand).map(|id| HeldRow::Order((*id).to_owned())));
             let ids: Vec<&str> = free.iter().map(String::as_str).collect();
-            for row in transaction.query(&look_at_stock, &[&ids]).await? {
+            for row in client.query(&look_at_stock, &[&ids]).await? {
                 free.remove(row.try_get::<_, &str>("id")?);
                 by.insert(HeldRow::Stock(row.try_get("sku_id")?));
             }
@@ -192,10 +206,15 @@ impl UnderLock {
                 work.iter().cloned().partition(|part| free.contains((call.id)(part).as_str()));
             held = others;
             if free.is_empty() {
-                transaction.rollback().await?;
                 return Ok(Vec::new());
             }
-            finish(transaction, &statement, &(call.columns)(&free)).await
+            let columns = (call.columns)(&free);
+            let arguments = arguments(&columns);
+            let (rows, committed) = join(client.query(&statement, &arguments), client.batch_execute(COMMIT)).await;
+            let rows = rows?;
+            committed?;
+            transaction.over();
+            Ok(rows)
         });
         match rows.await.map_err(Failure::from) {
             Err(Failure::Locked(text)) if !looked => Err(Failure::Busy(text)),
@@ -237,23 +256,34 @@ impl<W, C> Call<'_, W, C> {
     }
 }
 
-/// Runs the statement and commits. A commit is not bounded by what the call may take: given up, it would leave open whether a
-/// standby has it.
-async fn finish(transaction: Transaction<'_>, statement: &Statement, columns: &Columns<'_>) -> Result<Vec<Row>, Error> {
-    let arguments = arguments(columns);
-    let query = transaction.query(statement, &arguments);
-    let (rows, unbounded) = join(query, transaction.batch_execute("set local statement_timeout = 0")).await;
-    let rows = rows?;
-    unbounded?;
-    transaction.commit().await?;
-    Ok(rows)
+/// A transaction whose statements go to the server together: one wait for all of them, and not one for each. It is rolled back
+/// unless it is over.
+struct Sent<'c> {
+    client: &'c ClientWrapper,
+    is_over: bool,
 }
 
-fn bounds(statement_timeout: Duration, lock_timeout: Option<Duration>) -> String {
-    let bounds = format!("set local statement_timeout = {}", statement_timeout.as_millis());
+impl Sent<'_> {
+    fn over(mut self) {
+        self.is_over = true;
+    }
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            // Sent with the first poll. Nobody waits for the answer: what comes next on the connection comes after it.
+            drop(self.client.batch_execute("rollback").now_or_never());
+        }
+    }
+}
+
+/// Begins a transaction whose statements are bounded like this.
+fn begin(statement_timeout: Duration, lock_timeout: Option<Duration>) -> String {
+    let begin = format!("begin; set local statement_timeout = {}", statement_timeout.as_millis());
     match lock_timeout {
-        Some(limit) => format!("{bounds}; set local lock_timeout = {}", limit.as_millis()),
-        None => bounds,
+        Some(limit) => format!("{begin}; set local lock_timeout = {}", limit.as_millis()),
+        None => begin,
     }
 }
 
