@@ -49,6 +49,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// (<https://www.rabbitmq.com/docs/heartbeats>).
 const HEARTBEAT_S: u16 = 15;
 
+/// The AMQP library sets aside 64 times the largest frame for each connection. With RabbitMQ's 128 KiB that is 8 MB; a frame of ours has
+/// some kilobytes, and a larger body comes in several.
+const FRAME_BYTES_SMALL: u32 = 32 * 1024;
+
 impl Broker {
     /// Checks the settings and reads the certificates; connects to nothing yet.
     ///
@@ -95,15 +99,30 @@ impl Broker {
         host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
 
-    /// Opens a connection. It does not recover by itself: its owner opens another when it breaks, and
-    /// with it new channels, so that no delivery tag of an old channel can meet a new one.
+    /// Opens a connection that receives, declares and asks. It does not recover by itself: its owner opens another when it
+    /// breaks, and with it new channels, so that no delivery tag of an old channel can meet a new one.
     pub(crate) async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
+        let mut uri = self.uri.clone();
+        uri.query.frame_max.get_or_insert(FRAME_BYTES_SMALL);
+        self.connect_with(uri, purpose).await
+    }
+
+    /// Opens a connection that publishes. The headers of a message that is sent on as it came must fit in a frame of it.
+    pub(crate) async fn connect_to_publish(&self, purpose: &str) -> Result<Connection, BrokerError> {
+        self.connect_with(self.uri.clone(), purpose).await
+    }
+
+    async fn connect_with(&self, uri: AMQPUri, purpose: &str) -> Result<Connection, BrokerError> {
         let properties =
             ConnectionProperties::default().with_connection_name(format!("{} {purpose}", self.name).into());
         let identity = self.tls.identity.clone().map(|(pem, key)| OwnedIdentity::PKCS8 { pem, key });
         let tls = OwnedTLSConfig { identity, cert_chain: self.tls.ca_pem.clone() };
-        let dial = async move |uri: AMQPUri, _: GuardedRuntime| Ok(guarded_stream::connect(&uri, &tls).await?);
-        self.in_time(Connection::connector(self.uri.clone(), guarded_runtime(), dial, properties)).await
+        // What a message is made to fit, whose properties cannot be read, is a frame of those who publish it again.
+        let frame_bytes_max = self.uri.query.frame_max.unwrap_or(0);
+        let dial = async move |uri: AMQPUri, _: GuardedRuntime| {
+            Ok(guarded_stream::connect(&uri, &tls, frame_bytes_max).await?)
+        };
+        self.in_time(Connection::connector(uri, guarded_runtime(), dial, properties)).await
     }
 
     /// Connects, opens a channel and hangs up again: tells whether the broker can be used.

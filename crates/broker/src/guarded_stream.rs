@@ -45,11 +45,15 @@ pub(crate) fn guarded_runtime() -> GuardedRuntime {
     Runtime::new(RuntimeParts::new(tokio.clone(), GuardedReactor(tokio)))
 }
 
-/// Connects, with TLS if the URI says so.
-pub(crate) async fn connect(uri: &AMQPUri, tls: &OwnedTLSConfig) -> io::Result<AsyncTcpStream<GuardedStream>> {
+/// Connects, with TLS if the URI says so. What cannot be read is handed on in frames of so many bytes at most; 0: as the broker has it.
+pub(crate) async fn connect(
+    uri: &AMQPUri,
+    tls: &OwnedTLSConfig,
+    frame_bytes_max: u32,
+) -> io::Result<AsyncTcpStream<GuardedStream>> {
     let runtime = Runtime::tokio_current();
     let inner = uri.connect_with_config_async(tls.as_ref(), &runtime).await?;
-    Ok(AsyncTcpStream::Plain(GuardedStream::new(inner, uri.query.frame_max.unwrap_or(0))))
+    Ok(AsyncTcpStream::Plain(GuardedStream::new(inner, frame_bytes_max)))
 }
 
 impl GuardedStream {

@@ -149,7 +149,7 @@ impl Publisher {
             return Ok(open.channel.clone());
         }
         self.open = None;
-        let connection = self.broker.connect(self.purpose).await?;
+        let connection = self.broker.connect_to_publish(self.purpose).await?;
         let channel = self.broker.channel(&connection).await?;
         let options = ConfirmSelectOptions::default();
         channel.confirm_select(options).await.map_err(|error| self.broker.error(&error))?;

@@ -18,6 +18,7 @@ mod handler;
 mod hold;
 mod metrics;
 mod notification;
+mod onward;
 mod outbound;
 mod outcome;
 mod passive;

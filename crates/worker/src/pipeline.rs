@@ -18,6 +18,7 @@ use crate::follow_ups::{FollowUp, follow_ups};
 use crate::handler::{Context, Handler};
 use crate::hold::{Hold, Share, Taken, messages_of};
 use crate::metrics::WorkerMetrics;
+use crate::onward::Onward;
 use crate::outbound::Outbound;
 use crate::patience::{BROKEN, Interrupted, Patience};
 use crate::trust::{Trust, are_suspect};
@@ -74,7 +75,7 @@ enum Ended {
 
 /// What a session waits for.
 enum Next {
-    /// Messages; none, if orders are due that are held, or messages are done.
+    /// Messages; none, if orders are due that are held, or messages are done or to go on.
     Messages(Vec<Incoming>),
     Ended(Ended),
 }
@@ -160,7 +161,7 @@ impl Pipeline {
     }
 
     async fn receive_and_settle(&mut self, session: &mut Session, share: &mut Share, trust: &mut Trust) -> Ended {
-        let mut linger = Duration::ZERO;
+        let (mut linger, mut onward) = (Duration::ZERO, Onward::default());
         let shutdown = self.context.patience.shutdown().clone();
         loop {
             if let Some(wait) = self.handler.closed_for() {
@@ -170,7 +171,7 @@ impl Pipeline {
                     () = shutdown.cancelled() => return Ended::Stopped,
                 }
             }
-            let messages = match self.next(session, share, linger).await {
+            let messages = match self.next(session, share, &onward, linger).await {
                 Next::Messages(messages) => messages,
                 Next::Ended(ended) => return ended,
             };
@@ -180,7 +181,7 @@ impl Pipeline {
             }
             linger = if count >= BUSY_MESSAGES { LINGER } else { Duration::ZERO };
             let holding = if trust.is_careful() { Holding::Nothing } else { Holding::Within(self.margin(session)) };
-            let done = match self.process(messages, share, holding).await {
+            let done = match self.process(messages, share, &mut onward, holding).await {
                 Ok(done) => done,
                 Err(Interrupted) if shutdown.is_cancelled() => return Ended::Stopped,
                 Err(Interrupted) => {
@@ -201,12 +202,13 @@ impl Pipeline {
         }
     }
 
-    /// Waits for messages, or for orders that are held to fall due.
-    async fn next(&mut self, session: &mut Session, share: &Share, linger: Duration) -> Next {
+    /// Waits for messages, for orders that are held to fall due, or for messages to go on.
+    async fn next(&mut self, session: &mut Session, share: &Share, onward: &Onward, linger: Duration) -> Next {
         let due_in = self.clock.and_then(|clock| self.hold.next_due_in(clock.now()));
+        let wake_in = due_in.into_iter().chain(onward.leave_in()).min();
         let received = tokio::select! {
             received = session.receive(self.bounds.orders_max, linger), if !self.hold.is_over_full() => received,
-            () = tokio::time::sleep(due_in.unwrap_or_default()), if due_in.is_some() => return Next::Messages(Vec::new()),
+            () = tokio::time::sleep(wake_in.unwrap_or_default()), if wake_in.is_some() => return Next::Messages(Vec::new()),
             () = share.finishes() => return Next::Messages(Vec::new()),
             () = tokio::time::sleep(self.bounds.renew_idle_after), if share.is_empty() => return Next::Ended(Ended::Idle),
             () = self.context.patience.shutdown().cancelled() => return Next::Ended(Ended::Stopped),
@@ -256,6 +258,7 @@ impl Pipeline {
         &mut self,
         messages: Vec<Incoming>,
         share: &mut Share,
+        onward: &mut Onward,
         holding: Holding,
     ) -> Result<Vec<DeliveryTag>, Interrupted> {
         let patience = self.context.patience.lasting(self.bounds.hold_max);
@@ -265,6 +268,8 @@ impl Pipeline {
             Some(_) => Arrived::sort(messages, now, holding, share),
             None => Arrived { due: messages, ..Arrived::default() },
         };
+        onward.add(std::mem::take(&mut arrived.onward));
+        arrived.onward = onward.take(matches!(holding, Holding::Nothing));
         let mut done: Vec<DeliveryTag> = Vec::new();
         if !arrived.early.is_empty() {
             match self.early.keep_back(&arrived.early, now, &patience).await? {
