@@ -9,7 +9,7 @@ pub(crate) struct Pace {
 
 impl Pace {
     /// While there is work. Rows gather meanwhile: each pass costs the database the same, however few it finds.
-    pub(crate) const BUSY: Duration = Duration::from_millis(50);
+    pub(crate) const BUSY: Duration = Duration::from_millis(100);
 
     /// While there is none.
     pub(crate) const IDLE: Duration = Duration::from_millis(250);
@@ -53,7 +53,7 @@ mod tests {
     fn it_slows_down_while_there_is_nothing_and_is_fast_again_with_the_first_row() {
         let mut pace = Pace::new();
         let waits: Vec<u128> = (0..6).map(|_| pace.after(false).as_millis()).collect();
-        assert_eq!(waits, [75, 112, 168, 250, 250, 250]);
+        assert_eq!(waits, [150, 225, 250, 250, 250, 250]);
         assert_eq!(pace.after(true), Pace::BUSY);
     }
 }
