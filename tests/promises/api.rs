@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
+use sqlx::Acquire;
 use tests::{Process, Proxy, World, eventually, simulator};
 use url::Url;
 
@@ -122,6 +123,62 @@ fn problem(answer: &(StatusCode, Value), status: u16, name: &str) {
 
 fn order(id: &str, quantity: i64, timeout_s: u64) -> Value {
     json!({ "id": id, "items": [{ "sku": "tea", "quantity": quantity }], "amount_minor": 1999, "currency": "CNY", "payment_timeout_s": timeout_s })
+}
+
+/// All of an answer was true at one moment: whoever is shown the cancellation in the log is shown a cancelled order.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_and_its_log_are_read_in_one_statement() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let server = Server::start(&world, &[]).await;
+    server.post("/orders", order("A-1", 1, 1800)).await;
+    // The connection that will be used has prepared its statement.
+    assert_eq!(server.get("/orders/A-1").await.1["status"], "pending");
+    let mut shop = world.connection().await;
+    let mut change = shop.begin().await.unwrap();
+    let cancel = "lock table order_log in access exclusive mode;
+        update orders set status = 'cancelled' where id = 'A-1';
+        insert into order_log (order_id, from_status, to_status, reason, actor) values ('A-1', 'pending', 'cancelled', 'x', 'shop')";
+    sqlx::raw_sql(cancel).execute(&mut *change).await.unwrap();
+    let look = async {
+        let (_, seen) = server.get("/orders/A-1").await;
+        let last = seen["log"].as_array().unwrap().last().unwrap();
+        assert_eq!((&seen["status"], &last["to"]), (&json!("cancelled"), &json!("cancelled")));
+    };
+    let commit = async {
+        let waits =
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        eventually("it waits for the log", async || world.number(waits).await == 1).await;
+        change.commit().await.unwrap();
+    };
+    tokio::join!(look, commit);
+    drop(shop);
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_has_not_changed_is_not_sent_again() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let server = Server::start(&world, &[]).await;
+    server.post("/orders", order("A-1", 1, 1800)).await;
+    let look = async |tag: Option<&str>| {
+        let request = server.client.get(format!("{}/orders/A-1", server.base)).bearer_auth(TOKEN);
+        let request = if let Some(tag) = tag { request.header("If-None-Match", tag) } else { request };
+        let answer = request.send().await.unwrap();
+        let tag = answer.headers()["etag"].to_str().unwrap().to_owned();
+        assert_eq!(answer.headers()["cache-control"], "private, no-cache");
+        (answer.status().as_u16(), tag, answer.text().await.unwrap().len())
+    };
+    let (status, tag, length) = look(None).await;
+    assert_eq!(status, 200);
+    assert!(length > 100);
+    assert_eq!(look(Some(&tag)).await, (304, tag.clone(), 0));
+    server.post("/orders/A-1/pay", json!({})).await;
+    let (status, other, _) = look(Some(&tag)).await;
+    assert_eq!(status, 200);
+    assert_ne!(other, tag);
+    world.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

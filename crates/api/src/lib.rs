@@ -4,6 +4,7 @@
 mod auth;
 mod body;
 mod changes;
+mod etag;
 mod health;
 mod idempotency;
 mod input;

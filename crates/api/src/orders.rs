@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use http::HeaderMap;
 use order::OrderId;
-use serde::Serialize;
 
 use crate::body::{OrderView, Timeline, TimelineEntry};
-use crate::idempotency::Answer;
+use crate::etag::tagged;
 use crate::input::PathOrder;
 use crate::problem::Problem;
 use crate::replica::wants_fresh;
@@ -17,8 +16,9 @@ use crate::service::{OrderService, SETTLE_WAIT};
 
 /// Look at an order. If it is pending although its deadline has passed, it is closed first (or found paid). Where a read
 /// replica answers, this may be some moments old; `Cache-Control: no-cache` asks for the state of this moment.
-#[utoipa::path(get, path = "/orders/{id}", tag = "orders", security(("bearer" = [])), params(PathOrder, ("Cache-Control" = Option<String>, Header)),
-    responses((status = 200, body = OrderView), (status = "4XX", body = Problem, content_type = "application/problem+json"),
+#[utoipa::path(get, path = "/orders/{id}", tag = "orders", security(("bearer" = [])),
+    params(PathOrder, ("Cache-Control" = Option<String>, Header), ("If-None-Match" = Option<String>, Header)),
+    responses((status = 200, body = OrderView), (status = 304, description = "The client has it already: its `ETag` is that of the order as it stands"), (status = "4XX", body = Problem, content_type = "application/problem+json"),
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn show(
     State(service): State<Arc<OrderService>>,
@@ -29,20 +29,20 @@ pub(crate) async fn show(
         && let Some(view) = replica.ask(async |connection| shop::show(connection, &id).await).await
         && !view.overdue
     {
-        return Ok(respond(&OrderView::from(view)));
+        return Ok(tagged(&headers, &OrderView::from(view)));
     }
     let mut view = look_up(&service, &id).await?;
     if view.overdue {
         service.passive.look_at(&id, None, SETTLE_WAIT).await;
         view = look_up(&service, &id).await?;
     }
-    Ok(respond(&view))
+    Ok(tagged(&headers, &view))
 }
 
 /// All that is on record of an order, oldest first. Of a read replica as above.
 #[utoipa::path(get, path = "/orders/{id}/timeline", tag = "orders", security(("bearer" = [])),
-    params(PathOrder, ("Cache-Control" = Option<String>, Header)),
-    responses((status = 200, body = Timeline), (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    params(PathOrder, ("Cache-Control" = Option<String>, Header), ("If-None-Match" = Option<String>, Header)),
+    responses((status = 200, body = Timeline), (status = 304, description = "The client has it already"), (status = "4XX", body = Problem, content_type = "application/problem+json"),
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn timeline(
     State(service): State<Arc<OrderService>>,
@@ -59,14 +59,10 @@ pub(crate) async fn timeline(
         None => shop::timeline(&mut *service.pool.get().await?, &id).await?,
     };
     let entries = entries.into_iter().map(TimelineEntry::from).collect();
-    Ok(respond(&Timeline { order_id: id.to_string(), entries }))
+    Ok(tagged(&headers, &Timeline { order_id: id.to_string(), entries }))
 }
 
 /// How the order stands, by the primary.
 pub(crate) async fn look_up(service: &OrderService, id: &OrderId) -> Result<OrderView, Problem> {
     Ok(shop::show(&mut *service.pool.get().await?, id).await?.into())
-}
-
-fn respond(body: &impl Serialize) -> Response {
-    Answer::new(StatusCode::OK, body).into_response()
 }

@@ -1,6 +1,5 @@
 use order::{Operator, OrderId, OrderStatus};
-use sqlx::postgres::PgRow;
-use sqlx::{FromRow, PgConnection, Row};
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 /// A row of an order's log.
@@ -22,17 +21,12 @@ pub struct LogRow {
     pub operator: Option<String>,
 }
 
-impl FromRow<'_, PgRow> for LogRow {
-    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            at: row.try_get("at")?,
-            from_status: row.try_get("from_status")?,
-            to_status: row.try_get("to_status")?,
-            reason: row.try_get("reason")?,
-            actor: row.try_get("actor")?,
-            operator_type: row.try_get("operator_type")?,
-            operator: row.try_get("operator")?,
-        })
+/// The same as a row of a query: `at`, both statuses, `reason`, `actor`, `operator_type`, `operator`.
+pub(crate) type LogTuple = (OffsetDateTime, Option<String>, String, String, String, Option<String>, Option<String>);
+
+impl From<LogTuple> for LogRow {
+    fn from((at, from_status, to_status, reason, actor, operator_type, operator): LogTuple) -> Self {
+        Self { at, from_status, to_status, reason, actor, operator_type, operator }
     }
 }
 
@@ -66,11 +60,12 @@ pub(crate) async fn log(
 
 /// All rows of an order, oldest first.
 pub(crate) async fn rows(connection: &mut PgConnection, id: &OrderId) -> Result<Vec<LogRow>, sqlx::Error> {
-    sqlx::query_as(
+    let rows: Vec<LogTuple> = sqlx::query_as(
         "select at, from_status, to_status, reason, actor, operator_type, operator
          from order_log where order_id = $1 order by id",
     )
     .bind(id.as_str())
     .fetch_all(connection)
-    .await
+    .await?;
+    Ok(rows.into_iter().map(LogRow::from).collect())
 }

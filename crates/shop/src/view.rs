@@ -1,9 +1,8 @@
 use order::OrderId;
-use sqlx::postgres::PgRow;
-use sqlx::{FromRow, PgConnection, Row};
+use sqlx::{PgConnection, Row};
 use time::OffsetDateTime;
 
-use crate::log::rows;
+use crate::log::LogTuple;
 use crate::{Item, LogRow, OrderError};
 
 /// An order with its items and its log.
@@ -54,99 +53,59 @@ pub struct PaymentView {
     pub refund: Option<String>,
 }
 
-impl FromRow<'_, PgRow> for PaymentView {
-    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            gateway: row.try_get("gateway")?,
-            trade_no: row.try_get("trade_no")?,
-            prepay: row.try_get("prepay")?,
-            state: row.try_get("state")?,
-            transaction_id: row.try_get("transaction_id")?,
-            refund: row.try_get("refund")?,
-        })
+/// The same as a record of a query.
+type PaymentTuple = (String, String, String, String, Option<String>, Option<String>);
+
+impl From<PaymentTuple> for PaymentView {
+    fn from((gateway, trade_no, prepay, state, transaction_id, refund): PaymentTuple) -> Self {
+        Self { gateway, trade_no, prepay, state, transaction_id, refund }
     }
 }
 
-struct OrderRow {
-    status: String,
-    amount_minor: i64,
-    currency: String,
-    payment_deadline: OffsetDateTime,
-    overdue: bool,
-    created_at: OffsetDateTime,
-    paid_at: Option<OffsetDateTime>,
-    closed_at: Option<OffsetDateTime>,
-    transaction_id: Option<String>,
-}
-
-impl FromRow<'_, PgRow> for OrderRow {
-    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            status: row.try_get("status")?,
-            amount_minor: row.try_get("amount_minor")?,
-            currency: row.try_get("currency")?,
-            payment_deadline: row.try_get("payment_deadline")?,
-            overdue: row.try_get("overdue")?,
-            created_at: row.try_get("created_at")?,
-            paid_at: row.try_get("paid_at")?,
-            closed_at: row.try_get("closed_at")?,
-            transaction_id: row.try_get("transaction_id")?,
-        })
-    }
-}
+/// All of an order in one statement: one round trip, and what it says was true at one moment. Records carry only types that the
+/// driver knows, whatever those of the columns are.
+const SHOW: &str = "
+    select status, amount_minor, currency,
+           -- Times of infinity, which a shop's own table may hold, are cut: no clock on this side can hold them.
+           greatest(least(payment_deadline, '9000-01-01Z'), '2000-01-01Z') as payment_deadline,
+           status = 'pending' and payment_deadline <= clock_timestamp() as overdue,
+           created_at, paid_at, closed_at, transaction_id,
+           array(select row (p.gateway::text, p.trade_no::text, p.prepay::text, p.state::text, p.transaction_id::text,
+                             (select r.state::text from refunds r
+                              where r.order_id = p.order_id and r.gateway = p.gateway and r.trade_no = p.trade_no
+                              order by r.created_at limit 1))
+                 from payments p where p.order_id = o.id and p.gateway <> 'none'
+                 order by p.created_at, p.gateway, p.trade_no) as payments,
+           array(select row (i.sku_id::text, i.quantity::bigint)
+                 from order_items i where i.order_id = o.id order by i.sku_id) as items,
+           array(select row (l.at::timestamptz, l.from_status::text, l.to_status::text, l.reason::text, l.actor::text,
+                             l.operator_type::text, l.operator::text)
+                 from order_log l where l.order_id = o.id order by l.id) as log
+    from orders o where id = $1";
 
 /// Looks an order up.
 ///
 /// # Errors
 /// [`OrderError::Unknown`], [`OrderError::Database`].
 pub async fn show(connection: &mut PgConnection, id: &OrderId) -> Result<OrderView, OrderError> {
-    // Times of infinity, which a shop's own table may hold, are cut: no clock on this side can hold them.
-    let row: Option<OrderRow> = sqlx::query_as(
-        "select status, amount_minor, currency,
-                greatest(least(payment_deadline, '9000-01-01Z'), '2000-01-01Z') as payment_deadline,
-                status = 'pending' and payment_deadline <= clock_timestamp() as overdue,
-                created_at, paid_at, closed_at, transaction_id
-         from orders where id = $1",
-    )
-    .bind(id.as_str())
-    .fetch_optional(&mut *connection)
-    .await?;
+    let row = sqlx::query(SHOW).bind(id.as_str()).fetch_optional(connection).await?;
     let row = row.ok_or_else(|| OrderError::Unknown(id.clone()))?;
+    let payments: Vec<PaymentTuple> = row.try_get("payments")?;
+    let items: Vec<(String, i64)> = row.try_get("items")?;
+    let log: Vec<LogTuple> = row.try_get("log")?;
     Ok(OrderView {
         id: id.clone(),
-        status: row.status,
-        amount_minor: row.amount_minor,
-        currency: row.currency,
-        payment_deadline: row.payment_deadline,
-        overdue: row.overdue,
-        created_at: row.created_at,
-        paid_at: row.paid_at,
-        closed_at: row.closed_at,
-        transaction_id: row.transaction_id,
-        payments: payments(connection, id).await?,
-        items: items(connection, id).await?,
-        log: rows(connection, id).await?,
+        status: row.try_get("status")?,
+        amount_minor: row.try_get("amount_minor")?,
+        currency: row.try_get("currency")?,
+        payment_deadline: row.try_get("payment_deadline")?,
+        overdue: row.try_get("overdue")?,
+        created_at: row.try_get("created_at")?,
+        paid_at: row.try_get("paid_at")?,
+        closed_at: row.try_get("closed_at")?,
+        transaction_id: row.try_get("transaction_id")?,
+        payments: payments.into_iter().map(PaymentView::from).collect(),
+        items: items.into_iter().map(|(sku, quantity)| Item { sku, quantity }).collect(),
+        log: log.into_iter().map(LogRow::from).collect(),
     })
-}
-
-async fn items(connection: &mut PgConnection, id: &OrderId) -> Result<Vec<Item>, sqlx::Error> {
-    let items: Vec<(String, i64)> =
-        sqlx::query_as("select sku_id, quantity from order_items where order_id = $1 order by sku_id")
-            .bind(id.as_str())
-            .fetch_all(connection)
-            .await?;
-    Ok(items.into_iter().map(|(sku, quantity)| Item { sku, quantity }).collect())
-}
-
-async fn payments(connection: &mut PgConnection, id: &OrderId) -> Result<Vec<PaymentView>, sqlx::Error> {
-    sqlx::query_as(
-        "select gateway, trade_no, prepay, state, transaction_id,
-                (select r.state from refunds r
-                 where r.order_id = p.order_id and r.gateway = p.gateway and r.trade_no = p.trade_no
-                 order by r.created_at limit 1) as refund
-         from payments p where order_id = $1 and gateway <> 'none' order by created_at, gateway, trade_no",
-    )
-    .bind(id.as_str())
-    .fetch_all(connection)
-    .await
 }
