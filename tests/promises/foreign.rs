@@ -1,11 +1,16 @@
 //! A service in another language publishes order IDs and needs to know no more than the exchange and the key.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use lapin::BasicProperties;
+use serde_json::json;
 use tests::{World, eventually};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
+
+use crate::api::{Server, TOKEN};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_python_service_closes_orders_with_a_bare_id() {
@@ -26,6 +31,39 @@ async fn a_python_service_closes_orders_with_a_bare_id() {
     }
     assert_eq!(world.shelf("tea").await, (5, 0));
     worker.stop().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_of_a_shops_own_drops_an_order_when_an_event_tells_of_it() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let order = world.order("tea", Duration::from_secs(1800)).await;
+    let (server, relay) = (Server::start(&world, &[]).await, world.relay());
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/cache.py");
+    let mut cache = Command::new("python3")
+        .arg(script)
+        .arg(&server.base)
+        .envs([("OVERDUE_AMQP_URL", world.amqp_url.as_str()), ("OVERDUE_API_TOKEN", TOKEN)])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("python runs");
+    let (mut asks, answers) = (cache.stdin.take().expect("piped"), cache.stdout.take().expect("piped"));
+    let mut answers = BufReader::new(answers).lines();
+    let mut next = async || answers.next_line().await.expect("it can be read").expect("it goes on");
+    let id = order.id.to_string();
+    assert_eq!(next().await, "listening");
+    for expected in ["pending loaded", "pending kept"] {
+        asks.write_all(format!("{id}\n").as_bytes()).await.unwrap();
+        assert_eq!(next().await, expected);
+    }
+    server.post(&format!("/orders/{id}/pay"), json!({ "transaction_id": "t-1" })).await;
+    assert_eq!(next().await, format!("dropped {id}"));
+    asks.write_all(format!("{id}\n").as_bytes()).await.unwrap();
+    assert_eq!(next().await, "paid loaded");
+    relay.stop().await;
     world.close().await;
 }
 
