@@ -11,7 +11,7 @@ QUICK := CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEB
 BENCH := scripts/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status clean env build release demo test faults fuzz test-schedules test-rabbitmq-4 bench bench-more bench-quick check fmt definitions
+.PHONY: help up down status clean env build release demo test faults fuzz test-schedules test-rabbitmq-4 bench bench-more bench-alternatives bench-quick check fmt definitions
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ bench: ## measure speed beside the limits of the servers, on servers of its own:
 
 bench-more: ## the parts that `make bench` leaves out: relay, hot SKU, paid orders, partitions, backlog, gateway, scale
 	@$(BENCH) --only relay,hot,paid,partitioned,backlog,gateway,scale --out bench/results/more
+
+bench-alternatives: ## other ways to do the same, hops, and reads with and without caches (half an hour; installs redis-server)
+	@$(BENCH) --only alternatives,hops,reads --out bench/results/alternatives
 
 bench-quick: ## the same in small, for a first look
 	@$(BENCH) --quick

@@ -1,5 +1,6 @@
 //! What flows steadily: orders that come and fall due, timeouts that go out.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -107,25 +108,37 @@ impl Flow {
     async fn create(&self, stage: &Stage, pool: &PgPool) -> Result<()> {
         let end = stage.after(f64::from(self.seconds)).await?;
         let due = self.due.replace("$CLOCK_TIME", &format!("timestamptz '{end}'"));
-        let create = creating(&due);
-        let begun = Instant::now();
-        let all = self.per_second * self.seconds;
-        let mut made = 0;
-        while made < all {
-            let due = ((begun.elapsed().as_secs_f64() * f64::from(self.per_second)) as u32).min(all);
-            if due > made {
-                let statement = sqlx::query(sqlx::AssertSqlSafe(create.as_str()));
-                statement.bind(made as i32 + 1).bind(due as i32).execute(pool).await?;
-                made = due;
-            }
-            tokio::time::sleep(TICK).await;
-        }
-        Ok(())
+        let create = creating(&due, "insert into outbox (order_id, due_at) select id, payment_deadline from made");
+        paced(self.per_second, self.seconds, async |numbers| {
+            let statement = sqlx::query(sqlx::AssertSqlSafe(create.as_str()));
+            statement.bind(numbers.start as i32).bind(numbers.end as i32 - 1).execute(pool).await?;
+            Ok(())
+        })
+        .await
     }
 }
 
-/// Creates the orders `$1` to `$2`, with this deadline.
-fn creating(due: &str) -> String {
+/// Has so many made a second, numbered from 1, as far as their time has come.
+pub(crate) async fn paced(
+    per_second: u32,
+    seconds: u32,
+    mut make: impl AsyncFnMut(Range<u32>) -> Result<()>,
+) -> Result<()> {
+    let (begun, all) = (Instant::now(), per_second * seconds);
+    let mut made = 0;
+    while made < all {
+        let due = ((begun.elapsed().as_secs_f64() * f64::from(per_second)) as u32).min(all);
+        if due > made {
+            make(made + 1..due + 1).await?;
+            made = due;
+        }
+        tokio::time::sleep(TICK).await;
+    }
+    Ok(())
+}
+
+/// Creates the orders `$1` to `$2`, with this deadline, in one statement that ends with `last`; they are `made`.
+pub(crate) fn creating(due: &str, last: &str) -> String {
     format!(
         "with made as (
              insert into orders (id, amount_minor, currency, payment_deadline)
@@ -139,7 +152,7 @@ fn creating(due: &str) -> String {
          taken as (
              update inventory i set available = available - n, reserved = reserved + n from stock where stock.sku_id = i.sku_id),
          logged as (insert into order_log (order_id, to_status, reason, actor) select id, 'pending', 'created', 'bench' from made)
-         insert into outbox (order_id, due_at) select id, payment_deadline from made"
+         {last}"
     )
 }
 
@@ -211,25 +224,18 @@ async fn ttl(servers: &Servers, per_second: u32, seconds: u32) -> Result<Latenes
     let seen = Arc::clone(&late);
     let all = per_second * seconds;
     let (_connection, channel) = channel(&stage.world.amqp_url).await?;
-    let publishing = async {
-        let begun = Instant::now();
-        let mut sent = 0;
-        while sent < all {
-            let due = ((begun.elapsed().as_secs_f64() * f64::from(per_second)) as u32).min(all);
-            let deadline = OffsetDateTime::now_utc() + Duration::from_secs(10);
-            for _ in sent..due {
-                let properties = BasicProperties::default().with_delivery_mode(2);
-                let body = deadline.unix_timestamp_nanos().to_string();
-                let options = BasicPublishOptions::default();
-                channel
-                    .basic_publish("overdue.lanes".into(), "10s.payment".into(), options, body.as_bytes(), properties)
-                    .await?;
-            }
-            sent = due;
-            tokio::time::sleep(TICK).await;
+    let publishing = paced(per_second, seconds, async |numbers| {
+        let deadline = OffsetDateTime::now_utc() + Duration::from_secs(10);
+        for _ in numbers {
+            let properties = BasicProperties::default().with_delivery_mode(2);
+            let body = deadline.unix_timestamp_nanos().to_string();
+            let options = BasicPublishOptions::default();
+            channel
+                .basic_publish("overdue.lanes".into(), "10s.payment".into(), options, body.as_bytes(), properties)
+                .await?;
         }
-        anyhow::Ok(())
-    };
+        Ok(())
+    });
     let due = ["overdue.v1.due.payment".to_owned()];
     let consuming = limits::consume(&stage, &due, all, move |body| {
         let deadline: Option<i128> = std::str::from_utf8(body).ok().and_then(|text| text.parse().ok());

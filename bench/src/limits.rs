@@ -86,7 +86,8 @@ pub(crate) async fn one_by_one(stage: &Stage, orders: Orders<'_>) -> Result<f64>
     Ok(f64::from(orders.count) / begun.elapsed().as_secs_f64())
 }
 
-async fn close_one(connection: &mut PgConnection, id: &str) -> Result<()> {
+/// Closes an order in a transaction of its own, if it is pending still.
+pub(crate) async fn close_one(connection: &mut PgConnection, id: &str) -> Result<()> {
     let mut transaction = connection.begin().await?;
     let status: String = sqlx::query_scalar("select status from orders where id = $1 for update")
         .bind(id)

@@ -1,6 +1,7 @@
 //! Measures Overdue on this machine, beside what its servers can do at best, and writes what it found: a table for people, JSON
 //! for programs, plots for eyes. Each run ends with the audit; one that is not clean ends the bench.
 
+mod alternatives;
 mod amqp;
 mod anatomy;
 mod arming;
@@ -9,9 +10,11 @@ mod bursts;
 mod calibration;
 mod flows;
 mod gateway;
+mod hops;
 mod idle;
 mod limits;
 mod plots;
+mod reads;
 mod results;
 mod servers;
 mod single;
@@ -21,9 +24,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
+use crate::alternatives::Scheduler;
 use crate::bursts::{Beside, Burst};
 use crate::calibration::Calibration;
 use crate::flows::Flow;
@@ -43,6 +47,16 @@ struct Settings {
     /// Where results go
     #[arg(long, default_value = "bench/results", value_name = "DIRECTORY")]
     out: PathBuf,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+/// What the bench starts itself as.
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Another way to close orders, which the bench measures
+    #[command(hide = true)]
+    Alternative(Scheduler),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -87,13 +101,20 @@ enum Part {
     Scale,
     /// What each part of a close costs (more)
     Anatomy,
+    /// From lane to lane, and inside the broker (more)
+    Hops,
+    /// Other ways to close orders (more)
+    Alternatives,
+    /// Looks at orders, with and without a cache (more)
+    Reads,
 }
 
 impl Part {
     /// Whether it runs without being named.
     fn is_usual(self) -> bool {
-        use Part::{Anatomy, Backlog, Gateway, Hot, Paid, Partitioned, Relay, Scale};
-        !matches!(self, Relay | Hot | Paid | Partitioned | Backlog | Gateway | Scale | Anatomy)
+        use Part::{Alternatives, Anatomy, Backlog, Gateway, Hops, Hot, Paid, Partitioned, Reads, Relay, Scale};
+        let on_demand = matches!(self, Relay | Hot | Paid | Partitioned | Backlog | Gateway | Scale | Anatomy);
+        !on_demand && !matches!(self, Hops | Alternatives | Reads)
     }
 }
 
@@ -108,24 +129,36 @@ struct Sizes {
     backlog_orders: u32,
     one_by_one: u32,
     steady_s: u32,
+    /// How long the relay is down.
+    down_s: u32,
     relay: u32,
     backlog: &'static [u32],
     gateway: u32,
     scale: u32,
+    /// The burst of each of the other ways.
+    alternatives: u32,
+    /// Orders that are looked at.
+    reads: u32,
+    /// How long the short flows of the parts on demand last.
+    short_s: u32,
 }
 
 const FULL: Sizes = Sizes {
-    orders: 100_000,
+    orders: 60_000,
     runs: 3,
-    single: 40_000,
+    single: 20_000,
     single_shards: &[1],
     backlog_orders: 100_000,
     one_by_one: 6_000,
-    steady_s: 30,
+    steady_s: 20,
+    down_s: 60,
     relay: 100_000,
     backlog: &[0, 100_000, 1_000_000, 3_000_000],
     gateway: 4_000,
     scale: 50_000,
+    alternatives: 6_000,
+    reads: 1_000_000,
+    short_s: 5,
 };
 
 const QUICK: Sizes = Sizes {
@@ -135,16 +168,23 @@ const QUICK: Sizes = Sizes {
     backlog_orders: 20_000,
     one_by_one: 2_000,
     steady_s: 10,
+    down_s: 20,
     relay: 20_000,
     backlog: &[0, 50_000],
     gateway: 1_000,
     scale: 20_000,
+    alternatives: 4_000,
+    reads: 50_000,
+    short_s: 4,
     ..FULL
 };
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let settings = Settings::parse();
+    if let Some(Role::Alternative(scheduler)) = settings.role {
+        return scheduler.run().await;
+    }
     let begun = Instant::now();
     let servers = Servers::local()?;
     let sizes = if settings.quick { QUICK } else { FULL };
@@ -246,7 +286,7 @@ async fn measure(part: Part, sizes: &Sizes, servers: &Servers, calibration: &Cal
             let same = Burst { beside: Beside::Nothing, ..same }.measure(servers, calibration).await?;
             return Ok(vec![flow.measure(servers, calibration, runs).await?, same]);
         }
-        Part::CatchUp => flows::catch_up(servers, calibration, runs, 500, 2 * sizes.steady_s).await?,
+        Part::CatchUp => flows::catch_up(servers, calibration, runs, 500, sizes.down_s).await?,
         Part::Arming => arming::measure(servers, calibration, runs).await?,
         Part::Snapshot => arming::snapshot(servers, calibration, runs, sizes.relay).await?,
         Part::Idle => idle::measure(servers, calibration, runs).await?,
@@ -258,6 +298,12 @@ async fn measure(part: Part, sizes: &Sizes, servers: &Servers, calibration: &Cal
         }
         Part::Gateway => gateway::measure(servers, calibration, sizes.gateway, runs).await?,
         Part::Scale => return scale(servers, calibration, sizes.scale, runs).await,
+        Part::Hops => return hops::measure(servers, calibration, runs, sizes.short_s).await,
+        Part::Alternatives => {
+            let (burst, seconds) = (sizes.alternatives, sizes.short_s);
+            return alternatives::measure(servers, calibration, runs, burst, seconds).await;
+        }
+        Part::Reads => return reads::measure(servers, calibration, runs, sizes.reads, sizes.short_s).await,
         Part::Anatomy => return anatomy::measure(servers, sizes.scale, runs).await,
     };
     Ok(vec![one])

@@ -194,7 +194,11 @@ impl Stage {
             command.envs(environment.iter().map(|(name, value)| (*name, value)));
             self.world.start_command(command)
         };
-        let processes: Vec<Process> = (0..processes).map(start).collect();
+        self.watch((0..processes).map(start).collect(), says).await
+    }
+
+    /// Waits until these processes are at work.
+    pub(crate) async fn watch(&self, processes: Vec<Process>, says: &str) -> Result<Watched> {
         for process in &processes {
             process.says(says).await;
         }
