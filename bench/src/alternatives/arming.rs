@@ -10,10 +10,11 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use crate::alternatives::contest::Contest;
 use crate::alternatives::plain;
+use crate::alternatives::redis_server::RedisServer;
 use crate::alternatives::scheduler::{Kind, SORTED_SET, now_ms};
 use crate::amqp::channel;
+use crate::stage::Stage;
 
 /// An order and its deadline in Unix milliseconds.
 pub(crate) type Armed = (String, i64);
@@ -27,27 +28,32 @@ pub(crate) enum Client {
     /// Messages, confirmed.
     Queue {
         channel: Channel,
-        _connection: Connection,
+        _connection: Box<Connection>,
     },
     SortedSet(MultiplexedConnection),
     Socket(BufReader<TcpStream>),
 }
 
 impl Client {
-    /// Of a scheduler that runs.
-    pub(crate) async fn connect(contest: &Contest<'_>) -> Result<Self> {
-        let world = &contest.stage.world;
-        Ok(match contest.kind {
+    /// Of a scheduler that runs; `None` is Overdue. `port` is where it listens, if it does.
+    pub(crate) async fn connect(
+        kind: Option<Kind>,
+        stage: &Stage,
+        redis: &RedisServer,
+        port: Option<u16>,
+    ) -> Result<Self> {
+        let world = &stage.world;
+        Ok(match kind {
             None => Self::Outbox(PgConnection::connect(&world.database_url).await?),
             Some(Kind::Scan) => Self::Nothing,
             Some(Kind::TtlQueue) => {
                 plain::declare(&world.amqp_url).await?;
-                let (_connection, channel) = channel(&world.amqp_url).await?;
-                Self::Queue { channel, _connection }
+                let (connection, channel) = channel(&world.amqp_url).await?;
+                Self::Queue { channel, _connection: Box::new(connection) }
             }
-            Some(Kind::Redis) => Self::SortedSet(contest.redis.connection().await?),
+            Some(Kind::Redis) => Self::SortedSet(redis.connection().await?),
             Some(Kind::Memory | Kind::MemoryRefilled) => {
-                let port = contest.port().context("it does not run")?;
+                let port = port.context("it does not run")?;
                 let socket = TcpStream::connect(("127.0.0.1", port)).await?;
                 socket.set_nodelay(true)?;
                 Self::Socket(BufReader::new(socket))

@@ -21,9 +21,9 @@ use crate::stage::{Orders, Stage, Watched};
 /// A scheduler with a database and a virtual host of its own.
 pub(crate) struct Contest<'a> {
     /// `None`: Overdue itself.
-    pub(crate) kind: Option<Kind>,
-    pub(crate) stage: Stage,
-    pub(crate) redis: &'a RedisServer,
+    kind: Option<Kind>,
+    stage: Stage,
+    redis: &'a RedisServer,
     running: Option<Watched>,
 }
 
@@ -93,9 +93,13 @@ impl<'a> Contest<'a> {
     }
 
     /// Where it listens, for those that do.
-    pub(crate) fn port(&self) -> Option<u16> {
+    fn port(&self) -> Option<u16> {
         let log = self.running.as_ref()?.processes.first()?.log_text();
         log.split("remembering at ").nth(1)?.trim().parse().ok()
+    }
+
+    async fn client(&self) -> Result<Client> {
+        Client::connect(self.kind, &self.stage, self.redis, self.port()).await
     }
 
     async fn end(mut self) {
@@ -137,7 +141,7 @@ impl<'a> Contest<'a> {
         self.start().await?;
         let at_ms = (deadline.unix_timestamp_nanos() / 1_000_000) as i64;
         let all: Vec<Armed> = (1..=count).map(|number| (orders.id(number), at_ms)).collect();
-        let mut client = Client::connect(self).await?;
+        let mut client = self.client().await?;
         for some in all.chunks(1_000) {
             client.arm(some).await?;
         }
@@ -181,7 +185,7 @@ async fn arming(kind: Option<Kind>, servers: &Servers, redis: &RedisServer) -> R
     let (made, begun) = (AtomicU64::new(0), Instant::now());
     let at_ms = (contest.stage.after(1800.0).await?.unix_timestamp_nanos() / 1_000_000) as i64;
     let client = async || {
-        let mut client = Client::connect(&contest).await?;
+        let mut client = contest.client().await?;
         while begun.elapsed() < ARMING_FOR {
             client.arm(&[(format!("o-{}", made.fetch_add(1, Ordering::Relaxed)), at_ms)]).await?;
         }
@@ -240,7 +244,7 @@ async fn flow(
     contest.start().await?;
     contest.stock().await?;
     let before = contest.cpu()?;
-    let mut client = Some(Client::connect(&contest).await?);
+    let mut client = Some(contest.client().await?);
     contest.orders_come(seconds, due_after, &mut client).await?;
     let last: OffsetDateTime =
         sqlx::query_scalar("select max(payment_deadline) from orders").fetch_one(&contest.stage.world.pool).await?;
@@ -289,7 +293,7 @@ async fn down(
     let mut contest = Contest::set(kind, servers, redis).await?;
     contest.stock().await?;
     // Where nobody is there to be told, nobody is told.
-    let mut client = Client::connect(&contest).await.ok();
+    let mut client = contest.client().await.ok();
     contest.orders_come(seconds, "interval '1 second'", &mut client).await?;
     let back = contest.stage.after(0.0).await?;
     contest.start().await?;
