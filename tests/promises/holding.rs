@@ -29,6 +29,19 @@ async fn patient_world() -> World {
     world
 }
 
+/// Orders for one piece of tea each, one due after the other within some tenths of a second. All the tea that there is.
+async fn create_many(world: &World, count: i64, due_in: &str) {
+    let create = format!(
+        "insert into orders (id, amount_minor, currency, payment_deadline)
+             select 'o-' || n, 1999, 'CNY', now() + interval '{due_in}' + n * interval '0.01 ms' from generate_series(1, {count}) n;
+         insert into order_items (order_id, sku_id, quantity) select id, 'tea', 1 from orders;
+         update inventory set available = 0, reserved = {count};
+         insert into order_log (order_id, to_status, reason, actor) select id, 'pending', 'created', 'test' from orders;
+         insert into outbox (order_id, due_at) select id, payment_deadline from orders"
+    );
+    world.execute(&create).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_of_odd_deadlines_are_looked_at_once_and_close_when_they_are_due() {
     const ORDERS: u64 = 60;
@@ -54,15 +67,7 @@ async fn a_worker_killed_while_it_holds_50_000_orders_loses_none() {
     const ORDERS: i64 = 50_000;
     let mut world = World::new().await;
     world.stock("tea", ORDERS).await;
-    let create = format!(
-        "insert into orders (id, amount_minor, currency, payment_deadline)
-             select 'o-' || n, 1999, 'CNY', now() + interval '40 seconds' + n * interval '0.01 ms' from generate_series(1, {ORDERS}) n;
-         insert into order_items (order_id, sku_id, quantity) select id, 'tea', 1 from orders;
-         update inventory set available = 0, reserved = {ORDERS};
-         insert into order_log (order_id, to_status, reason, actor) select id, 'pending', 'created', 'test' from orders;
-         insert into outbox (order_id, due_at) select id, payment_deadline from orders"
-    );
-    world.execute(&create).await;
+    create_many(&world, ORDERS, "40 seconds").await;
     // They are in the due queue before the worker starts.
     world.lanes = world.lanes.clone().with_margin(MINUTES);
     let relay = world.relay();

@@ -81,8 +81,8 @@ struct EventFlow {
     per_row: usize,
     /// The number of the newest row.
     newest: i64,
-    /// Whether there were newer ones than at the pass before.
-    more_are_coming: bool,
+    /// When a newer one was found than before.
+    newer_at: Option<Instant>,
     /// How long the oldest has waited.
     age: Duration,
 }
@@ -96,6 +96,9 @@ enum RowKind {
 
 /// About how many events are claimed at a time.
 const CLAIM_EVENTS: usize = 1024;
+
+/// Events keep coming if there was a new one within this time.
+const COMING_FOR: Duration = Duration::from_secs(1);
 
 /// When rows are tried again that the broker did not take.
 const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(2);
@@ -163,10 +166,16 @@ impl EventFlow {
     fn see(&mut self, claimed: &[ClaimedEvent], newest: i64) {
         let events: usize = claimed.iter().map(|row| usize::try_from(row.events).unwrap_or(1)).sum();
         self.per_row = events / claimed.len().max(1);
-        self.more_are_coming = newest > self.newest;
-        self.newest = newest;
+        if newest > self.newest {
+            (self.newest, self.newer_at) = (newest, Some(Instant::now()));
+        }
         let age_s = claimed.iter().map(|row| row.age_s).fold(0.0, f64::max);
         self.age = Duration::try_from_secs_f64(age_s).unwrap_or_default();
+    }
+
+    /// Whether new ones keep coming. Between two batches of orders there may be several passes.
+    fn more_are_coming(&self) -> bool {
+        self.newer_at.is_some_and(|at| at.elapsed() < COMING_FOR)
     }
 }
 
@@ -179,7 +188,7 @@ impl Forwarder {
             let wait = match self.pass().await {
                 Ok(Found::Full) => match self.rows {
                     RowKind::Timeouts => continue,
-                    RowKind::Events => rest_of_events(begun.elapsed(), self.events.more_are_coming, self.events.age),
+                    RowKind::Events => rest_of_events(begun.elapsed(), self.events.more_are_coming(), self.events.age),
                 },
                 Ok(found) => {
                     delays.reset();
@@ -314,5 +323,24 @@ impl Forwarder {
         let limit = self.settings.answer_timeout;
         let answer = tokio::time::timeout(limit, statement).await.map_err(|_| RelayError::Silent(limit.as_millis()))?;
         Ok(answer?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_keep_coming_between_two_batches_of_orders() {
+        let mut events = EventFlow::default();
+        assert!(!events.more_are_coming());
+        events.see(&[], 7);
+        events.see(&[], 7);
+        assert!(events.more_are_coming(), "a pass that finds none is no sign of their end");
+        events.newer_at = Instant::now().checked_sub(COMING_FOR);
+        events.see(&[], 7);
+        assert!(!events.more_are_coming());
+        events.see(&[], 8);
+        assert!(events.more_are_coming());
     }
 }

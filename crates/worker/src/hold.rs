@@ -12,11 +12,14 @@ use order::OrderId;
 use prometheus_client::metrics::gauge::Gauge;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 
 /// What the pipelines of one queue hold. Copies are the same.
 #[derive(Clone)]
 pub(crate) struct Hold {
     held: Arc<Mutex<State>>,
+    /// Wakes the pipelines that wait for what is due later.
+    sooner: Arc<Notify>,
     /// How many orders are held, for all who look.
     shown: Gauge,
 }
@@ -83,7 +86,7 @@ const BYTES_FULL: usize = 64 << 20;
 
 impl Hold {
     pub(crate) fn new(shown: Gauge) -> Self {
-        Self { held: Arc::default(), shown }
+        Self { held: Arc::default(), sooner: Arc::default(), shown }
     }
 
     /// For a session that begins.
@@ -109,9 +112,13 @@ impl Hold {
 
     /// How long until the first slot ends; `None`: nothing waits.
     pub(crate) fn next_due_in(&self, now: OffsetDateTime) -> Option<Duration> {
-        let state = self.state();
-        let (end, _) = state.slots.first_key_value()?;
-        Some(Duration::try_from(*end - now).unwrap_or_default())
+        let end = self.state().first()?;
+        Some(Duration::try_from(end - now).unwrap_or_default())
+    }
+
+    /// Until something is added that is due sooner than all that there is, from this call on.
+    pub(crate) fn sooner(&self) -> OwnedNotified {
+        Arc::clone(&self.sooner).notified_owned()
     }
 
     /// Takes orders that are due, `orders_max` at most; others are left to other pipelines. They count as held until they are
@@ -139,6 +146,7 @@ impl Hold {
     pub(crate) fn put_back(&self, taken: Vec<Taken>) {
         let places = taken.into_iter().map(|taken| taken.place);
         self.state().slots.entry(OffsetDateTime::UNIX_EPOCH).or_default().extend(places);
+        self.sooner.notify_waiters();
     }
 
     /// Lets go of orders that are done. The sessions of messages of which none is left are told to ack them.
@@ -160,6 +168,11 @@ impl Hold {
 }
 
 impl State {
+    /// When the first slot ends.
+    fn first(&self) -> Option<OffsetDateTime> {
+        self.slots.first_key_value().map(|(end, _)| *end)
+    }
+
     /// If no order of this message is open any more, its session is told to ack it.
     fn finish(&mut self, key: Key) {
         let is_done = self.messages.get(&key).is_some_and(|held| held.open == 0);
@@ -193,6 +206,7 @@ impl Share {
         let key = (self.session, message.tag());
         let message = Arc::new(message);
         let mut state = self.hold.state();
+        let first = state.first();
         let mut open = 0;
         for (index, (_, due)) in message.due().into_iter().flatten().enumerate() {
             state.slots.entry(end_of_slot(due.instant())).or_default().push(Place { key, index });
@@ -204,6 +218,10 @@ impl Share {
         state.messages.insert(key, Held { message, open });
         if let Some(session) = state.sessions.get_mut(&self.session) {
             session.messages += 1;
+        }
+        // Whoever has brought it may have more than it can settle alone.
+        if first.is_none_or(|first| state.first().is_some_and(|now| now < first)) {
+            self.hold.sooner.notify_waiters();
         }
     }
 
@@ -314,6 +332,20 @@ mod tests {
         hold.put_back(hold.take_due(at(10), 10));
         assert_eq!(hold.next_due_in(at(0)), Some(Duration::ZERO));
         assert_eq!(names(&hold.take_due(at(10), 10)), ["a", "c"]);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_hears_of_what_is_due_sooner() {
+        let (hold, mut share) = held();
+        let mut sooner = Box::pin(hold.sooner());
+        let mut heard = async || tokio::time::timeout(Duration::ZERO, &mut sooner).await.is_ok();
+        share.add(of_ours(4, &[(id("later"), Deadline::at(at(5_000)))]));
+        assert!(!heard().await);
+        share.add(of_ours(5, &[(id("overdue"), Deadline::at(at(0)))]));
+        assert!(heard().await);
+        let sooner = hold.sooner();
+        hold.put_back(hold.take_due(at(10), 10));
+        sooner.await;
     }
 
     #[tokio::test]

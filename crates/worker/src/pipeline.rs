@@ -204,11 +204,13 @@ impl Pipeline {
 
     /// Waits for messages, for orders that are held to fall due, or for messages to go on.
     async fn next(&mut self, session: &mut Session, share: &Share, onward: &Onward, linger: Duration) -> Next {
+        let sooner = self.hold.sooner();
         let due_in = self.clock.and_then(|clock| self.hold.next_due_in(clock.now()));
         let wake_in = due_in.into_iter().chain(onward.leave_in()).min();
         let received = tokio::select! {
             received = session.receive(self.bounds.orders_max, linger), if !self.hold.is_over_full() => received,
             () = tokio::time::sleep(wake_in.unwrap_or_default()), if wake_in.is_some() => return Next::Messages(Vec::new()),
+            () = sooner => return Next::Messages(Vec::new()),
             () = share.finishes() => return Next::Messages(Vec::new()),
             () = tokio::time::sleep(self.bounds.renew_idle_after), if share.is_empty() => return Next::Ended(Ended::Idle),
             () = self.context.patience.shutdown().cancelled() => return Next::Ended(Ended::Stopped),
