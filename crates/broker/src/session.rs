@@ -79,26 +79,28 @@ impl Session {
     }
 
     /// Waits for a message and takes with it the others that have arrived already, or arrive within `linger`, until the
-    /// messages name `orders_max` orders or more. `None` when the session has ended: the queue was deleted, or the
-    /// connection is gone.
+    /// messages name `orders_max` orders or more. As long as all of them tell when their orders are due, it takes what else has
+    /// arrived, until they name `ahead_max`. `None` when the session has ended: the queue was deleted, or the connection is gone.
     ///
     /// May be dropped while it waits: what has arrived by then is received next time.
-    pub async fn receive(&mut self, orders_max: usize, linger: Duration) -> Option<Vec<Incoming>> {
+    pub async fn receive(&mut self, orders_max: usize, ahead_max: usize, linger: Duration) -> Option<Vec<Incoming>> {
         if self.arrived.is_empty() {
             let first = self.next().await?;
             self.arrived.push(self.read(first));
         }
         let mut orders: usize = self.arrived.iter().map(Incoming::weight).sum();
+        let mut all_tell = self.arrived.iter().all(|message| message.due().is_some());
         let last_call = Instant::now() + linger;
-        while orders < orders_max {
+        while orders < orders_max || (all_tell && orders < ahead_max) {
             let delivery = match self.next().now_or_never() {
                 Some(delivery) => delivery,
-                None if linger.is_zero() => break,
+                None if linger.is_zero() || orders >= orders_max => break,
                 None => timeout_at(last_call, self.next()).await.ok().flatten(),
             };
             let Some(delivery) = delivery else { break };
             let message = self.read(delivery);
             orders += message.weight();
+            all_tell &= message.due().is_some();
             self.arrived.push(message);
         }
         self.unacked.extend(self.arrived.iter().map(Incoming::tag));

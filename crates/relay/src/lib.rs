@@ -2,6 +2,7 @@
 
 mod backlog;
 mod claim;
+mod event_flow;
 mod events;
 mod frontier;
 mod metrics;

@@ -25,29 +25,9 @@ impl Pace {
     }
 }
 
-/// For so long events give way to what makes more of them.
-const EVENT_PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long the events rest after a pass of so long that has left some behind. Events are in no hurry, and deadlines are: while new
-/// events keep coming, orders are being settled, and the servers have nine tenths of the time for that; half of it, once the events
-/// have waited for long (`age` is that of the oldest). Afterwards there is no rest.
-pub(crate) fn rest_of_events(took: Duration, more_are_coming: bool, age: Duration) -> Duration {
-    match (more_are_coming, age < EVENT_PATIENCE) {
-        (true, true) => took * 9,
-        (true, false) => took,
-        (false, _) => Duration::ZERO,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn events_give_way_to_orders_that_are_being_settled_but_not_for_ever() {
-        let rest = |coming, age_s| rest_of_events(Duration::from_millis(50), coming, Duration::from_secs(age_s));
-        assert_eq!([rest(true, 1), rest(true, 11), rest(false, 1)].map(|rest| rest.as_millis()), [450, 50, 0]);
-    }
 
     #[test]
     fn it_slows_down_while_there_is_nothing_and_is_fast_again_with_the_first_row() {

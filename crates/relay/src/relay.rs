@@ -7,11 +7,10 @@ use retry::Policy;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
-use crate::claim::{
-    self, Claimed, ClaimedEvent, Unsendable, claim_events, claim_timeouts, delete, oversized_events, release,
-};
+use crate::claim::{self, Claimed, Unsendable, claim_events, claim_timeouts, delete, oversized_events, release};
+use crate::event_flow::EventFlow;
 use crate::frontier::Frontier;
-use crate::pace::{Pace, rest_of_events};
+use crate::pace::Pace;
 use crate::timeouts::Load;
 use crate::{RelayMetrics, events, timeouts};
 
@@ -74,31 +73,12 @@ struct Forwarder {
     events: EventFlow,
 }
 
-/// How events come, as the last pass found it.
-#[derive(Debug, Default)]
-struct EventFlow {
-    /// How many of them a row has.
-    per_row: usize,
-    /// The number of the newest row.
-    newest: i64,
-    /// When a newer one was found than before.
-    newer_at: Option<Instant>,
-    /// How long the oldest has waited.
-    age: Duration,
-}
-
 /// Which rows of the outbox a forwarder sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RowKind {
     Timeouts,
     Events,
 }
-
-/// About how many events are claimed at a time.
-const CLAIM_EVENTS: usize = 1024;
-
-/// Events keep coming if there was a new one within this time.
-const COMING_FOR: Duration = Duration::from_secs(1);
 
 /// When rows are tried again that the broker did not take.
 const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(2);
@@ -157,25 +137,8 @@ impl Relay {
             settings: self.settings.clone(),
             metrics: self.metrics.clone(),
             frontier: Frontier::default(),
-            events: EventFlow::default(),
+            events: EventFlow::new(),
         }
-    }
-}
-
-impl EventFlow {
-    fn see(&mut self, claimed: &[ClaimedEvent], newest: i64) {
-        let events: usize = claimed.iter().map(|row| usize::try_from(row.events).unwrap_or(1)).sum();
-        self.per_row = events / claimed.len().max(1);
-        if newest > self.newest {
-            (self.newest, self.newer_at) = (newest, Some(Instant::now()));
-        }
-        let age_s = claimed.iter().map(|row| row.age_s).fold(0.0, f64::max);
-        self.age = Duration::try_from_secs_f64(age_s).unwrap_or_default();
-    }
-
-    /// Whether new ones keep coming. Between two batches of orders there may be several passes.
-    fn more_are_coming(&self) -> bool {
-        self.newer_at.is_some_and(|at| at.elapsed() < COMING_FOR)
     }
 }
 
@@ -188,7 +151,7 @@ impl Forwarder {
             let wait = match self.pass().await {
                 Ok(Found::Full) => match self.rows {
                     RowKind::Timeouts => continue,
-                    RowKind::Events => rest_of_events(begun.elapsed(), self.events.more_are_coming(), self.events.age),
+                    RowKind::Events => self.events.rest_after(begun.elapsed()),
                 },
                 Ok(found) => {
                     delays.reset();
@@ -284,16 +247,18 @@ impl Forwarder {
                 (count, count_max, last, loads)
             }
             RowKind::Events => {
-                let count_max = CLAIM_EVENTS.div_ceil(self.events.per_row.max(1));
+                let count_max = self.events.rows();
                 let claimed = self.answered(claim_events(connection, above, count_max, lease)).await?;
                 if claimed.len() < count_max && self.frontier.is_whole() {
                     // Those that are too large are passed over until the others are sent.
                     let oversized = self.answered(oversized_events(connection)).await?;
                     self.park(connection, &oversized).await?;
                 }
+                if !claimed.is_empty() {
+                    self.events.see(&claimed);
+                }
                 if claimed.len() == count_max {
-                    let newest = self.answered(claim::newest_event(connection)).await?;
-                    self.events.see(&claimed, newest);
+                    self.events.see_newest(self.answered(claim::newest_event(connection)).await?);
                 }
                 let (loads, unsendable) = events::loads(&claimed, &self.settings.event_source);
                 self.park(connection, &unsendable).await?;
@@ -323,24 +288,5 @@ impl Forwarder {
         let limit = self.settings.answer_timeout;
         let answer = tokio::time::timeout(limit, statement).await.map_err(|_| RelayError::Silent(limit.as_millis()))?;
         Ok(answer?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn events_keep_coming_between_two_batches_of_orders() {
-        let mut events = EventFlow::default();
-        assert!(!events.more_are_coming());
-        events.see(&[], 7);
-        events.see(&[], 7);
-        assert!(events.more_are_coming(), "a pass that finds none is no sign of their end");
-        events.newer_at = Instant::now().checked_sub(COMING_FOR);
-        events.see(&[], 7);
-        assert!(!events.more_are_coming());
-        events.see(&[], 8);
-        assert!(events.more_are_coming());
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! The pipelines of one queue share a hold: what falls due together is one batch, whoever brought it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(crate) struct Hold {
 struct State {
     messages: HashMap<Key, Held>,
     /// Which orders fall due in a slot, by its end.
-    slots: BTreeMap<OffsetDateTime, Vec<Place>>,
+    slots: BTreeMap<OffsetDateTime, VecDeque<Place>>,
     orders: usize,
     bytes: usize,
     /// The sessions at work.
@@ -116,6 +116,16 @@ impl Hold {
         Some(Duration::try_from(end - now).unwrap_or_default())
     }
 
+    /// How many orders are due and not taken, or a few more.
+    pub(crate) fn due(&self, now: OffsetDateTime) -> usize {
+        self.state().slots.range(..=now).map(|(_, slot)| slot.len()).sum()
+    }
+
+    /// How many sessions share it.
+    pub(crate) fn sessions(&self) -> usize {
+        self.state().sessions.len()
+    }
+
     /// Until something is added that is due sooner than all that there is, from this call on.
     pub(crate) fn sooner(&self) -> OwnedNotified {
         Arc::clone(&self.sooner).notified_owned()
@@ -130,8 +140,10 @@ impl Hold {
             && *slot.key() <= now
             && taken.len() < orders_max
         {
-            let left = slot.get().len().saturating_sub(orders_max - taken.len());
-            let places = if left == 0 { slot.remove() } else { slot.get_mut().split_off(left) };
+            let wanted = orders_max - taken.len();
+            // What came first goes first: the fewest acks are needed then.
+            let places =
+                if slot.get().len() <= wanted { slot.remove() } else { slot.get_mut().drain(..wanted).collect() };
             for place in places {
                 // The session that has brought it may have ended.
                 if let Some(held) = state.messages.get(&place.key) {
@@ -209,7 +221,7 @@ impl Share {
         let first = state.first();
         let mut open = 0;
         for (index, (_, due)) in message.due().into_iter().flatten().enumerate() {
-            state.slots.entry(end_of_slot(due.instant())).or_default().push(Place { key, index });
+            state.slots.entry(end_of_slot(due.instant())).or_default().push_back(Place { key, index });
             open += 1;
         }
         state.orders += open;
@@ -329,8 +341,9 @@ mod tests {
     #[test]
     fn what_a_pipeline_gives_back_another_takes() {
         let (hold, _share) = held();
+        assert_eq!((hold.due(at(9)), hold.due(at(10))), (0, 2));
         hold.put_back(hold.take_due(at(10), 10));
-        assert_eq!(hold.next_due_in(at(0)), Some(Duration::ZERO));
+        assert_eq!((hold.due(at(0)), hold.next_due_in(at(0))), (2, Some(Duration::ZERO)));
         assert_eq!(names(&hold.take_due(at(10), 10)), ["a", "c"]);
     }
 

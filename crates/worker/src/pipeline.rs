@@ -97,6 +97,10 @@ const BUSY_MESSAGES: usize = 128;
 /// How long a batch waits for more.
 const LINGER: Duration = Duration::from_millis(20);
 
+/// So many batches for each session of the queue are to lie in the hold while there is enough to do. The broker sends all that
+/// there is to whoever subscribes first; what lies in the hold, any of them settles.
+const AHEAD_BATCHES: usize = 2;
+
 impl Pipeline {
     /// Sessions, one after the other: each connects and subscribes anew, and works until it breaks.
     pub(crate) async fn run(mut self) {
@@ -171,7 +175,7 @@ impl Pipeline {
                     () = shutdown.cancelled() => return Ended::Stopped,
                 }
             }
-            let messages = match self.next(session, share, &onward, linger).await {
+            let messages = match self.next(session, share, &onward, trust.is_careful(), linger).await {
                 Next::Messages(messages) => messages,
                 Next::Ended(ended) => return ended,
             };
@@ -203,17 +207,30 @@ impl Pipeline {
     }
 
     /// Waits for messages, for orders that are held to fall due, or for messages to go on.
-    async fn next(&mut self, session: &mut Session, share: &Share, onward: &Onward, linger: Duration) -> Next {
+    async fn next(
+        &mut self,
+        session: &mut Session,
+        share: &Share,
+        onward: &Onward,
+        is_careful: bool,
+        linger: Duration,
+    ) -> Next {
+        let orders_max = self.bounds.orders_max;
+        let enough = orders_max * AHEAD_BATCHES * self.hold.sessions();
+        let ahead_max = if is_careful || !self.kind.is_held() { 0 } else { enough };
         let sooner = self.hold.sooner();
-        let due_in = self.clock.and_then(|clock| self.hold.next_due_in(clock.now()));
+        let now = self.clock.map(ServerTime::now);
+        let is_enough = self.hold.is_over_full() || now.is_some_and(|now| self.hold.due(now) >= enough);
+        let due_in = now.and_then(|now| self.hold.next_due_in(now));
         let wake_in = due_in.into_iter().chain(onward.leave_in()).min();
         let received = tokio::select! {
-            received = session.receive(self.bounds.orders_max, linger), if !self.hold.is_over_full() => received,
+            biased;
+            () = self.context.patience.shutdown().cancelled() => return Next::Ended(Ended::Stopped),
+            received = session.receive(orders_max, ahead_max, linger), if !is_enough => received,
             () = tokio::time::sleep(wake_in.unwrap_or_default()), if wake_in.is_some() => return Next::Messages(Vec::new()),
             () = sooner => return Next::Messages(Vec::new()),
             () = share.finishes() => return Next::Messages(Vec::new()),
             () = tokio::time::sleep(self.bounds.renew_idle_after), if share.is_empty() => return Next::Ended(Ended::Idle),
-            () = self.context.patience.shutdown().cancelled() => return Next::Ended(Ended::Stopped),
         };
         if let Some(messages) = received {
             self.tell_of_priorities(&messages);
