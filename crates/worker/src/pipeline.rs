@@ -227,7 +227,7 @@ impl Pipeline {
             biased;
             () = self.context.patience.shutdown().cancelled() => return Next::Ended(Ended::Stopped),
             received = session.receive(orders_max, ahead_max, linger), if !is_enough => received,
-            () = tokio::time::sleep(wake_in.unwrap_or_default()), if wake_in.is_some() => return Next::Messages(Vec::new()),
+            () = after(wake_in.unwrap_or_default()), if wake_in.is_some() => return Next::Messages(Vec::new()),
             () = sooner => return Next::Messages(Vec::new()),
             () = share.finishes() => return Next::Messages(Vec::new()),
             () = tokio::time::sleep(self.bounds.renew_idle_after), if share.is_empty() => return Next::Ended(Ended::Idle),
@@ -343,6 +343,13 @@ impl Pipeline {
             "settled a batch"
         );
         Ok(())
+    }
+}
+
+/// A timer, even one of no time, rings at the next millisecond.
+async fn after(wait: Duration) {
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
     }
 }
 
