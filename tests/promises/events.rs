@@ -164,6 +164,27 @@ async fn a_batch_leaves_a_row_for_256_events_and_a_message_for_each() {
     world.close().await;
 }
 
+/// Between two passes events give way to orders that are being settled, so no pass may be long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_takes_about_a_thousand_events_however_many_a_row_has() {
+    let world = World::new().await;
+    world
+        .execute(
+            "insert into outbox (order_id, due_at, event, event_id, data, events)
+             select 'x-' || n, clock_timestamp(), 'order.closed', 'e-' || n, '{}', case n when 1 then 1 else 256 end
+             from generate_series(1, 20) n",
+        )
+        .await;
+    let gate = world.gate("delete on outbox").await;
+    let relay = world.relay();
+    eventually("the first are sent", async || world.waiting_for_locks().await == 1).await;
+    assert_eq!(world.number("select sum(events)::bigint from outbox where claimed_until is not null").await, 1_025);
+    gate.open().await;
+    eventually("all are sent", async || world.number("select count(*) from outbox").await == 0).await;
+    relay.stop().await;
+    world.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_is_sent_again_has_the_same_id() {
     let world = World::new().await;

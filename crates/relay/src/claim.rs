@@ -28,11 +28,18 @@ pub(crate) struct ClaimedEvent {
     pub(crate) event: String,
     pub(crate) event_id: String,
     /// Of how many events.
-    pub(crate) events: i32,
+    events: i32,
     pub(crate) data: String,
     pub(crate) traceparent: Option<String>,
     /// How long it has waited.
-    pub(crate) age_s: f64,
+    pub(crate) age: Duration,
+}
+
+impl ClaimedEvent {
+    /// How many events it has.
+    pub(crate) fn count(&self) -> usize {
+        usize::try_from(self.events).unwrap_or(1).max(1)
+    }
 }
 
 impl FromRow<'_, PgRow> for ClaimedEvent {
@@ -46,7 +53,7 @@ impl FromRow<'_, PgRow> for ClaimedEvent {
             events: row.try_get("events")?,
             data: row.try_get("data")?,
             traceparent: row.try_get("traceparent")?,
-            age_s: row.try_get("age_s")?,
+            age: Duration::try_from_secs_f64(row.try_get("age_s")?).unwrap_or_default(),
         })
     }
 }
@@ -170,11 +177,12 @@ pub(crate) async fn oversized_events(connection: &mut PgConnection) -> Result<Ve
     Ok(rows.into_iter().map(unsendable).collect())
 }
 
-/// Claims the oldest events among the rows with a number above this.
+/// Claims the oldest events among the rows with a number above this: so many rows that they have `events_max` events, or a few
+/// more.
 pub(crate) async fn claim_events(
     connection: &mut PgConnection,
     above: i64,
-    count_max: usize,
+    events_max: usize,
     lease: Duration,
 ) -> Result<Vec<ClaimedEvent>, sqlx::Error> {
     sqlx::query_as(
@@ -183,12 +191,21 @@ pub(crate) async fn claim_events(
              select ctid from outbox
              where event is not null and id > $4 and (claimed_until is null or claimed_until < clock_timestamp())
                and (pg_column_size(data) <= 8192 or octet_length(data::text) <= $3)
+               and id <= (
+                   select max(id) from (
+                       select id, sum(greatest(events, 1)) over (order by id rows unbounded preceding) - greatest(events, 1) as before
+                       from (select id, events from outbox
+                             where event is not null and id > $4
+                               and (claimed_until is null or claimed_until < clock_timestamp())
+                             order by id limit $1) first
+                   ) counted
+                   where before < $1)
              order by id limit $1 for update skip locked))
          returning o.id, left(o.order_id, 200) as order_id,
              greatest(least(o.due_at, '9000-01-01Z'), '2000-01-01Z') as due_at, o.event, o.event_id, o.events, o.data::text, o.traceparent,
              extract(epoch from clock_timestamp() - o.created_at)::float8 as age_s",
     )
-    .bind(i64::try_from(count_max).unwrap_or(i64::MAX))
+    .bind(i64::try_from(events_max).unwrap_or(i64::MAX))
     .bind(milliseconds(lease))
     .bind(EVENT_BYTES_MAX)
     .bind(above)

@@ -2,13 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::claim::ClaimedEvent;
-
 /// How events come, as the last pass found it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct EventFlow {
-    /// How many of them a row has.
-    per_row: usize,
     /// The number of the newest row.
     newest: i64,
     /// When a newer one was found than before.
@@ -17,12 +13,6 @@ pub(crate) struct EventFlow {
     age: Duration,
 }
 
-/// About how many events are claimed at a time.
-const CLAIM_EVENTS: usize = 1024;
-
-/// How many events a row has at the most.
-const ROW_EVENTS_MAX: usize = 256;
-
 /// Events keep coming if there was a new one within this time.
 const COMING_FOR: Duration = Duration::from_secs(1);
 
@@ -30,24 +20,9 @@ const COMING_FOR: Duration = Duration::from_secs(1);
 const EVENT_PATIENCE: Duration = Duration::from_secs(10);
 
 impl EventFlow {
-    /// Before any was seen, each row is taken to be as large as can be.
-    pub(crate) fn new() -> Self {
-        Self { per_row: ROW_EVENTS_MAX, newest: 0, newer_at: None, age: Duration::ZERO }
-    }
-
-    /// How many rows have about [`CLAIM_EVENTS`].
-    pub(crate) fn rows(&self) -> usize {
-        CLAIM_EVENTS.div_ceil(self.per_row)
-    }
-
-    pub(crate) fn see(&mut self, claimed: &[ClaimedEvent]) {
-        let events: usize = claimed.iter().map(|row| usize::try_from(row.events).unwrap_or(1)).sum();
-        self.per_row = (events / claimed.len().max(1)).max(1);
-        let age_s = claimed.iter().map(|row| row.age_s).fold(0.0, f64::max);
-        self.age = Duration::try_from_secs_f64(age_s).unwrap_or_default();
-    }
-
-    pub(crate) fn see_newest(&mut self, newest: i64) {
+    /// A pass has left some behind: the oldest that it found had waited for so long, and this is the number of the newest row.
+    pub(crate) fn see(&mut self, age: Duration, newest: i64) {
+        self.age = age;
         if newest > self.newest {
             (self.newest, self.newer_at) = (newest, Some(Instant::now()));
         }
@@ -76,47 +51,26 @@ mod tests {
 
     #[test]
     fn events_keep_coming_between_two_batches_of_orders() {
-        let mut events = EventFlow::new();
+        let mut events = EventFlow::default();
         assert!(!events.more_are_coming());
-        events.see_newest(7);
-        events.see_newest(7);
+        events.see(Duration::ZERO, 7);
+        events.see(Duration::ZERO, 7);
         assert!(events.more_are_coming(), "a pass that finds none is no sign of their end");
         events.newer_at = Instant::now().checked_sub(COMING_FOR);
-        events.see_newest(7);
+        events.see(Duration::ZERO, 7);
         assert!(!events.more_are_coming());
-        events.see_newest(8);
+        events.see(Duration::ZERO, 8);
         assert!(events.more_are_coming());
     }
 
     #[test]
-    fn a_pass_takes_as_many_rows_as_have_about_a_thousand_events() {
-        let row = |events| ClaimedEvent {
-            id: 1,
-            order_id: String::new(),
-            due_at: time::OffsetDateTime::UNIX_EPOCH,
-            event: String::new(),
-            event_id: String::new(),
-            events,
-            data: String::new(),
-            traceparent: None,
-            age_s: 2.0,
-        };
-        let mut flow = EventFlow::new();
-        let mut rows_after = |seen: &[i32]| {
-            flow.see(&seen.iter().map(|events| row(*events)).collect::<Vec<_>>());
-            flow.rows()
-        };
-        assert_eq!((EventFlow::new().rows(), rows_after(&[1; 4]), rows_after(&[256, 100, 1])), (4, 1_024, 9));
-    }
-
-    #[test]
     fn events_give_way_to_orders_that_are_being_settled_but_not_for_ever() {
-        let mut events = EventFlow::new();
+        let mut events = EventFlow::default();
         let rest = |events: &EventFlow| events.rest_after(Duration::from_millis(50)).as_millis();
         assert_eq!(rest(&events), 0);
-        events.see_newest(7);
+        events.see(Duration::ZERO, 7);
         assert_eq!(rest(&events), 450);
-        events.age = EVENT_PATIENCE;
+        events.see(EVENT_PATIENCE, 8);
         assert_eq!(rest(&events), 50);
     }
 }

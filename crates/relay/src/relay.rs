@@ -7,7 +7,9 @@ use retry::Policy;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
-use crate::claim::{self, Claimed, Unsendable, claim_events, claim_timeouts, delete, oversized_events, release};
+use crate::claim::{
+    self, Claimed, ClaimedEvent, Unsendable, claim_events, claim_timeouts, delete, oversized_events, release,
+};
 use crate::event_flow::EventFlow;
 use crate::frontier::Frontier;
 use crate::pace::Pace;
@@ -80,6 +82,9 @@ enum RowKind {
     Events,
 }
 
+/// How many events are claimed at a time, and those that share a row with the last of them.
+const CLAIM_EVENTS: usize = 1024;
+
 /// When rows are tried again that the broker did not take.
 const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
@@ -137,7 +142,7 @@ impl Relay {
             settings: self.settings.clone(),
             metrics: self.metrics.clone(),
             frontier: Frontier::default(),
-            events: EventFlow::new(),
+            events: EventFlow::default(),
         }
     }
 }
@@ -237,40 +242,38 @@ impl Forwarder {
     async fn claim(&mut self, connection: &mut PgConnection) -> Result<(Vec<Load>, Found), RelayError> {
         let (begun, lease) = (Instant::now(), self.settings.lease);
         let above = self.frontier.begin(begun);
-        let (count, count_max, last, loads) = match self.rows {
+        let (count, is_full, last, loads) = match self.rows {
             RowKind::Timeouts => {
                 let count_max = self.settings.claim_orders_max;
                 let claiming = claim_timeouts(connection, above, count_max, lease);
                 let Claimed { count, last, timeouts, unsendable, now } = self.answered(claiming).await?;
                 self.park(connection, &unsendable).await?;
                 let loads = timeouts::loads(timeouts, &self.lanes, self.settings.window, now.now());
-                (count, count_max, last, loads)
+                (count, count >= count_max, last, loads)
             }
             RowKind::Events => {
-                let count_max = self.events.rows();
-                let claimed = self.answered(claim_events(connection, above, count_max, lease)).await?;
-                if claimed.len() < count_max && self.frontier.is_whole() {
+                let claimed = self.answered(claim_events(connection, above, CLAIM_EVENTS, lease)).await?;
+                let is_full = claimed.iter().map(ClaimedEvent::count).sum::<usize>() >= CLAIM_EVENTS;
+                if is_full {
+                    let newest = self.answered(claim::newest_event(connection)).await?;
+                    let age = claimed.iter().map(|row| row.age).max().unwrap_or_default();
+                    self.events.see(age, newest);
+                } else if self.frontier.is_whole() {
                     // Those that are too large are passed over until the others are sent.
                     let oversized = self.answered(oversized_events(connection)).await?;
                     self.park(connection, &oversized).await?;
                 }
-                if !claimed.is_empty() {
-                    self.events.see(&claimed);
-                }
-                if claimed.len() == count_max {
-                    self.events.see_newest(self.answered(claim::newest_event(connection)).await?);
-                }
                 let (loads, unsendable) = events::loads(&claimed, &self.settings.event_source);
                 self.park(connection, &unsendable).await?;
                 let last = claimed.iter().map(|event| event.id).max();
-                (claimed.len(), count_max, last, loads)
+                (claimed.len(), is_full, last, loads)
             }
         };
         self.frontier.end(Instant::now(), begun.elapsed(), last);
         let found = match count {
             0 => Found::Nothing,
-            count if count < count_max => Found::Some,
-            _ => Found::Full,
+            _ if is_full => Found::Full,
+            _ => Found::Some,
         };
         Ok((loads, found))
     }
