@@ -83,7 +83,7 @@ enum RowKind {
 }
 
 /// How many events are claimed at a time, and those that share a row with the last of them.
-const CLAIM_EVENTS: usize = 1024;
+const CLAIM_EVENTS: usize = 512;
 
 /// When rows are tried again that the broker did not take.
 const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(2);
