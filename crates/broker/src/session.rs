@@ -79,8 +79,9 @@ impl Session {
     }
 
     /// Waits for a message and takes with it the others that have arrived already, or arrive within `linger`, until the
-    /// messages name `orders_max` orders or more. As long as all of them tell when their orders are due, it takes what else has
-    /// arrived, until they name `ahead_max`. `None` when the session has ended: the queue was deleted, or the connection is gone.
+    /// messages name `orders_max` orders or more. As long as all of them tell when their orders are due, it takes what
+    /// else has arrived, until they name `ahead_max`. `None` when the session has ended: the queue was deleted, or the
+    /// connection is gone.
     ///
     /// May be dropped while it waits: what has arrived by then is received next time.
     pub async fn receive(&mut self, orders_max: usize, ahead_max: usize, linger: Duration) -> Option<Vec<Incoming>> {

@@ -28,18 +28,11 @@ pub(crate) struct ClaimedEvent {
     pub(crate) event: String,
     pub(crate) event_id: String,
     /// Of how many events.
-    events: i32,
+    pub(crate) events: usize,
     pub(crate) data: String,
     pub(crate) traceparent: Option<String>,
     /// How long it has waited.
     pub(crate) age: Duration,
-}
-
-impl ClaimedEvent {
-    /// How many events it has.
-    pub(crate) fn count(&self) -> usize {
-        usize::try_from(self.events).unwrap_or(1).max(1)
-    }
 }
 
 impl FromRow<'_, PgRow> for ClaimedEvent {
@@ -50,7 +43,7 @@ impl FromRow<'_, PgRow> for ClaimedEvent {
             due_at: row.try_get("due_at")?,
             event: row.try_get("event")?,
             event_id: row.try_get("event_id")?,
-            events: row.try_get("events")?,
+            events: usize::try_from(row.try_get::<i32, _>("events")?).unwrap_or(1),
             data: row.try_get("data")?,
             traceparent: row.try_get("traceparent")?,
             age: Duration::try_from_secs_f64(row.try_get("age_s")?).unwrap_or_default(),
@@ -177,8 +170,8 @@ pub(crate) async fn oversized_events(connection: &mut PgConnection) -> Result<Ve
     Ok(rows.into_iter().map(unsendable).collect())
 }
 
-/// Claims the oldest events among the rows with a number above this: so many rows that they have `events_max` events, or a few
-/// more.
+/// Claims the oldest events among the rows with a number above this: so many rows that they have `events_max` events,
+/// or a few more.
 pub(crate) async fn claim_events(
     connection: &mut PgConnection,
     above: i64,
@@ -193,8 +186,8 @@ pub(crate) async fn claim_events(
                and (pg_column_size(data) <= 8192 or octet_length(data::text) <= $3)
                and id <= (
                    select max(id) from (
-                       select id, sum(greatest(events, 1)) over (order by id rows unbounded preceding) - greatest(events, 1) as before
-                       from (select id, events from outbox
+                       select id, sum(events) over (order by id rows unbounded preceding) - events as before
+                       from (select id, greatest(events, 1) as events from outbox
                              where event is not null and id > $4
                                and (claimed_until is null or claimed_until < clock_timestamp())
                              order by id limit $1) first
@@ -202,7 +195,7 @@ pub(crate) async fn claim_events(
                    where before < $1)
              order by id limit $1 for update skip locked))
          returning o.id, left(o.order_id, 200) as order_id,
-             greatest(least(o.due_at, '9000-01-01Z'), '2000-01-01Z') as due_at, o.event, o.event_id, o.events, o.data::text, o.traceparent,
+             greatest(least(o.due_at, '9000-01-01Z'), '2000-01-01Z') as due_at, o.event, o.event_id, greatest(o.events, 1) as events, o.data::text, o.traceparent,
              extract(epoch from clock_timestamp() - o.created_at)::float8 as age_s",
     )
     .bind(i64::try_from(events_max).unwrap_or(i64::MAX))

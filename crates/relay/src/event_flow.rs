@@ -20,7 +20,8 @@ const COMING_FOR: Duration = Duration::from_secs(1);
 const EVENT_PATIENCE: Duration = Duration::from_secs(10);
 
 impl EventFlow {
-    /// A pass has left some behind: the oldest that it found had waited for so long, and this is the number of the newest row.
+    /// A pass has left some behind: the oldest that it found had waited for so long, and this is the number of the
+    /// newest row.
     pub(crate) fn see(&mut self, age: Duration, newest: i64) {
         self.age = age;
         if newest > self.newest {
@@ -33,9 +34,9 @@ impl EventFlow {
         self.newer_at.is_some_and(|at| at.elapsed() < COMING_FOR)
     }
 
-    /// How long the events rest after a pass of so long that has left some behind. Events are in no hurry, and deadlines are:
-    /// while new events keep coming, orders are being settled, and the servers have nine tenths of the time for that; half of it,
-    /// once the events have waited for long. Afterwards there is no rest.
+    /// How long the events rest after a pass of so long that has left some behind. Events are in no hurry, and deadlines
+    /// are: while new events keep coming, orders are being settled, and the servers have nine tenths of the time for
+    /// that; half of it, once the events have waited for long. Afterwards there is no rest.
     pub(crate) fn rest_after(&self, took: Duration) -> Duration {
         match (self.more_are_coming(), self.age < EVENT_PATIENCE) {
             (true, true) => took * 9,

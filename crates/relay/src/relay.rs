@@ -7,9 +7,7 @@ use retry::Policy;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
-use crate::claim::{
-    self, Claimed, ClaimedEvent, Unsendable, claim_events, claim_timeouts, delete, oversized_events, release,
-};
+use crate::claim::{self, Claimed, Unsendable, claim_events, claim_timeouts, delete, oversized_events, release};
 use crate::event_flow::EventFlow;
 use crate::frontier::Frontier;
 use crate::pace::Pace;
@@ -253,7 +251,7 @@ impl Forwarder {
             }
             RowKind::Events => {
                 let claimed = self.answered(claim_events(connection, above, CLAIM_EVENTS, lease)).await?;
-                let is_full = claimed.iter().map(ClaimedEvent::count).sum::<usize>() >= CLAIM_EVENTS;
+                let is_full = claimed.iter().map(|row| row.events).sum::<usize>() >= CLAIM_EVENTS;
                 if is_full {
                     let newest = self.answered(claim::newest_event(connection)).await?;
                     let age = claimed.iter().map(|row| row.age).max().unwrap_or_default();
