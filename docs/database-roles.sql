@@ -9,7 +9,7 @@ do $$
 declare
     name text;
 begin
-    foreach name in array array['overdue_relay', 'overdue_worker', 'overdue_api', 'overdue_operator'] loop
+    foreach name in array array['overdue_relay', 'overdue_worker', 'overdue_api', 'overdue_operator', 'overdue_timers'] loop
         if not exists (select 1 from pg_roles where rolname = name) then
             execute format('create role %I nologin', name);
         end if;
@@ -35,17 +35,25 @@ grant select, insert, update on payments to overdue_worker;
 grant select, insert, update on refunds to overdue_worker;
 grant select, insert, update on gateways to overdue_worker;
 grant select, insert, update, delete on parked to overdue_worker;
+-- Timers: fires those that are due, and deletes old ones. Commands that come by RabbitMQ arm and cancel.
+grant select, update (state, fired_at, changed_at), delete on timers to overdue_worker;
+grant execute on function overdue_arm, overdue_cancel to overdue_worker;
 
--- API: creates, pays and cancels orders, closes those that a request finds overdue, and deletes its old answers.
+-- A service that may arm and cancel timers, and nothing else.
+grant execute on function overdue_arm, overdue_cancel to overdue_timers;
+
+-- API: creates, pays and cancels orders, closes those that a request finds overdue, and deletes its old answers. Arms timers.
 grant overdue_worker to overdue_api;
+grant update (due_at) on timers to overdue_api;
 grant insert, update (payment_deadline) on orders to overdue_api;
 grant insert on order_items to overdue_api;
 grant select on order_log to overdue_api;
 grant select, insert, update, delete on api_requests to overdue_api;
 
 -- Operator: audit, doctor, order show, refunds. Reads everything, and ends the refunds that needed a person.
-grant select on orders, order_items, inventory, order_log, idempotency_keys, outbox, payments, refunds, api_requests
+grant select on orders, order_items, inventory, order_log, idempotency_keys, outbox, payments, refunds, api_requests, timers
     to overdue_operator;
+grant execute on function overdue_arm, overdue_cancel to overdue_operator;
 grant select, insert, update on parked to overdue_operator;
 grant update (state, succeeded_at, updated_at, problem, attempts, next_attempt_at, retried_at) on refunds to overdue_operator;
 grant select, update on gateways to overdue_operator;

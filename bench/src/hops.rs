@@ -81,7 +81,7 @@ async fn by_a_worker(servers: &Servers, seconds: u32, lane: &str, wait: Duration
     paced(PER_SECOND, seconds, async |numbers| {
         let message = |number: u32| {
             let id = OrderId::new(&format!("o-{number}"))?;
-            Ok(Outgoing::timeout(TimeoutKind::Payment, &[(id, deadline)], hop, Shard::FIRST))
+            Ok(Outgoing::timeout(TimeoutKind::Payment, &[(id.into(), deadline)], hop, Shard::FIRST))
         };
         let messages = numbers.map(message).collect::<Result<Vec<_>>>()?;
         Ok(publisher.publish_all(&messages).await?)

@@ -148,7 +148,7 @@ pub(crate) async fn publish(
                 properties = properties.with_expiration((remaining + 1).to_string().into());
             }
             let body = orders.id(number);
-            let key = format!("{lane}.payment{}", shards.of(&OrderId::new(&body)?));
+            let key = format!("{lane}.payment{}", shards.of(&body));
             let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
             confirms.push_back(
                 channel

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use order::OrderId;
 use sqlx::AssertSqlSafe;
 use tests::{Process, World, until_none_is_left};
 use time::OffsetDateTime;
@@ -220,7 +219,7 @@ impl Stage {
             self.seed(orders).await?;
             for number in 1..=WARM_UP {
                 let body = orders.id(number);
-                let key = format!("now.payment{}", shards.of(&OrderId::new(&body)?));
+                let key = format!("now.payment{}", shards.of(&body));
                 let (options, properties) = (Default::default(), Default::default());
                 let exchange = "overdue.due".into();
                 channel.basic_publish(exchange, key.into(), options, body.as_bytes(), properties).await?.await?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use book::{Actor, Closing};
-use lapin::options::{ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::ExchangeDeleteOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use order::OrderId;
 use serde_json::{Value, json};
@@ -17,14 +17,7 @@ use worker::{PipelineSettings, UnknownOrders};
 const LISTENER: &str = "listener";
 
 async fn listen(foreign: &Foreign) {
-    let (options, nothing) = (QueueDeclareOptions { durable: true, ..Default::default() }, FieldTable::default);
-    foreign.channel.queue_declare(LISTENER.into(), options, nothing()).await.unwrap();
-    let exchange = "overdue.events".into();
-    foreign
-        .channel
-        .queue_bind(LISTENER.into(), exchange, "#".into(), QueueBindOptions::default(), nothing())
-        .await
-        .unwrap();
+    foreign.subscribe(LISTENER, "#").await;
 }
 
 /// Waits until there are so many events, and takes them.

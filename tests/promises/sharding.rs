@@ -37,7 +37,7 @@ async fn orders_are_spread_over_all_shards_and_each_is_worked_on() {
     })
     .await;
     let own_queue = |order: &Order| {
-        let end = format!("payment{}", world.lanes.shards().of(&order.id));
+        let end = format!("payment{}", world.lanes.shards().of(order.id.as_str()));
         (order.id.to_string(), DUE.into_iter().find(|queue| queue.ends_with(&end)).unwrap())
     };
     let mut expected: Vec<(String, &str)> = orders.iter().map(own_queue).collect();

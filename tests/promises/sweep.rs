@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
+use book::Timers;
 use database::Purpose;
 use gateway_sim::Mishap;
 use shop::NewOrder;
 use tests::{Counted, Process, World, eventually, gateways, impatient, simulator};
 use tokio_util::sync::CancellationToken;
-use worker::{GatewaySettings, Gateways, PipelineSettings, Sweep, SweepSettings, WorkerMetrics};
+use worker::{GatewaySettings, Gateways, PipelineSettings, SharedTimers, Sweep, SweepSettings, WorkerMetrics};
 
-const AT_ONCE: SweepSettings =
-    SweepSettings { every: Duration::from_millis(50), grace: Duration::ZERO, page_orders: 100 };
+const AT_ONCE: SweepSettings = SweepSettings {
+    every: Duration::from_millis(50),
+    grace: Duration::ZERO,
+    page_orders: 100,
+    keep_timers: Duration::from_hours(1),
+};
 
 /// A sweep inside the test.
 struct Sweeping {
@@ -20,7 +25,9 @@ struct Sweeping {
 }
 
 fn sweep(world: &World, gateways: &Gateways, settings: SweepSettings, shutdown: CancellationToken) -> Sweep {
-    Sweep::new(worker::SharedBook::new(world.book()), world.client(2, Purpose::Settle), gateways, settings, shutdown)
+    let client = world.client(2, Purpose::Settle);
+    let timers = SharedTimers::new(Timers::new(client.clone()), None, gateways.metrics(), shutdown.clone());
+    Sweep::new(worker::SharedBook::new(world.book()), timers, client, gateways, settings, shutdown)
 }
 
 impl Sweeping {

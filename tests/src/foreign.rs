@@ -1,4 +1,6 @@
-use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 
@@ -43,6 +45,14 @@ impl Foreign {
         self.publish("overdue.due", "30m.payment", body, BasicProperties::default()).await;
     }
 
+    /// Declares a queue of this name that gets the events of this type, or pattern of types.
+    pub async fn subscribe(&self, queue: &str, pattern: &str) {
+        let (options, nothing) = (QueueDeclareOptions { durable: true, ..Default::default() }, FieldTable::default);
+        self.channel.queue_declare(queue.into(), options, nothing()).await.expect("a queue");
+        let (exchange, options) = ("overdue.events".into(), QueueBindOptions::default());
+        self.channel.queue_bind(queue.into(), exchange, pattern.into(), options, nothing()).await.expect("a binding");
+    }
+
     /// Takes messages out of the parked queue until there are `count`; fails if there are more.
     pub async fn parked(&self, count: usize) -> Vec<ParkedMessage> {
         self.take("overdue.v1.parked", count).await
@@ -75,7 +85,7 @@ impl Foreign {
 
     /// Waits until a queue holds `count` messages that nobody has taken.
     pub async fn queue_holds(&self, queue: &str, count: u32) {
-        let options = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
         eventually(&format!("{queue} holds {count}"), async || {
             let declared =
                 self.channel.queue_declare(queue.into(), options, FieldTable::default()).await.expect("the queue");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use book::{Audit, OrderBook, PostgresBook, Refunds, Trades};
+use book::{Audit, OrderBook, PostgresBook, Refunds, Timers, Trades};
 use broker::{Broker, BrokerSettings, Topology};
 use database::{Client, DatabaseUrl, PoolSettings, Purpose, SqlxPool};
 use order::{Deadline, Lane, Lanes, OrderId, Shards};
@@ -20,7 +20,9 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
-use worker::{Gateways, Notifications, PipelineSettings, Refunder, SharedBook, Worker, WorkerMetrics};
+use worker::{
+    Gateways, Notifications, OutcomeKind, PipelineSettings, Refunder, SharedBook, SharedTimers, Worker, WorkerMetrics,
+};
 
 use crate::process::binary;
 use crate::servers::install;
@@ -205,9 +207,11 @@ impl World {
     pub fn worker_asking(&self, gateways: Gateways, settings: PipelineSettings) -> Roles {
         let client = self.client(8, Purpose::Settle);
         let book = SharedBook::new(Arc::new(PostgresBook::new(client.clone())));
-        let refunder = Refunder::new(Refunds::new(client), gateways.clone());
-        let worker = Worker::new(self.broker(), book, self.lanes.clone(), gateways, settings);
-        let (shutdown, metrics) = (CancellationToken::new(), worker.metrics());
+        let refunder = Refunder::new(Refunds::new(client.clone()), gateways.clone());
+        let shutdown = CancellationToken::new();
+        let timers = SharedTimers::new(Timers::new(client), None, gateways.metrics(), shutdown.clone());
+        let worker = Worker::new(self.broker(), book, timers, self.lanes.clone(), gateways, settings);
+        let metrics = worker.metrics();
         let stop = shutdown.clone();
         let task = tokio::spawn(async move {
             let (worked, ()) = tokio::join!(worker.run(stop.clone()), refunder.run(stop));
@@ -452,6 +456,15 @@ impl Roles {
     #[must_use]
     pub fn counted(&self) -> Counted {
         Counted::by(self.worker.as_ref().expect("a worker"))
+    }
+
+    /// How many timers ended like this.
+    ///
+    /// # Panics
+    /// If there is no worker among the roles.
+    #[must_use]
+    pub fn timers(&self, kind: OutcomeKind) -> u64 {
+        self.worker.as_ref().expect("a worker").timers(kind)
     }
 
     /// Orders that the relay has sent, and failures that it had.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use order::{Deadline, OrderId};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
@@ -168,6 +169,52 @@ pub struct TimelineEntry {
     pub operator: Option<String>,
 }
 
+/// A timer that is to be armed. `due_at` or `after_s`, one of them.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ArmTimer {
+    /// When it fires, in RFC 3339 form, between the years 2000 and 9000. In the past: at once.
+    #[schema(format = DateTime)]
+    pub(crate) due_at: Option<String>,
+    /// In how many seconds it fires; 0: at once.
+    #[schema(minimum = 0, maximum = 315619200)]
+    pub(crate) after_s: Option<f64>,
+    /// Any JSON of at most 8,192 bytes. It goes along with the timer's event as it is.
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub(crate) data: Option<Box<RawValue>>,
+}
+
+/// A timer.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TimerView {
+    /// What it is about.
+    pub kind: String,
+    /// Whose it is.
+    pub subject: String,
+    /// `armed`, `fired` or `cancelled`.
+    pub state: String,
+    /// When it fires, or was to.
+    pub due_at: String,
+    /// Rises each time that it is armed anew, moved, or given other data.
+    pub revision: i64,
+    /// What goes along with its event.
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub data: Option<Box<RawValue>>,
+    /// When it fired.
+    pub fired_at: Option<String>,
+    /// When it was first armed.
+    pub created_at: String,
+    /// When it was armed, moved, fired or cancelled last.
+    pub changed_at: String,
+}
+
+/// Timers, those that are due first first.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TimerList {
+    /// At most 1,000.
+    pub timers: Vec<TimerView>,
+}
+
 /// How long a customer has to pay by default.
 const PAYMENT_TIMEOUT: Duration = Duration::from_mins(30);
 
@@ -224,6 +271,23 @@ impl From<shop::TimelineEntry> for TimelineEntry {
     fn from(entry: shop::TimelineEntry) -> Self {
         let shop::TimelineEntry { at, what, detail, actor, operator } = entry;
         Self { at: text(at), what, detail, actor, operator }
+    }
+}
+
+impl From<outbox::Timer> for TimerView {
+    fn from(timer: outbox::Timer) -> Self {
+        Self {
+            kind: timer.id.kind().to_owned(),
+            subject: timer.id.subject().to_owned(),
+            state: timer.state.to_string(),
+            due_at: text(timer.due_at),
+            revision: timer.revision,
+            // The database has it as JSON.
+            data: timer.data.and_then(|data| RawValue::from_string(data).ok()),
+            fired_at: timer.fired_at.map(text),
+            created_at: text(timer.created_at),
+            changed_at: text(timer.changed_at),
+        }
     }
 }
 

@@ -1,17 +1,16 @@
 //! Requests that change orders: each is one transaction, and done once for an idempotency key.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::Response;
 use book::Actor;
-use futures_util::future::BoxFuture;
 use http::{HeaderMap, StatusCode};
 use order::{BadDeadline, Deadline, OrderId, TRANSACTION_ID_BYTES_MAX, is_transaction_id};
-use shop::{Change, PgConnection, Request};
 
+use crate::change::{Make, change, made_by};
 use crate::body::{Close, CreateOrder, Extend, OrderView, Pay};
 use crate::idempotency::{Answer, KeyHeader, once, require_key};
 use crate::input::{PathOrder, invalid, operator, order_id, parse, parse_or_default, text};
@@ -165,7 +164,7 @@ pub(crate) async fn close(
             })
         });
         match change(&service, request.as_ref(), make).await {
-            Ok(()) => {
+            Ok(_) => {
                 let by = Actor { name: "api".to_owned(), reason, operator };
                 service.passive.look_at(&id, Some(by), SETTLE_WAIT).await;
             }
@@ -190,7 +189,7 @@ async fn change_order(
     headers: &HeaderMap,
     target: &str,
     body: &[u8],
-    make: impl Make,
+    make: impl Make<()>,
 ) -> Result<Response, Problem> {
     once(&service.pool, headers, target, body, async |request| {
         if let Err(problem) = change(service, request.as_ref(), make).await {
@@ -203,41 +202,4 @@ async fn change_order(
         Ok(Answer::new(StatusCode::OK, &look_up(service, id).await?))
     })
     .await
-}
-
-/// How long a request waits for an order that another transaction holds.
-const LOCKED_WAIT: Duration = Duration::from_secs(2);
-
-/// How long it lets its connection go in between.
-const LOCKED_PAUSE: Duration = Duration::from_millis(200);
-
-/// Makes a change, as often as it is tried.
-trait Make: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<(), Problem>> + Send + Sync {}
-
-impl<F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<(), Problem>> + Send + Sync> Make for F {}
-
-/// Tells the compiler of what form a closure is.
-fn made_by<F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<(), Problem>>>(make: F) -> F {
-    make
-}
-
-/// Makes a change in a transaction of its own, unless it was made for this request before. An order that another transaction
-/// holds is waited for without a connection: the requests of others need them.
-async fn change(service: &OrderService, request: Option<&Request>, make: impl Make) -> Result<(), Problem> {
-    let give_up_at = Instant::now() + LOCKED_WAIT;
-    loop {
-        match try_change(service, request, &make).await {
-            Err(problem) if problem.is(ProblemKind::OrderLocked) && Instant::now() < give_up_at => {
-                tokio::time::sleep(LOCKED_PAUSE).await;
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-async fn try_change(service: &OrderService, request: Option<&Request>, make: &impl Make) -> Result<(), Problem> {
-    let mut connection = service.pool.get().await?;
-    let Some(mut change) = Change::begin(&mut connection, request).await? else { return Ok(()) };
-    make(change.connection()).await?;
-    Ok(change.commit().await?)
 }

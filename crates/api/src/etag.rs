@@ -2,7 +2,7 @@
 
 use axum::response::{IntoResponse, Response};
 use data_encoding::HEXLOWER;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -13,14 +13,35 @@ const TAG_BYTES: usize = 16;
 /// Caches may keep it, and ask each time whether it holds still: an order may be paid at any moment.
 const ASK_FIRST: &str = "private, no-cache";
 
-/// This body with its entity tag; without a body, where the client has it already
+/// This body with an entity tag made of it; without a body, where the client has it already
 /// (<https://www.rfc-editor.org/rfc/rfc9110#section-13.1.2>).
 pub(crate) fn tagged(asked: &HeaderMap, body: &impl Serialize) -> Response {
-    // With a line end, for a person who reads it in a terminal.
-    let body = serde_json::to_string(body).unwrap_or_default() + "\n";
+    let body = text(body);
     let tag = format!("\"{}\"", HEXLOWER.encode(&Sha256::digest(body.as_bytes())[..TAG_BYTES]));
-    let headers = [(ETAG, tag.as_str()), (CACHE_CONTROL, ASK_FIRST)];
-    match has_it(asked, &tag) {
+    answer(asked, &tag, body)
+}
+
+/// The same with a tag that is given.
+pub(crate) fn tagged_as(asked: &HeaderMap, tag: &str, body: &impl Serialize) -> Response {
+    answer(asked, tag, text(body))
+}
+
+/// Whether the client wants a change only of what has this tag, and it has another
+/// (<https://www.rfc-editor.org/rfc/rfc9110#section-13.1.1>). `None`: there is nothing yet.
+pub(crate) fn is_other(asked: &HeaderMap, tag: Option<&str>) -> bool {
+    let values: Vec<&str> = asked.get_all(IF_MATCH).iter().filter_map(|value| value.to_str().ok()).collect();
+    let mut tags = values.iter().flat_map(|value| value.split(',')).map(str::trim);
+    asked.contains_key(IF_MATCH) && !tags.any(|wanted| tag.is_some() && (wanted == "*" || Some(wanted) == tag))
+}
+
+/// With a line end, for a person who reads it in a terminal.
+fn text(body: &impl Serialize) -> String {
+    serde_json::to_string(body).unwrap_or_default() + "\n"
+}
+
+fn answer(asked: &HeaderMap, tag: &str, body: String) -> Response {
+    let headers = [(ETAG, tag), (CACHE_CONTROL, ASK_FIRST)];
+    match has_it(asked, tag) {
         true => (StatusCode::NOT_MODIFIED, headers).into_response(),
         false => (headers, [(CONTENT_TYPE, "application/json")], body).into_response(),
     }
@@ -36,6 +57,17 @@ fn has_it(asked: &HeaderMap, tag: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_is_wanted_of_what_the_client_has_seen_only() {
+        let other = |wanted: Option<&str>, tag| {
+            is_other(&HeaderMap::from_iter(wanted.map(|wanted| (IF_MATCH, wanted.parse().unwrap()))), tag)
+        };
+        assert!(!other(None, None) && !other(None, Some("\"7\"")), "any");
+        assert!(!other(Some("\"7\""), Some("\"7\"")) && !other(Some("\"6\", \"7\""), Some("\"7\"")));
+        assert!(!other(Some("*"), Some("\"7\"")) && other(Some("*"), None));
+        assert!(other(Some("\"6\""), Some("\"7\"")) && other(Some("W/\"7\""), Some("\"7\"")) && other(Some("7"), None));
+    }
 
     #[test]
     fn what_the_client_has_is_not_sent_again() {

@@ -4,7 +4,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use hyper::body::Body as _;
-use order::{Operator, OrderId};
+use order::{Operator, OrderId, TimerId};
 use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
 use utoipa::openapi::Required;
@@ -72,6 +72,39 @@ impl<S: Send + Sync> FromRequestParts<S> for PathOrder {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let PathWord(word) = PathWord::from_request_parts(parts, state).await?;
         order_id(&word).map(Self)
+    }
+}
+
+/// The timer that the path names: kind and subject.
+pub(crate) struct PathTimer(pub(crate) TimerId);
+
+/// As [`PathTimer`] takes it, for the API's description.
+impl IntoParams for PathTimer {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let word = |name: &str, pattern: &str, description: &str| {
+            let schema = ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern));
+            let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Path).required(Required::True);
+            parameter.description(Some(description)).schema(Some(schema)).build()
+        };
+        let kind = "what it is about; none of payment, gateway, timer and webhook";
+        vec![
+            word("kind", "^(?!(?:payment|gateway|timer|webhook)$)[a-z][a-z0-9_]{0,15}$", kind),
+            word("subject", "^(?!\\.{1,2}$)[A-Za-z0-9._:-]{1,64}$", "whose it is, such as an order's ID"),
+        ]
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for PathTimer {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let illegal = |detail: String| Problem::new(ProblemKind::IllegalTimer, detail);
+        let words = Path::<(String, String)>::from_request_parts(parts, state).await;
+        let Path((kind, subject)) = words.map_err(|_| illegal("the path is not UTF-8 text".to_owned()).nothing_there())?;
+        if matches!(subject.as_str(), "." | "..") {
+            return Err(illegal(format!("{subject:?} cannot stand in a path: a subject must not be one dot or two")));
+        }
+        TimerId::new(&kind, &subject).map(Self).map_err(|error| illegal(error.to_string()))
     }
 }
 

@@ -1,8 +1,9 @@
-//! HTTP: the order service for shops without one, closing an overdue order when a client looks at it, notifications of
+//! HTTP: the order service for shops without one, timers, closing an overdue order when a client looks at it, notifications of
 //! payment gateways, health and metrics.
 
 mod auth;
 mod body;
+mod change;
 mod changes;
 mod etag;
 mod health;
@@ -19,9 +20,10 @@ mod router;
 mod server;
 mod service;
 mod tidy;
+mod timers;
 mod token;
 
-pub use body::{Item, LogEntry, OrderView, PaymentView, TimelineEntry};
+pub use body::{Item, LogEntry, OrderView, PaymentView, TimelineEntry, TimerList, TimerView};
 pub use health::{Readiness, Trouble};
 pub use metrics::Metrics;
 pub use openapi::openapi;

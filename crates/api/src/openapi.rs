@@ -5,17 +5,18 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 use crate::input::{TEXT_CHARACTERS_MAX, TEXT_PATTERN};
 use crate::problem::Problem;
-use crate::{changes, health, metrics, notify, orders};
+use crate::{changes, health, metrics, notify, orders, timers};
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Overdue",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
-        description = "Orders that are not paid in time are closed. Everything under /orders needs the bearer token that the server was started with, if it was started with one."
+        description = "Orders that are not paid in time are closed, and timers of every kind fire. Everything under /orders and /timers needs the bearer token that the server was started with, if it was started with one."
     ),
     paths(
         changes::create, orders::show, orders::timeline, changes::pay, changes::cancel, changes::close, changes::extend,
+        timers::arm, timers::show, timers::cancel, timers::fire, timers::list,
         notify::notify, health::healthz, health::readyz, metrics::metrics,
     ),
     components(schemas(Problem)),

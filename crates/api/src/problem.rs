@@ -87,8 +87,18 @@ pub enum ProblemKind {
     OrderNotPending,
     /// The order is past its deadline and about to be closed.
     OrderOverdue,
-    /// Another transaction holds the order, or stock of it.
+    /// Another transaction holds the order, or stock of it, or the timer.
     OrderLocked,
+    /// A timer's kind or subject has characters that it cannot have, or too many.
+    IllegalTimer,
+    /// Timers of this kind are not among those that are expected.
+    UnexpectedTimer,
+    /// There is no such timer.
+    UnknownTimer,
+    /// The timer has fired, or was cancelled.
+    TimerNotArmed,
+    /// What is to be changed is not as the client has seen it.
+    PreconditionFailed,
 }
 
 /// The media type of problem details.
@@ -96,7 +106,7 @@ pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
 impl ProblemKind {
     /// Every kind.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 38] = [
         Self::Unauthorized,
         Self::BodyTooLarge,
         Self::BodyTooSlow,
@@ -130,6 +140,11 @@ impl ProblemKind {
         Self::OrderNotPending,
         Self::OrderOverdue,
         Self::OrderLocked,
+        Self::IllegalTimer,
+        Self::UnexpectedTimer,
+        Self::UnknownTimer,
+        Self::TimerNotArmed,
+        Self::PreconditionFailed,
     ];
 
     /// The status and the name, the last part of the URN.
@@ -169,6 +184,11 @@ impl ProblemKind {
             Self::OrderNotPending => (StatusCode::CONFLICT, "order-not-pending"),
             Self::OrderOverdue => (StatusCode::CONFLICT, "order-overdue"),
             Self::OrderLocked => (StatusCode::SERVICE_UNAVAILABLE, "order-locked"),
+            Self::IllegalTimer => (StatusCode::UNPROCESSABLE_ENTITY, "illegal-timer"),
+            Self::UnexpectedTimer => (StatusCode::UNPROCESSABLE_ENTITY, "unexpected-timer"),
+            Self::UnknownTimer => (StatusCode::NOT_FOUND, "unknown-timer"),
+            Self::TimerNotArmed => (StatusCode::CONFLICT, "timer-not-armed"),
+            Self::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "precondition-failed"),
         }
     }
 }
@@ -258,7 +278,12 @@ impl From<SqlError> for Problem {
         let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
         match code.get(..2) {
             _ if code == "55P03" => {
-                Self::new(ProblemKind::OrderLocked, "another transaction holds the order, or stock of it; try again")
+                Self::new(ProblemKind::OrderLocked, "another transaction holds the order, or stock of it, or the timer; try again")
+            }
+            // Words of our own.
+            _ if code == "OV004" => {
+                let detail = error.as_database_error().map_or(String::new(), |error| error.message().to_owned());
+                Self::new(ProblemKind::InvalidRequest, detail)
             }
             // Without an answer; a server that cannot now; a right, a table or a column that is missing.
             None | Some("25" | "3D" | "3F" | "42") => database_away(&error),

@@ -6,7 +6,7 @@ use axum::routing::{get, post};
 
 use crate::metrics::metrics as show_metrics;
 use crate::service::{OrderService, Vitals};
-use crate::{auth, changes, health, input, limits, notify, openapi, orders, problem};
+use crate::{auth, changes, health, input, limits, notify, openapi, orders, problem, timers};
 
 /// Health and metrics, and the order service if there is one.
 pub fn router(vitals: Vitals, service: Option<OrderService>) -> Router {
@@ -36,6 +36,9 @@ fn service_router(service: Arc<OrderService>) -> Router {
         .route("/orders/{id}/cancel", post(changes::cancel))
         .route("/orders/{id}/close", post(changes::close))
         .route("/orders/{id}/extend", post(changes::extend))
+        .route("/timers", get(timers::list))
+        .route("/timers/{kind}/{subject}", get(timers::show).put(timers::arm).delete(timers::cancel))
+        .route("/timers/{kind}/{subject}/fire", post(timers::fire))
         .layer(from_fn(input::require_json))
         .layer(from_fn_with_state(Arc::clone(&service), auth::admit));
     // A gateway's signature is its token.

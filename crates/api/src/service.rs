@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use database::SqlxPool;
 use trace::Throttle;
-use worker::{Gateways, Notifications, PassiveClose};
+use worker::{Gateways, Notifications, PassiveClose, SharedTimers};
 
 use crate::health::Readiness;
 use crate::metrics::Metrics;
@@ -28,6 +28,8 @@ pub struct OrderService {
     pub replica: Option<Arc<Replica>>,
     /// For orders that are past their deadline.
     pub passive: PassiveClose,
+    /// For timers that are to fire at once, and the kinds that are expected.
+    pub timers: SharedTimers,
     /// For notifications of gateways.
     pub notifications: Notifications,
     /// The gateways at which new orders may be paid.

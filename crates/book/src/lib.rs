@@ -1,5 +1,5 @@
 //! The order book: a trait with the calls by which orders are looked up and settled, and PostgreSQL behind it. Beside it,
-//! each in a file of its own: trades, refunds, the lead of the sweep, the audit, and facts for doctor and metrics.
+//! each in a file of its own: timers, trades, refunds, the lead of the sweep, the audit, and facts for doctor and metrics.
 
 mod audit;
 mod columns;
@@ -12,6 +12,7 @@ mod refunds;
 mod rights;
 mod setup;
 mod sweep;
+mod timers;
 mod trades;
 
 pub use audit::{Audit, Check, audit};
@@ -33,4 +34,5 @@ pub use postgres::PostgresBook;
 pub use refunds::{DueRefund, RefundProgress, RefundRecord, RefundStep, Refunds};
 pub use setup::{Flaw, flaws};
 pub use sweep::{Lead, is_led};
+pub use timers::{Fired, Firing, TimerPage, TimerReply, Timers};
 pub use trades::Trades;

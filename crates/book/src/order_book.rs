@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use database::ServerTime;
-use order::{Deadline, MoneyTold, Operator, OrderFacts, OrderId, PaymentFacts, Receipt, TimeoutKind};
+use order::{Deadline, MoneyTold, Operator, OrderFacts, OrderId, PaymentFacts, Receipt, TimeoutId, TimeoutKind};
 use time::OffsetDateTime;
 use trace::TraceParent;
 
@@ -101,8 +101,8 @@ pub trait OrderBook: Send + Sync {
 /// A timeout that came out of its lane before its time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptBack {
-    /// The order.
-    pub id: OrderId,
+    /// The order, or the timer.
+    pub id: TimeoutId,
     /// What is due.
     pub kind: TimeoutKind,
     /// When it was to come out.
@@ -116,13 +116,13 @@ pub struct KeptBack {
 /// The reply to a call.
 pub type BookResult<T> = Result<Reply<T>, BookError>;
 
-/// What a book says of the orders of a call.
+/// What a book says of the orders, or timers, of a call.
 #[derive(Debug)]
-pub struct Reply<T> {
+pub struct Reply<T, I = OrderId> {
     /// The book's time. It decides whether a deadline has passed.
     pub time: ServerTime,
-    /// By ID. An order that is missing here may have changed: load it again.
-    pub items: HashMap<OrderId, ItemReply<T>>,
+    /// By ID. One that is missing here may have changed: load it again.
+    pub items: HashMap<I, ItemReply<T>>,
 }
 
 /// What a book says of one order.

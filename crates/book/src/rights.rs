@@ -4,6 +4,7 @@
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Right {
     pub(crate) role: String,
+    /// The table, or the function.
     pub(crate) table: String,
     /// Empty: the whole table.
     pub(crate) column: String,
@@ -23,6 +24,7 @@ pub(crate) fn rights() -> Vec<Right> {
 fn granted(statement: &str) -> Option<Vec<Right>> {
     let (privileges, rest) = statement.strip_prefix("grant ")?.split_once(" on ")?;
     let (tables, roles) = rest.split_once(" to ")?;
+    let tables = tables.trim().strip_prefix("function ").unwrap_or(tables);
     let mut rights = Vec::new();
     for (privilege, columns) in privileges_of(privileges) {
         for table in names(tables) {
@@ -64,6 +66,8 @@ mod tests {
 
     #[test]
     fn columns_tables_and_roles_are_told_apart() {
+        let executes = granted("grant execute on function f, g to r").unwrap();
+        assert_eq!(executes.iter().map(|right| right.table.as_str()).collect::<Vec<_>>(), ["f", "g"]);
         let rights = granted("grant select, update (a, b), delete on t, u to r").unwrap();
         let shown: Vec<String> = rights
             .iter()

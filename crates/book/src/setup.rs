@@ -154,7 +154,10 @@ async fn missing_rights(client: &Client) -> Result<Vec<Flaw>, BookError> {
     let (columns, privileges) = (column(|right| &right.column), column(|right| &right.privilege));
     let asked = client.within(is_bad, async |client| {
         let all = "select r.role, r.tab, r.col, r.privilege, case
-                 when not exists (select 1 from pg_roles where rolname = r.role) or to_regclass(r.tab) is null then null
+                 when not exists (select 1 from pg_roles where rolname = r.role) then null
+                 when r.privilege = 'execute' then
+                     case when to_regproc(r.tab) is not null then has_function_privilege(r.role, to_regproc(r.tab), r.privilege) end
+                 when to_regclass(r.tab) is null then null
                  when r.col = '' then has_table_privilege(r.role, r.tab, r.privilege)
                  when not exists (select 1 from pg_attribute where attrelid = to_regclass(r.tab) and attname = r.col) then null
                  else has_column_privilege(r.role, r.tab, r.col, r.privilege) end as has
@@ -167,6 +170,7 @@ async fn missing_rights(client: &Client) -> Result<Vec<Flaw>, BookError> {
         let (role, table): (String, String) = (row.try_get(0)?, row.try_get(1)?);
         let (column, privilege): (String, String) = (row.try_get(2)?, row.try_get(3)?);
         let column = if column.is_empty() { column } else { format!(" ({column})") };
+        let table = if privilege == "execute" { format!("function {table}") } else { table };
         match row.try_get(4)? {
             Some(true) => drop(used.insert(role)),
             Some(false) => missing.entry(role).or_default().push(format!("{privilege}{column} on {table}")),

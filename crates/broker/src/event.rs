@@ -7,17 +7,17 @@ use trace::TraceParent;
 use crate::Outgoing;
 use crate::topology::EVENTS_EXCHANGE;
 
-/// A fact about an order, to be announced.
+/// A fact about an order, or a timer, to be announced.
 #[derive(Debug, Clone, Copy)]
 pub struct Event<'a> {
     /// The same each time it is sent. Listeners deduplicate by it.
     pub id: &'a str,
     /// Which deployment tells it: a URI reference.
     pub source: &'a str,
-    /// The name of an [`order::EventKind`]. A text, so that a relay also sends the events of a newer version.
+    /// The name of an [`order::EventKind`], or `timer.` and the kind of a timer. A text, so that a relay also sends the events of a newer version.
     pub kind: &'a str,
-    /// The order.
-    pub order: &'a OrderId,
+    /// The order; of a timer: its subject.
+    pub subject: &'a OrderId,
     /// When it happened.
     pub time: Deadline,
     /// Its data, as JSON.
@@ -53,7 +53,7 @@ impl From<Event<'_>> for Outgoing {
             id: event.id,
             source: event.source,
             kind: event.kind,
-            subject: event.order.as_str(),
+            subject: event.subject.as_str(),
             time: event.time.to_string(),
             datacontenttype: "application/json",
             traceparent: event.traceparent.map(TraceParent::as_str),

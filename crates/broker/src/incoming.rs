@@ -1,7 +1,7 @@
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable};
-use order::{Attempts, Deadline, Hop, OrderId, ParkReason, Shard, TimeoutKind};
+use order::{Attempts, Deadline, Hop, ParkReason, Shard, TimeoutId, TimeoutKind};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use trace::TraceParent;
@@ -18,7 +18,7 @@ use crate::wire::{self, Decoded, Fault};
 
 /// A message as it arrived, read already.
 pub struct Incoming {
-    /// The orders that it names, or why it cannot be understood.
+    /// The orders, or timers, that it names, or why it cannot be understood.
     pub content: Result<Decoded, Fault>,
     /// What is due, and the shard that it travels in.
     route: (TimeoutKind, Shard),
@@ -87,7 +87,7 @@ impl Incoming {
         // A message that was sent straight to the queue has the queue's name for its key.
         let route = if routing_key == queue { Ok(route_of_queue) } else { kind_and_shard(&routing_key) };
         let content = match &route {
-            Ok(_) => wire::decode(&body),
+            Ok((kind, _)) => wire::decode(*kind, &body),
             Err(unknown) => Err(Fault::UnknownKind(unknown.clone())),
         };
         let route = route.unwrap_or(route_of_queue);
@@ -116,15 +116,15 @@ impl Incoming {
     /// Its orders and when each is due, if it says so and is a message of ours: it has come by a way that only relays and
     /// workers may take. What a foreign publisher says counts for nothing.
     #[must_use]
-    pub fn due(&self) -> Option<impl Iterator<Item = (&OrderId, Deadline)>> {
+    pub fn due(&self) -> Option<impl Iterator<Item = (&TimeoutId, Deadline)>> {
         let content = self.content.as_ref().ok().filter(|_| self.ours)?;
         let due = content.due.as_ref()?;
-        Some(content.orders.iter().zip(due.iter().copied()))
+        Some(content.ids.iter().zip(due.iter().copied()))
     }
 
     /// How many orders it names; one for a message that cannot be understood.
     pub(crate) fn weight(&self) -> usize {
-        self.content.as_ref().map_or(1, |decoded| decoded.orders.len().max(1))
+        self.content.as_ref().map_or(1, |decoded| decoded.ids.len().max(1))
     }
 
     /// The attempts at its orders so far, as its headers tell.
@@ -165,8 +165,8 @@ impl Incoming {
     /// These of its orders as a message that goes round once more and waits where `hop` says: the message itself where
     /// it names no others, else one of its own.
     #[must_use]
-    pub fn again(&self, orders: &[OrderId], hop: Hop, attempts: &Attempts) -> Outgoing {
-        let body = if self.is_single() { self.body.clone() } else { wire::encode_ids(orders) };
+    pub fn again(&self, ids: &[TimeoutId], hop: Hop, attempts: &Attempts) -> Outgoing {
+        let body = if self.is_single() { self.body.clone() } else { wire::encode_ids(ids) };
         let mut headers = without(&kept_headers(self.properties.headers().as_ref()), tells_of_death);
         insert_attempts(&mut headers, ATTEMPT_HEADER, attempts);
         let (kind, shard) = self.route;
@@ -189,15 +189,15 @@ impl Incoming {
     /// Orders of the message as one to be parked. They have a message of their own, so that to send it in again sends in
     /// these orders alone. A message that names one order is parked as it is.
     #[must_use]
-    pub fn parked_orders(&self, orders: &[&OrderId], reason: ParkReason, detail: &str) -> Outgoing {
-        let orders: Vec<OrderId> = orders.iter().map(|order| (*order).clone()).collect();
-        let body = if self.is_single() { self.body.clone() } else { wire::encode_ids(&orders) };
+    pub fn parked_ids(&self, ids: &[&TimeoutId], reason: ParkReason, detail: &str) -> Outgoing {
+        let ids: Vec<TimeoutId> = ids.iter().map(|id| (*id).clone()).collect();
+        let body = if self.is_single() { self.body.clone() } else { wire::encode_ids(&ids) };
         self.parked_as(body, reason, detail)
     }
 
     /// Whether it has one entry only.
     fn is_single(&self) -> bool {
-        self.content.as_ref().is_ok_and(|decoded| decoded.orders.len() + decoded.bad_entries.len() == 1)
+        self.content.as_ref().is_ok_and(|decoded| decoded.ids.len() + decoded.bad_entries.len() == 1)
     }
 
     fn parked_as(&self, body: Vec<u8>, reason: ParkReason, detail: &str) -> Outgoing {
@@ -262,8 +262,8 @@ mod tests {
             [("30m.gateway.1", "5s.gateway.1"), ("30m.payment", "5s.payment"), (QUEUE, "5s.gateway.1")]
         {
             let message = arrived(arrived_with);
-            let orders = &message.content.as_ref().unwrap().orders;
-            assert_eq!(message.again(orders, hop, &Attempts::default()).routing_key(), goes_on_with);
+            let ids = &message.content.as_ref().unwrap().ids;
+            assert_eq!(message.again(ids, hop, &Attempts::default()).routing_key(), goes_on_with);
         }
     }
 

@@ -1,5 +1,5 @@
 use lapin::BasicProperties;
-use order::{Attempts, Deadline, Hop, OrderId, Shard, TimeoutKind};
+use order::{Attempts, Deadline, Hop, OrderId, Shard, TimeoutId, TimeoutKind};
 use time::OffsetDateTime;
 use trace::TraceParent;
 
@@ -20,10 +20,10 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// A timeout of these orders (1 to [`wire::ORDERS_MAX`]) of one shard. It waits where `hop` says.
+    /// A timeout of these orders, or timers (1 to [`wire::ORDERS_MAX`]), of one shard. It waits where `hop` says.
     #[must_use]
-    pub fn timeout(kind: TimeoutKind, orders: &[(OrderId, Deadline)], hop: Hop, shard: Shard) -> Self {
-        Self::json(orders, routing_key(hop, kind, shard)).expiring(hop)
+    pub fn timeout(kind: TimeoutKind, ids: &[(TimeoutId, Deadline)], hop: Hop, shard: Shard) -> Self {
+        Self::json(ids, routing_key(hop, kind, shard)).expiring(hop)
     }
 
     /// A timeout of one order in the form that foreign publishers use: no more than its ID.
@@ -69,8 +69,8 @@ impl Outgoing {
         &self.body
     }
 
-    fn json(orders: &[(OrderId, Deadline)], routing_key: String) -> Self {
-        Self::to_lanes(routing_key, wire::encode(orders), "application/json")
+    fn json(ids: &[(TimeoutId, Deadline)], routing_key: String) -> Self {
+        Self::to_lanes(routing_key, wire::encode(ids), "application/json")
     }
 
     fn to_lanes(routing_key: String, body: Vec<u8>, content_type: &'static str) -> Self {

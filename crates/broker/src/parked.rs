@@ -7,7 +7,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, Consumer};
-use order::{Attempts, OrderId, ParkReason, Shard, UnknownKind};
+use order::{Attempts, ParkReason, Shard, TimeoutId, TimeoutKind, UnknownKind};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use tokio::time::timeout;
@@ -38,8 +38,8 @@ pub struct ParkedMessage {
     pub detail: Option<String>,
     /// Since when, as far as it is known.
     pub parked_at: Option<OffsetDateTime>,
-    /// The orders that it names, as far as it can be understood.
-    pub orders: Vec<OrderId>,
+    /// The orders, or timers, that it names, as far as it can be understood.
+    pub ids: Vec<TimeoutId>,
     /// The attempts at its orders before it was parked.
     pub attempts: Attempts,
     /// The key that it came with.
@@ -134,13 +134,14 @@ impl ParkedMessage {
             Some(AMQPValue::Timestamp(seconds)) if !ours => Some(*seconds),
             _ => *delivery.properties.timestamp(),
         };
+        let kind = kind_and_shard(&routing_key).map_or(TimeoutKind::Payment, |(kind, _)| kind);
         let mut attempts = if ours { attempts(&headers, ATTEMPTS_MADE_HEADER) } else { Attempts::default() };
         attempts.history = attempts.history.iter().map(|line| storable(line)).collect();
         Self {
             reason: storable(&reason.unwrap_or_else(|| reason_of_the_broker(died_of, &routing_key))),
             detail: text(&headers, DETAIL_HEADER).filter(|_| ours).map(|detail| storable(&detail)),
             parked_at: time.and_then(|time| OffsetDateTime::from_unix_timestamp(time.cast_signed()).ok()),
-            orders: wire::decode(&delivery.data).map(|decoded| decoded.orders).unwrap_or_default(),
+            ids: wire::decode(kind, &delivery.data).map(|decoded| decoded.ids).unwrap_or_default(),
             attempts,
             routing_key,
             properties: of_properties(&delivery.properties),

@@ -1,16 +1,16 @@
-//! The body of a timeout message: the orders to look at.
+//! The body of a timeout message: the orders, or timers, to look at.
 //!
 //! It has one of two forms: a bare order ID in UTF-8 (`842317`), or
 //! `{"v":1,"orders":[{"id":"842317","due":"2026-11-22T08:30:00Z"}]}`, in which `due` may be missing, or have whatever
-//! form. In a message of ours it says until when the order need not be looked at. The deadline in the order book decides.
+//! form. A timer stands there with its name (`receipt:842317`). In a message of ours it says until when the order need not be looked at. The deadline in the order book decides.
 
 use std::borrow::Cow;
 
-use order::{BadOrderId, Deadline, OrderId, ParkReason, UnknownKind};
+use order::{BadTimeoutId, Deadline, ParkReason, TimeoutId, TimeoutKind, UnknownKind};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// The most orders that one message may name.
+/// The most orders, or timers, that one message may name.
 pub const ORDERS_MAX: usize = 256;
 
 /// The most bytes that a message's body may have: 64 KiB.
@@ -22,11 +22,11 @@ const VERSION: u8 = 1;
 /// A message that was understood, at least in part.
 #[derive(Debug)]
 pub struct Decoded {
-    /// The orders to look at, in the order in which the message names them.
-    pub orders: Vec<OrderId>,
+    /// The orders, or timers, to look at, in the order in which the message names them.
+    pub ids: Vec<TimeoutId>,
     /// When each is due; `None`: not all entries say so in the form in which ours do, or some are bad.
     pub due: Option<Vec<Deadline>>,
-    /// Entries that name no order, each with its own bytes.
+    /// Entries that name none, each with its own bytes.
     pub bad_entries: Vec<BadEntry>,
 }
 
@@ -70,7 +70,7 @@ pub enum Fault {
     MalformedEntry,
     /// An ID that is none.
     #[error(transparent)]
-    IllegalOrderId(#[from] BadOrderId),
+    IllegalId(#[from] BadTimeoutId),
     /// A routing key that names no kind of timeout of this version.
     #[error(transparent)]
     UnknownKind(#[from] UnknownKind),
@@ -88,7 +88,8 @@ impl Fault {
             Self::NoOrders => ParkReason::NoOrders,
             Self::TooManyOrders(_) => ParkReason::TooManyOrders,
             Self::MalformedEntry => ParkReason::MalformedEntry,
-            Self::IllegalOrderId(_) => ParkReason::IllegalOrderId,
+            Self::IllegalId(BadTimeoutId::Order(_)) => ParkReason::IllegalOrderId,
+            Self::IllegalId(BadTimeoutId::Timer(_)) => ParkReason::IllegalTimerId,
             Self::UnknownKind(_) => ParkReason::UnknownKind,
         }
     }
@@ -109,20 +110,20 @@ struct Entry<'a> {
     due: Option<String>,
 }
 
-/// The body that names these orders, in version 1.
+/// The body that names these orders, or timers, in version 1.
 ///
 /// # Panics
 /// If there are none, or more than [`ORDERS_MAX`]: the caller groups them.
 #[must_use]
-pub fn encode(orders: &[(OrderId, Deadline)]) -> Vec<u8> {
-    assert!((1..=ORDERS_MAX).contains(&orders.len()), "{} orders in one message", orders.len());
-    json(orders.iter().map(|(id, due)| Entry { id: id.as_str(), due: Some(due.to_string()) }).collect())
+pub fn encode(ids: &[(TimeoutId, Deadline)]) -> Vec<u8> {
+    assert!((1..=ORDERS_MAX).contains(&ids.len()), "{} orders in one message", ids.len());
+    json(ids.iter().map(|(id, due)| Entry { id: id.as_str(), due: Some(due.to_string()) }).collect())
 }
 
-/// The body that names these orders and no deadlines, in version 1.
+/// The body that names these orders, or timers, and not when they are due, in version 1.
 #[must_use]
-pub fn encode_ids(orders: &[OrderId]) -> Vec<u8> {
-    json(orders.iter().map(|id| Entry { id: id.as_str(), due: None }).collect())
+pub fn encode_ids(ids: &[TimeoutId]) -> Vec<u8> {
+    json(ids.iter().map(|id| Entry { id: id.as_str(), due: None }).collect())
 }
 
 /// The body of entries that are kept byte for byte, in version 1. Under it bad entries are parked.
@@ -136,24 +137,24 @@ fn json<E: Serialize>(orders: Vec<E>) -> Vec<u8> {
     serde_json::to_vec(&Envelope { v: VERSION, orders }).unwrap_or_default()
 }
 
-/// Reads a body.
+/// Reads the body of a message of this kind.
 ///
 /// # Errors
 /// A [`Fault`] where nothing of the message can be used. Single entries that are wrong are no error: they
 /// come back beside the good ones.
-pub fn decode(body: &[u8]) -> Result<Decoded, Fault> {
+pub fn decode(kind: TimeoutKind, body: &[u8]) -> Result<Decoded, Fault> {
     if body.len() > BODY_BYTES_MAX {
         return Err(Fault::TooLarge(body.len()));
     }
     let text = std::str::from_utf8(body).map_err(|error| Fault::NotUtf8(error.valid_up_to()))?;
     if text.trim_start().starts_with('{') {
-        decode_object(text)
+        decode_object(kind, text)
     } else {
-        Ok(Decoded { orders: vec![OrderId::new(text)?], due: None, bad_entries: Vec::new() })
+        Ok(Decoded { ids: vec![TimeoutId::parse(kind, text)?], due: None, bad_entries: Vec::new() })
     }
 }
 
-fn decode_object(text: &str) -> Result<Decoded, Fault> {
+fn decode_object(kind: TimeoutKind, text: &str) -> Result<Decoded, Fault> {
     // Each part is read only when the one before it is known to be good, so that a later version with other
     // fields is called an unknown version and not broken JSON.
     #[derive(Deserialize)]
@@ -178,22 +179,22 @@ fn decode_object(text: &str) -> Result<Decoded, Fault> {
     if entries.len() > ORDERS_MAX {
         return Err(Fault::TooManyOrders(entries.len()));
     }
-    let (mut orders, mut due) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
+    let (mut ids, mut due) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
     let mut bad_entries = Vec::new();
     for entry in &entries {
-        match decode_entry(entry.get()) {
+        match decode_entry(kind, entry.get()) {
             Ok((id, when)) => {
-                orders.push(id);
+                ids.push(id);
                 due.extend(when);
             }
             Err(fault) => bad_entries.push(BadEntry { json: (*entry).to_owned(), fault }),
         }
     }
     let due = (due.len() == entries.len()).then_some(due);
-    Ok(Decoded { orders, due, bad_entries })
+    Ok(Decoded { ids, due, bad_entries })
 }
 
-fn decode_entry(json: &str) -> Result<(OrderId, Option<Deadline>), Fault> {
+fn decode_entry(kind: TimeoutKind, json: &str) -> Result<(TimeoutId, Option<Deadline>), Fault> {
     #[derive(Deserialize)]
     struct Fields<'a> {
         #[serde(borrow)]
@@ -203,21 +204,35 @@ fn decode_entry(json: &str) -> Result<(OrderId, Option<Deadline>), Fault> {
     }
     let entry: Fields<'_> = serde_json::from_str(json).map_err(|_| Fault::MalformedEntry)?;
     let due = entry.due.and_then(|due| serde_json::from_str::<Cow<'_, str>>(due.get()).ok()?.parse().ok());
-    Ok((OrderId::new(&entry.id)?, due))
+    Ok((TimeoutId::parse(kind, &entry.id)?, due))
 }
 
 #[cfg(test)]
 mod tests {
+    use order::{OrderId, TimerId};
     use proptest::prelude::*;
 
     use super::*;
 
     fn code(body: &[u8]) -> &'static str {
-        decode(body).unwrap_err().reason().code()
+        read(body).unwrap_err().reason().code()
     }
 
-    fn id(text: &str) -> OrderId {
-        OrderId::new(text).unwrap()
+    fn read(body: &[u8]) -> Result<Decoded, Fault> {
+        decode(TimeoutKind::Payment, body)
+    }
+
+    fn id(text: &str) -> TimeoutId {
+        TimeoutId::parse(TimeoutKind::Payment, text).unwrap()
+    }
+
+    #[test]
+    fn a_timer_has_another_name_than_an_order() {
+        let timer = |body: &str| decode(TimeoutKind::Timer, body.as_bytes());
+        let decoded = timer(r#"{"v":1,"orders":[{"id":"receipt:842317"},{"id":"842317"}]}"#).unwrap();
+        assert_eq!(decoded.ids, [TimeoutId::Timer("receipt:842317".parse().unwrap())]);
+        assert_eq!(decoded.bad_entries[0].fault.reason().code(), "illegal_timer_id");
+        assert_eq!(timer("payment:842317").unwrap_err().reason().code(), "illegal_timer_id");
     }
 
     #[test]
@@ -234,8 +249,8 @@ mod tests {
             // More fields do not hurt.
             r#" {"orders":[{"id":"842317","later":[]}],"v":1,"more":0} "#,
         ] {
-            let decoded = decode(body.as_bytes()).unwrap();
-            assert_eq!(decoded.orders, [id("842317")], "{body}");
+            let decoded = read(body.as_bytes()).unwrap();
+            assert_eq!(decoded.ids, [id("842317")], "{body}");
             assert!(decoded.bad_entries.is_empty(), "{body}");
         }
     }
@@ -262,8 +277,8 @@ mod tests {
     #[test]
     fn a_bad_entry_does_not_spoil_its_neighbours() {
         let body = br#"{"v":1,"orders":[{"id":"a"},{"id":"b b"},{"id":7},7,{"id":"c","due":"soon"},{"id":"d"}]}"#;
-        let decoded = decode(body).unwrap();
-        assert_eq!(decoded.orders, [id("a"), id("c"), id("d")]);
+        let decoded = read(body).unwrap();
+        assert_eq!(decoded.ids, [id("a"), id("c"), id("d")]);
         let bad: Vec<_> = decoded.bad_entries.iter().map(|bad| (bad.json.get(), bad.fault.reason().code())).collect();
         assert_eq!(
             bad,
@@ -275,7 +290,10 @@ mod tests {
     fn the_largest_message_that_is_written_is_one_that_is_read() {
         let due: Deadline = "2026-11-22T08:30:00.123456Z".parse().unwrap();
         let orders = vec![(id(&"9".repeat(OrderId::LENGTH_MAX)), due); ORDERS_MAX];
-        assert_eq!(decode(&encode(&orders)).unwrap().orders.len(), ORDERS_MAX);
+        assert_eq!(read(&encode(&orders)).unwrap().ids.len(), ORDERS_MAX);
+        let timer = TimerId::new(&"k".repeat(TimerId::KIND_LENGTH_MAX), &"9".repeat(OrderId::LENGTH_MAX)).unwrap();
+        let timers = vec![(TimeoutId::Timer(timer), due); ORDERS_MAX];
+        assert_eq!(decode(TimeoutKind::Timer, &encode(&timers)).unwrap().ids.len(), ORDERS_MAX);
     }
 
     proptest! {
@@ -283,19 +301,19 @@ mod tests {
         fn what_is_written_is_read(ids in prop::collection::vec("[A-Za-z0-9._:-]{1,64}", 1..=ORDERS_MAX)) {
             let due: Deadline = "2026-11-22T08:30:00Z".parse().unwrap();
             let orders: Vec<_> = ids.iter().map(|text| (id(text), due)).collect();
-            let decoded = decode(&encode(&orders)).unwrap();
-            prop_assert_eq!(decoded.orders.iter().map(OrderId::as_str).collect::<Vec<_>>(), ids);
+            let decoded = read(&encode(&orders)).unwrap();
+            prop_assert_eq!(decoded.ids.iter().map(TimeoutId::as_str).collect::<Vec<_>>(), ids);
             prop_assert!(decoded.bad_entries.is_empty());
         }
 
         #[test]
         fn no_body_makes_it_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = decode(&body);
+            let _ = read(&body);
         }
 
         #[test]
         fn no_object_makes_it_panic(inner in r#"[{}\[\]":,a-z0-9\\ ]{0,60}"#) {
-            let _ = decode(format!("{{\"v\":1,\"orders\":[{inner}]}}").as_bytes());
+            let _ = read(format!("{{\"v\":1,\"orders\":[{inner}]}}").as_bytes());
         }
     }
 }

@@ -18,7 +18,10 @@ mod payment;
 mod retry_reason;
 mod shard;
 mod status;
+mod timeout_id;
 mod timeout_kind;
+mod timer;
+mod timer_id;
 
 pub use attempts::Attempts;
 pub use closing::{CloseRules, GatewayAnswer, Step, Verdict, next_step};
@@ -38,4 +41,7 @@ pub use payment::{
 pub use retry_reason::RetryReason;
 pub use shard::{BadShards, Shard, Shards};
 pub use status::{BadStatus, OrderStatus};
+pub use timeout_id::{BadTimeoutId, TimeoutId};
 pub use timeout_kind::{TimeoutKind, UnknownKind};
+pub use timer::{BadTimerState, TimerDecision, TimerFacts, TimerState, decide_timer};
+pub use timer_id::{BadSubject, BadTimerId, TimerId, check_kind};

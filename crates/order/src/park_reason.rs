@@ -21,6 +21,8 @@ pub enum ParkReason {
     MalformedEntry,
     /// An order ID has other characters than an ID may have, or too many.
     IllegalOrderId,
+    /// A timer's name is not of the form `<kind>:<subject>`, or has other characters than it may have, or too many.
+    IllegalTimerId,
     /// The routing key names a kind of timeout that this version does not know.
     UnknownKind,
     /// No lane, or no due queue, is bound for the routing key.
@@ -29,11 +31,15 @@ pub enum ParkReason {
     DeliveryLimit,
     /// The order book has no such order, also after several attempts.
     UnknownOrder,
+    /// There is no such timer, also after several attempts.
+    UnknownTimer,
+    /// Timers of this kind are not among those that are expected here.
+    UnexpectedTimer,
     /// The order's row cannot be read.
     UnreadableOrder,
-    /// The database refuses to change the order.
+    /// The database refuses to change the order, or the timer.
     RefusedByDatabase,
-    /// The order, or stock of it, stays locked, or takes too long to change, at every attempt.
+    /// The order, or stock of it, or the timer stays locked, or takes too long to change, at every attempt.
     StaysLocked,
     /// The order stays pending although the database accepts the change.
     NotClosed,
@@ -60,7 +66,7 @@ pub struct UnknownReason(pub String);
 
 impl ParkReason {
     /// Every reason.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 26] = [
         Self::TooLarge,
         Self::NotUtf8,
         Self::NotJson,
@@ -69,10 +75,13 @@ impl ParkReason {
         Self::TooManyOrders,
         Self::MalformedEntry,
         Self::IllegalOrderId,
+        Self::IllegalTimerId,
         Self::UnknownKind,
         Self::Unroutable,
         Self::DeliveryLimit,
         Self::UnknownOrder,
+        Self::UnknownTimer,
+        Self::UnexpectedTimer,
         Self::UnreadableOrder,
         Self::RefusedByDatabase,
         Self::StaysLocked,
@@ -98,10 +107,13 @@ impl ParkReason {
             Self::TooManyOrders => "too_many_orders",
             Self::MalformedEntry => "malformed_entry",
             Self::IllegalOrderId => "illegal_order_id",
+            Self::IllegalTimerId => "illegal_timer_id",
             Self::UnknownKind => "unknown_kind",
             Self::Unroutable => "unroutable",
             Self::DeliveryLimit => "delivery_limit",
             Self::UnknownOrder => "unknown_order",
+            Self::UnknownTimer => "unknown_timer",
+            Self::UnexpectedTimer => "unexpected_timer",
             Self::UnreadableOrder => "unreadable_order",
             Self::RefusedByDatabase => "refused_by_database",
             Self::StaysLocked => "stays_locked",
@@ -150,7 +162,8 @@ impl ParkReason {
             | Self::NoOrders
             | Self::TooManyOrders
             | Self::MalformedEntry
-            | Self::IllegalOrderId => "Correct the publisher, have it publish again, then drop the message.",
+            | Self::IllegalOrderId
+            | Self::IllegalTimerId => "Correct the publisher, have it publish again, then drop the message.",
             Self::UnknownKind => {
                 "Deploy a version that knows this kind, then requeue. If the kind is a typing error, correct the publisher, have it publish again, then drop the message."
             }
@@ -160,6 +173,12 @@ impl ParkReason {
             Self::DeliveryLimit => "Look in the workers' logs for what breaks them, mend it, then requeue.",
             Self::UnknownOrder => {
                 "See whether the order was ever committed; if it was, requeue, else drop the message."
+            }
+            Self::UnknownTimer => {
+                "See whether the timer was ever armed (`overdue timer show`); if it is armed, requeue, else drop the message."
+            }
+            Self::UnexpectedTimer => {
+                "Add the kind to OVERDUE_TIMER_KINDS of every process, then requeue. If it is a typing error, arm the right timer, cancel this one (`overdue timer cancel`), then drop the message."
             }
             Self::UnreadableOrder | Self::RefusedByDatabase => "Correct the row that the detail names, then requeue.",
             Self::StaysLocked => {

@@ -13,10 +13,12 @@ pub enum RetryReason {
     Authorized,
     /// The gateway closes no trades; this one expires by itself.
     NotClosable,
-    /// Another transaction holds the order's row locked.
+    /// Another transaction holds the order's row, or the timer's, locked.
     Locked,
     /// The order book does not know the order yet.
     UnknownOrder,
+    /// There is no such timer yet.
+    UnknownTimer,
     /// The gateway gave no answer from which anything follows; what it gave instead.
     Unclear(String),
 }
@@ -31,6 +33,7 @@ impl fmt::Display for RetryReason {
             Self::NotClosable => "not_closable",
             Self::Locked => "locked",
             Self::UnknownOrder => "unknown_order",
+            Self::UnknownTimer => "unknown_timer",
             Self::Unclear(answer) => answer,
         })
     }

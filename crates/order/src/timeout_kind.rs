@@ -10,6 +10,8 @@ pub enum TimeoutKind {
     Payment,
     /// The next question to an order's payment gateway.
     Gateway,
+    /// The moment of a timer, of whatever kind its owner calls it.
+    Timer,
 }
 
 /// A kind of timeout that this version does not know.
@@ -19,13 +21,13 @@ pub struct UnknownKind(pub String);
 
 impl TimeoutKind {
     /// Every kind that this version knows.
-    pub const ALL: [Self; 2] = [Self::Payment, Self::Gateway];
+    pub const ALL: [Self; 3] = [Self::Payment, Self::Gateway, Self::Timer];
 
     /// Whether whoever receives it holds it until it is due. It may come early then; the others are handled when they come.
     #[must_use]
     pub fn is_held(self) -> bool {
         match self {
-            Self::Payment => true,
+            Self::Payment | Self::Timer => true,
             Self::Gateway => false,
         }
     }
@@ -36,6 +38,7 @@ impl TimeoutKind {
         match self {
             Self::Payment => "payment",
             Self::Gateway => "gateway",
+            Self::Timer => "timer",
         }
     }
 }

@@ -1,12 +1,12 @@
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
-use crate::commands::{audit, gateway, migrate, openapi, order, parked, publish, refunds, stock, topology};
+use crate::commands::{audit, gateway, migrate, openapi, order, parked, publish, refunds, stock, timer, topology};
 use crate::failure::{EXIT_CODES, Failure};
 use crate::settings::LogSettings;
 use crate::{demo, doctor, run};
 
-/// Closes unpaid orders when their payment deadline passes: on time, once in effect, whatever crashes.
+/// Closes unpaid orders when their payment deadline passes, and fires timers of every kind: on time, once in effect, whatever crashes.
 #[derive(Debug, Parser)]
 #[command(name = "overdue", version, after_help = EXIT_CODES, styles = Styles::styled().header(AnsiColor::Green.on_default()).usage(AnsiColor::Green.on_default()))]
 pub(crate) struct Cli {
@@ -30,6 +30,9 @@ pub(crate) enum Command {
     /// Create an order, pay it, cancel it, open it again, or look at it
     #[command(subcommand)]
     Order(order::Args),
+    /// Arm a timer, cancel it, or look at timers
+    #[command(subcommand)]
+    Timer(timer::Args),
     /// Add to the stock of a SKU
     #[command(subcommand)]
     Stock(stock::Args),
@@ -63,6 +66,7 @@ impl Command {
                 Ok(())
             }
             Self::Order(args) => order::run(args).await,
+            Self::Timer(args) => timer::run(args).await,
             Self::Stock(args) => stock::run(args).await,
             Self::Publish(args) => publish::run(args).await,
             Self::Parked(args) => parked::run(args).await,

@@ -140,6 +140,7 @@ impl From<SqlError> for Failure {
                 let advice = "docs/database-roles.sql has the rights that each role needs";
                 Self::new(Kind::Unreachable, anyhow::anyhow!("database: {message}; {advice}"))
             }
+            Some("OV004") => Self::negative(message.to_owned()),
             _ => Self::new(Kind::Other, anyhow::anyhow!("database: {message}")),
         }
     }

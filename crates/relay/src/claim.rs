@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use database::ServerTime;
-use order::{Deadline, OrderId, ParkReason, TimeoutKind};
+use order::{BadTimeoutId, Deadline, ParkReason, TimeoutId, TimeoutKind};
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection, Row};
 use time::OffsetDateTime;
@@ -15,7 +15,7 @@ use trace::TraceParent;
 pub(crate) struct ClaimedTimeout {
     pub(crate) row: i64,
     pub(crate) kind: TimeoutKind,
-    pub(crate) order: OrderId,
+    pub(crate) id: TimeoutId,
     pub(crate) due: Deadline,
     pub(crate) traceparent: Option<TraceParent>,
 }
@@ -135,13 +135,17 @@ pub(crate) async fn claim_timeouts(
 
 /// A row may have been written by anybody, in whatever form: a checkout does not fail for it.
 fn timeout(row: TimeoutRow) -> Result<ClaimedTimeout, Unsendable> {
-    let TimeoutRow { id, kind, order_id, due_at, traceparent, .. } = row;
-    let unsendable = |reason, detail: String| Unsendable { row: id, reason, detail };
-    let order = OrderId::new(&order_id).map_err(|error| unsendable(ParkReason::IllegalOrderId, error.to_string()))?;
+    let TimeoutRow { id: row, kind, order_id, due_at, traceparent, .. } = row;
+    let unsendable = |reason, detail: String| Unsendable { row, reason, detail };
     let kind: TimeoutKind =
         kind.parse().map_err(|error: order::UnknownKind| unsendable(ParkReason::UnknownKind, error.to_string()))?;
+    let illegal = |error: BadTimeoutId| match error {
+        BadTimeoutId::Order(error) => unsendable(ParkReason::IllegalOrderId, error.to_string()),
+        BadTimeoutId::Timer(error) => unsendable(ParkReason::IllegalTimerId, error.to_string()),
+    };
+    let id = TimeoutId::parse(kind, &order_id).map_err(illegal)?;
     let traceparent = traceparent.and_then(|text| text.parse().ok());
-    Ok(ClaimedTimeout { row: id, kind, order, due: Deadline::at(due_at), traceparent })
+    Ok(ClaimedTimeout { row, kind, id, due: Deadline::at(due_at), traceparent })
 }
 
 /// Moves rows that cannot be sent to the messages that wait for a person.

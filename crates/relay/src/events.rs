@@ -46,7 +46,7 @@ fn messages(row: &ClaimedEvent, source: &str) -> Result<Vec<Outgoing>, (ParkReas
     let traceparent = row.traceparent.as_ref().and_then(|text| text.parse::<TraceParent>().ok());
     let message = |kind: &str, id: &str, order: &str, time, data: &RawValue| {
         let order = OrderId::new(order).map_err(|error| (ParkReason::IllegalOrderId, error.to_string()))?;
-        Ok(Event { id, source, kind, order: &order, time, data, traceparent: traceparent.as_ref() }.into())
+        Ok(Event { id, source, kind, subject: &order, time, data, traceparent: traceparent.as_ref() }.into())
     };
     if row.event != BATCH {
         let data = serde_json::from_str(&row.data).map_err(not_json)?;

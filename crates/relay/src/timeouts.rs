@@ -20,7 +20,7 @@ pub(crate) struct Load {
 pub(crate) fn loads(claimed: Vec<ClaimedTimeout>, lanes: &Lanes, window: Duration, now: OffsetDateTime) -> Vec<Load> {
     let mut routes: BTreeMap<(TimeoutKind, Shard), Vec<ClaimedTimeout>> = BTreeMap::new();
     for timeout in claimed {
-        routes.entry((timeout.kind, lanes.shards().of(&timeout.order))).or_default().push(timeout);
+        routes.entry((timeout.kind, lanes.shards().of(timeout.id.as_str()))).or_default().push(timeout);
     }
     let mut loads = Vec::new();
     for ((kind, shard), timeouts) in routes {
@@ -35,7 +35,7 @@ pub(crate) fn loads(claimed: Vec<ClaimedTimeout>, lanes: &Lanes, window: Duratio
 /// One message for the group. If it is held until its orders are due, each at its own moment, it comes before the first is.
 fn message(group: &[ClaimedTimeout], kind: TimeoutKind, shard: Shard, lanes: &Lanes, now: OffsetDateTime) -> Outgoing {
     let remaining = |timeout: Option<&ClaimedTimeout>| timeout.map_or(Duration::ZERO, |it| it.due.remaining(now));
-    let orders: Vec<_> = group.iter().map(|timeout| (timeout.order.clone(), timeout.due)).collect();
+    let orders: Vec<_> = group.iter().map(|timeout| (timeout.id.clone(), timeout.due)).collect();
     let parents: Vec<TraceParent> = group.iter().filter_map(|timeout| timeout.traceparent.clone()).collect();
     let span = tracing::info_span!(target: trace::TARGET, "send timeout", orders = orders.len());
     trace::follow(&span, &parents);
@@ -49,7 +49,7 @@ fn message(group: &[ClaimedTimeout], kind: TimeoutKind, shard: Shard, lanes: &La
 
 #[cfg(test)]
 mod tests {
-    use order::{Deadline, OrderId, Shards};
+    use order::{Deadline, Shards, TimeoutId};
 
     use super::*;
 
@@ -58,9 +58,10 @@ mod tests {
     }
 
     fn timeout(row: i64, kind: TimeoutKind, due_in_ms: u64) -> ClaimedTimeout {
-        let order = OrderId::new(&format!("order-{row}")).unwrap();
+        let name = if kind == TimeoutKind::Timer { format!("receipt:{row}") } else { format!("order-{row}") };
+        let id = TimeoutId::parse(kind, &name).unwrap();
         let due = Deadline::at(now() + Duration::from_millis(due_in_ms));
-        ClaimedTimeout { row, kind, order, due, traceparent: None }
+        ClaimedTimeout { row, kind, id, due, traceparent: None }
     }
 
     /// Rows and key of each message, in the order of the keys.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use broker::Incoming;
-use order::{Deadline, OrderId};
+use order::{Deadline, TimeoutId};
 use time::OffsetDateTime;
 
 use crate::early::is_early;
@@ -52,7 +52,7 @@ impl Arrived {
     }
 
     /// The orders that go on to another lane.
-    pub(crate) fn orders_onward(&self) -> Vec<(OrderId, Deadline)> {
+    pub(crate) fn orders_onward(&self) -> Vec<(TimeoutId, Deadline)> {
         let orders = self.onward.iter().filter_map(Incoming::due).flatten();
         orders.map(|(id, due)| (id.clone(), due)).collect()
     }
@@ -102,7 +102,7 @@ mod tests {
         let messages = vec![ours(1, 0), ours(2, 10), ours(3, 11), pushed_out, came_early_by_a_little];
         let arrived = Arrived::sort(messages, now(), Holding::Within(MARGIN), &mut hold);
         assert_eq!(counts(&arrived, &held), [0, 1, 1, 3]);
-        assert_eq!(arrived.orders_onward()[0].0, id("o-3"));
+        assert_eq!(arrived.orders_onward()[0].0, id("o-3").into());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use book::{BookError, ParkedTable, Parking};
 use broker::{Broker, BrokerError, ParkedMessage, ParkedQueue, Publisher};
-use order::OrderId;
+use order::TimeoutId;
 use retry::Policy;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
@@ -178,7 +178,7 @@ fn parking(message: &ParkedMessage) -> Parking {
     Parking {
         reason: message.reason.clone(),
         detail: message.detail.clone(),
-        orders: message.orders.iter().map(OrderId::to_string).collect(),
+        orders: message.ids.iter().map(TimeoutId::to_string).collect(),
         routing_key: message.routing_key.clone(),
         properties: message.properties.clone(),
         headers: message.headers.clone(),

@@ -90,7 +90,7 @@ fn kept_back(message: &Incoming, now: OffsetDateTime) -> Option<impl Iterator<It
     let farthest = now + Duration::from_hours(366 * 24);
     let (kind, trace) = (message.kind(), message.traceparent());
     let mut dues = message.due().into_iter().flatten().map(|(_, due)| due.instant());
-    Some(content.orders.iter().map(move |id| {
+    Some(content.ids.iter().map(move |id| {
         // What is due already is to be looked at again.
         let due = dues.next().filter(|due| *due > now).unwrap_or(until).min(farthest);
         KeptBack { id: id.clone(), kind, due, wait, trace: trace.clone() }

@@ -14,7 +14,7 @@ use broker::{DeliveryTag, Incoming, wire};
 use http::HeaderMap;
 use order::{
     Attempts, CloseOutcome, Deadline, Money, OrderFacts, OrderId, OrderStatus, PaymentFacts, PaymentState, Prepay,
-    Receipt, Trade, TradeState,
+    Receipt, TimeoutId, Trade, TradeState,
 };
 use payment::{GatewayFault, Notification, PaymentGateway, Refund, RefundRequest};
 use prometheus_client::metrics::counter::Counter;
@@ -48,7 +48,8 @@ pub(crate) fn overdue() -> OrderFacts {
 
 /// A message of ours, with these orders.
 pub(crate) fn of_ours(tag: u64, orders: &[(OrderId, Deadline)]) -> Incoming {
-    Incoming::untouched_by_a_broker("now.payment", &wire::encode(orders)).of_ours(DeliveryTag::of(tag))
+    let ids: Vec<(TimeoutId, Deadline)> = orders.iter().map(|(id, due)| (id.clone().into(), *due)).collect();
+    Incoming::untouched_by_a_broker("now.payment", &wire::encode(&ids)).of_ours(DeliveryTag::of(tag))
 }
 
 pub(crate) fn deadline() -> Deadline {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use broker::{Incoming, wire};
-use order::{Attempts, Deadline, OrderId, ParkReason, coalesce};
+use order::{Attempts, Deadline, ParkReason, TimeoutId, coalesce};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
@@ -13,14 +13,14 @@ use crate::outcome::{Outcome, Recheck, Settled, When};
 /// A message that must be published before a batch may be acked. Its lane is chosen when it is sent, which may be long after
 /// it was decided.
 pub(crate) enum FollowUp<'a> {
-    /// Orders whose payment deadline lies ahead, within the window of each other; the one due first is first.
-    Wait(Vec<(OrderId, Deadline)>),
+    /// Orders whose payment deadline lies ahead, or timers, within the window of each other; the one due first is first.
+    Wait(Vec<(TimeoutId, Deadline)>),
     /// Orders whose gateways are to be asked now.
-    HandOver(Vec<(OrderId, Deadline)>),
+    HandOver(Vec<(TimeoutId, Deadline)>),
     /// Orders whose gateways are to be asked again.
-    Recheck { orders: Vec<(OrderId, Deadline)>, attempts: Attempts, when: When },
+    Recheck { orders: Vec<(TimeoutId, Deadline)>, attempts: Attempts, when: When },
     /// Orders of a message that are to be looked at again.
-    LookAgain { message: &'a Incoming, orders: Vec<OrderId>, attempts: Attempts, when: When },
+    LookAgain { message: &'a Incoming, orders: Vec<TimeoutId>, attempts: Attempts, when: When },
     /// A message, or a part of one, for a person.
     Park { message: &'a Incoming, part: Part<'a>, reason: ParkReason, detail: String },
 }
@@ -30,7 +30,7 @@ pub(crate) enum FollowUp<'a> {
 pub(crate) enum Part<'a> {
     Whole,
     Entries(Vec<&'a RawValue>),
-    Orders(Vec<&'a OrderId>),
+    Orders(Vec<&'a TimeoutId>),
 }
 
 /// How many orders whose gateways are to be asked share a message.
@@ -43,8 +43,8 @@ const RECHECK_WINDOW: Duration = Duration::from_secs(1);
 /// deadlines within `window` of each other share a message.
 pub(crate) fn follow_ups<'a>(
     messages: &[&'a Incoming],
-    settled: &'a Settled,
-    onward: Vec<(OrderId, Deadline)>,
+    settled: &'a Settled<TimeoutId>,
+    onward: Vec<(TimeoutId, Deadline)>,
     window: Duration,
     now: OffsetDateTime,
 ) -> Vec<FollowUp<'a>> {
@@ -81,7 +81,7 @@ fn recheck(rechecks: &[Recheck], now: OffsetDateTime) -> Vec<FollowUp<'static>> 
         let due = |recheck: &&Recheck| Deadline::at(recheck.when.not_before);
         for group in coalesce(rechecks, due, now, RECHECK_WINDOW, GATEWAY_ORDERS_MAX) {
             let not_before = group.last().map_or(now, |latest| latest.when.not_before);
-            let orders = group.into_iter().map(|recheck| (recheck.id.clone(), recheck.deadline)).collect();
+            let orders = group.into_iter().map(|recheck| (recheck.id.clone().into(), recheck.deadline)).collect();
             let when = When { not_before, back_off };
             follow_ups.push(FollowUp::Recheck { orders, attempts: attempts.clone(), when });
         }
@@ -91,10 +91,10 @@ fn recheck(rechecks: &[Recheck], now: OffsetDateTime) -> Vec<FollowUp<'static>> 
 
 /// The orders of this message that are to be looked at again. They came together and go on together, when the last of them
 /// is to be looked at.
-fn look_again<'a>(message: &'a Incoming, unsettled: &HashMap<&OrderId, (&Attempts, When)>) -> Option<FollowUp<'a>> {
+fn look_again<'a>(message: &'a Incoming, unsettled: &HashMap<&TimeoutId, (&Attempts, When)>) -> Option<FollowUp<'a>> {
     let mut latest: Option<(&Attempts, When)> = None;
     let mut orders = Vec::new();
-    for id in &message.content.as_ref().ok()?.orders {
+    for id in &message.content.as_ref().ok()?.ids {
         let Some((attempts, when)) = unsettled.get(id) else { continue };
         if !orders.contains(id) {
             orders.push(id.clone());
@@ -108,7 +108,7 @@ fn look_again<'a>(message: &'a Incoming, unsettled: &HashMap<&OrderId, (&Attempt
 
 /// What of this message is parked: all of it if it cannot be understood, else the entries that name no order, and the orders
 /// that cannot be handled. Those for the same reason are parked together: a message costs no more than itself.
-fn park<'a>(message: &'a Incoming, parked: &HashMap<&OrderId, (ParkReason, &str)>) -> Vec<FollowUp<'a>> {
+fn park<'a>(message: &'a Incoming, parked: &HashMap<&TimeoutId, (ParkReason, &str)>) -> Vec<FollowUp<'a>> {
     let park = |part, reason, detail| FollowUp::Park { message, part, reason, detail };
     let content = match &message.content {
         Ok(content) => content,
@@ -120,8 +120,8 @@ fn park<'a>(message: &'a Incoming, parked: &HashMap<&OrderId, (ParkReason, &str)
     }
     let bad = bad.into_iter().map(|((reason, detail), entries)| park(Part::Entries(entries), reason, detail));
     // An order that the message names twice is parked once.
-    let mut alike: BTreeMap<(ParkReason, &str), BTreeSet<&OrderId>> = BTreeMap::new();
-    for id in &content.orders {
+    let mut alike: BTreeMap<(ParkReason, &str), BTreeSet<&TimeoutId>> = BTreeMap::new();
+    for id in &content.ids {
         if let Some(why) = parked.get(id) {
             alike.entry(*why).or_default().insert(id);
         }
@@ -145,9 +145,9 @@ mod tests {
         Incoming::untouched_by_a_broker("30m.payment", body.as_bytes())
     }
 
-    fn settled(outcomes: impl IntoIterator<Item = (String, Outcome)>) -> Settled {
+    fn settled(outcomes: impl IntoIterator<Item = (String, Outcome)>) -> Settled<TimeoutId> {
         let mut settled = Settled::new(0, ServerTime::from(now()));
-        settled.outcomes = outcomes.into_iter().map(|(name, outcome)| (id(&name), outcome)).collect();
+        settled.outcomes = outcomes.into_iter().map(|(name, outcome)| (id(&name).into(), outcome)).collect();
         settled
     }
 
@@ -231,7 +231,7 @@ mod tests {
         let [FollowUp::LookAgain { orders, attempts, when, .. }] = follow_ups.as_slice() else {
             panic!("{} follow", follow_ups.len())
         };
-        assert_eq!(orders, &[id("a"), id("b")], "each once, and the closed one not at all");
+        assert_eq!(orders, &[id("a").into(), id("b").into()], "each once, and the closed one not at all");
         assert_eq!((attempts.made, *when), (3, When::at(now() + Duration::from_secs(9))));
     }
 

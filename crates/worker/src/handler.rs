@@ -3,17 +3,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use book::{Actor, ServerTime};
-use order::{Attempts, OrderId};
+use order::{Attempts, TimeoutId};
 use trace::TraceParent;
 
 use crate::outcome::Settled;
 use crate::patience::{Interrupted, Patience};
 
-/// Handles orders that are due for one kind of timeout. Messages, the sweep and people who look at an order all go this way.
+/// Handles what is due for one kind of timeout.
 #[async_trait]
 pub(crate) trait Handler: Send + Sync {
-    /// Handles these orders, with their attempts so far, until the outcome of each is known.
-    async fn handle(&self, due: &BTreeMap<OrderId, Attempts>, context: &Context) -> Result<Settled, Interrupted>;
+    /// Handles these orders, or timers, with their attempts so far, until the outcome of each is known.
+    async fn handle(&self, due: &BTreeMap<TimeoutId, Attempts>, context: &Context) -> Result<Settled<TimeoutId>, Interrupted>;
 
     /// Waits until the servers answer that handling needs. While they do not, nothing needs to be taken from a queue. Returns the
     /// book's time, if it tells.
@@ -23,7 +23,7 @@ pub(crate) trait Handler: Send + Sync {
     fn closed_for(&self) -> Option<Duration>;
 }
 
-/// On whose behalf orders are handled, as part of which trace, and how long servers that are away are waited for.
+/// On whose behalf they are handled, as part of which trace, and how long servers that are away are waited for.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
     pub(crate) by: Actor,

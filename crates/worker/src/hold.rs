@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use broker::{DeliveryTag, Incoming};
-use order::OrderId;
+use order::TimeoutId;
 use prometheus_client::metrics::gauge::Gauge;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
@@ -200,8 +200,8 @@ impl State {
 
 impl Taken {
     /// The order, and the message that brought it.
-    pub(crate) fn order(&self) -> Option<(&OrderId, &Incoming)> {
-        Some((self.message.content.as_ref().ok()?.orders.get(self.place.index)?, &self.message))
+    pub(crate) fn order(&self) -> Option<(&TimeoutId, &Incoming)> {
+        Some((self.message.content.as_ref().ok()?.ids.get(self.place.index)?, &self.message))
     }
 }
 

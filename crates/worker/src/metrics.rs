@@ -1,4 +1,6 @@
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -9,13 +11,21 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::outcome::{Outcome, OutcomeKind};
 
+/// Counters by outcome.
+type Outcomes = Family<[(&'static str, &'static str); 1], Counter>;
+
 /// What worker, sweep and passive close of a process have done since its start. Copies count together.
 #[derive(Debug, Clone)]
 pub struct WorkerMetrics {
-    outcomes: Family<[(&'static str, &'static str); 1], Counter>,
+    outcomes: Outcomes,
+    timer_outcomes: Outcomes,
     /// From the deadline of an order to its close, in seconds, by the book's clock.
     close_lateness: Histogram,
     close_lateness_max_ms: Gauge,
+    /// From the moment at which a timer was due to its firing, in seconds, by the database's clock, by the timer's kind.
+    timer_lateness: Family<[(&'static str, String); 1], Histogram, fn() -> Histogram>,
+    /// The kinds that have a label of their own.
+    timer_kinds: Arc<Mutex<HashSet<String>>>,
     /// Orders in a batch.
     pub(crate) batch_orders: Histogram,
     /// Batches that were acked.
@@ -52,6 +62,8 @@ pub struct WorkerMetrics {
     pub rescued: Counter,
     /// Orders that the sweep has closed or found paid, and whose deadline was moved into the past.
     pub moved: Counter,
+    /// Timers that the sweep has fired: no message brought them in time.
+    pub timers_rescued: Counter,
     /// Orders that were closed or found paid because a request looked at them.
     pub passively_settled: Counter,
     /// Whether this process sweeps: 1 or 0.
@@ -60,23 +72,44 @@ pub struct WorkerMetrics {
     pub sweep_rounds: Counter,
     /// Orders past their deadline that the sweep could not settle at its last round.
     pub sweep_stuck_orders: Gauge,
+    /// Timers past their time that the sweep could not fire at its last round.
+    pub sweep_stuck_timers: Gauge,
 }
 
 /// Upper bounds, in seconds: around the coalescing window where all is well, up to hours where it is not.
 const LATENESS_BUCKETS_S: [f64; 14] =
     [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0];
 
+/// How timers can end.
+const TIMER_OUTCOMES: [OutcomeKind; 5] = [
+    OutcomeKind::Fired,
+    OutcomeKind::Unchanged,
+    OutcomeKind::Waiting,
+    OutcomeKind::LookedAtAgain,
+    OutcomeKind::Parked,
+];
+
+/// So many kinds of timers have a label of their own; the rest share `other`.
+const TIMER_KINDS_MAX: usize = 64;
+
 impl Default for WorkerMetrics {
     fn default() -> Self {
-        let outcomes = Family::<[(&'static str, &'static str); 1], Counter>::default();
+        let outcomes = Outcomes::default();
         // So that each is shown from the first, as zero.
-        for kind in OutcomeKind::ALL {
+        for kind in OutcomeKind::ALL.into_iter().filter(|kind| *kind != OutcomeKind::Fired) {
             drop(outcomes.get_or_create(&label(kind)));
+        }
+        let timer_outcomes = Outcomes::default();
+        for kind in TIMER_OUTCOMES {
+            drop(timer_outcomes.get_or_create(&label(kind)));
         }
         Self {
             outcomes,
+            timer_outcomes,
             close_lateness: Histogram::new(LATENESS_BUCKETS_S),
             close_lateness_max_ms: Gauge::default(),
+            timer_lateness: Family::new_with_constructor(|| Histogram::new(LATENESS_BUCKETS_S)),
+            timer_kinds: Arc::default(),
             batch_orders: Histogram::new(exponential_buckets(1.0, 4.0, 9)),
             batches: Counter::default(),
             messages: Counter::default(),
@@ -95,10 +128,12 @@ impl Default for WorkerMetrics {
             refunds_arrived: Counter::default(),
             rescued: Counter::default(),
             moved: Counter::default(),
+            timers_rescued: Counter::default(),
             passively_settled: Counter::default(),
             sweep_leader: Gauge::default(),
             sweep_rounds: Counter::default(),
             sweep_stuck_orders: Gauge::default(),
+            sweep_stuck_timers: Gauge::default(),
         }
     }
 }
@@ -115,8 +150,15 @@ impl WorkerMetrics {
             Unit::Seconds,
             self.close_lateness.clone(),
         );
+        registry.register_with_unit(
+            "timer_lateness",
+            "From the moment at which a timer was due to its firing, by the database's clock, by the timer's kind",
+            Unit::Seconds,
+            self.timer_lateness.clone(),
+        );
         registry.register("batch_orders", "Orders in a batch", self.batch_orders.clone());
         registry.register("orders", "Orders that were looked at, by their outcome", self.outcomes.clone());
+        registry.register("timers", "Timers that were looked at, by their outcome", self.timer_outcomes.clone());
         registry.register("messages", "Messages that were acked", self.messages.clone());
         registry.register("batches", "Batches that were acked", self.batches.clone());
         registry.register(
@@ -145,6 +187,11 @@ impl WorkerMetrics {
             "moved",
             "Orders that the sweep has settled, and whose deadline was moved into the past",
             self.moved.clone(),
+        );
+        registry.register(
+            "timers_rescued",
+            "Timers that the sweep has fired: no message brought them in time",
+            self.timers_rescued.clone(),
         );
         registry.register(
             "passively_settled",
@@ -181,6 +228,11 @@ impl WorkerMetrics {
             "Orders past their deadline that the sweep could not settle at its last round",
             self.sweep_stuck_orders.clone(),
         );
+        registry.register(
+            "sweep_stuck_timers",
+            "Timers past their time that the sweep could not fire at its last round",
+            self.sweep_stuck_timers.clone(),
+        );
     }
 
     /// How many orders ended like this.
@@ -192,7 +244,7 @@ impl WorkerMetrics {
     /// How many orders were looked at, each once in a batch.
     #[must_use]
     pub fn orders_seen(&self) -> u64 {
-        OutcomeKind::ALL.iter().map(|kind| self.orders(*kind)).sum()
+        OutcomeKind::ALL.iter().filter(|kind| **kind != OutcomeKind::Fired).map(|kind| self.orders(*kind)).sum()
     }
 
     /// The greatest lateness of a close.
@@ -201,13 +253,33 @@ impl WorkerMetrics {
         Duration::from_millis(self.close_lateness_max_ms.get().unsigned_abs())
     }
 
+    /// How many timers ended like this.
+    #[must_use]
+    pub fn timers(&self, kind: OutcomeKind) -> u64 {
+        self.timer_outcomes.get_or_create(&label(kind)).get()
+    }
+
+    /// Counts how orders ended.
     pub(crate) fn count<'a>(&self, outcomes: impl Iterator<Item = &'a Outcome>) {
+        self.count_in(&self.outcomes, outcomes);
+    }
+
+    /// Counts how timers ended.
+    pub(crate) fn count_timers<'a>(&self, outcomes: impl Iterator<Item = &'a Outcome>) {
+        self.count_in(&self.timer_outcomes, outcomes);
+    }
+
+    fn count_in<'a>(
+        &self,
+        family: &Outcomes,
+        outcomes: impl Iterator<Item = &'a Outcome>,
+    ) {
         let mut counts = [0; OutcomeKind::ALL.len()];
         for outcome in outcomes {
             counts[outcome.kind() as usize] += 1;
         }
         for (kind, count) in OutcomeKind::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0) {
-            self.outcomes.get_or_create(&label(kind)).inc_by(count);
+            family.get_or_create(&label(kind)).inc_by(count);
             if matches!(kind, OutcomeKind::Retried | OutcomeKind::LookedAtAgain) {
                 self.attempts_in_vain.inc_by(count);
             }
@@ -218,6 +290,21 @@ impl WorkerMetrics {
         self.close_lateness.observe(lateness.as_secs_f64());
         let ms = i64::try_from(lateness.as_millis()).unwrap_or(i64::MAX);
         self.close_lateness_max_ms.inner().fetch_max(ms, Ordering::Relaxed);
+    }
+
+    /// A timer of this kind has fired.
+    pub(crate) fn fired_late(&self, kind: &str, lateness: Duration) {
+        let label = self.label_of(kind);
+        self.timer_lateness.get_or_create(&[("kind", label)]).observe(lateness.as_secs_f64());
+    }
+
+    /// Kinds are words of whoever arms timers; there may be any number of them.
+    fn label_of(&self, kind: &str) -> String {
+        let mut known = self.timer_kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < TIMER_KINDS_MAX && !known.contains(kind) {
+            known.insert(kind.to_owned());
+        }
+        if known.contains(kind) { kind.to_owned() } else { "other".to_owned() }
     }
 
     pub(crate) fn enter_gateway(&self) -> InFlight<'_> {

@@ -81,7 +81,8 @@ impl Outbound {
             FollowUp::Wait(orders) => {
                 let remaining = orders.first().map_or(Duration::ZERO, |(_, earliest)| earliest.remaining(now));
                 let hop = self.lanes.choose_within(remaining, margin);
-                Outgoing::timeout(TimeoutKind::Payment, orders, hop, self.shard).until(now + hop.wait())
+                let kind = orders.first().map_or(TimeoutKind::Payment, |(id, _)| id.due_kind());
+                Outgoing::timeout(kind, orders, hop, self.shard).until(now + hop.wait())
             }
             FollowUp::HandOver(orders) => Outgoing::timeout(TimeoutKind::Gateway, orders, Hop::Now, self.shard),
             FollowUp::Recheck { orders, attempts, .. } => {
@@ -96,7 +97,7 @@ impl Outbound {
             FollowUp::Park { message, part, reason, detail } => match part {
                 Part::Whole => message.parked(*reason, detail),
                 Part::Entries(entries) => message.parked_entries(entries, *reason, detail),
-                Part::Orders(orders) => message.parked_orders(orders, *reason, detail),
+                Part::Orders(orders) => message.parked_ids(orders, *reason, detail),
             },
         };
         message.traced(trace)

@@ -1,11 +1,18 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use book::ServerTime;
-use order::{Attempts, Deadline, OrderId, ParkReason, RetryReason};
+use book::{ItemReply, ServerTime};
+use order::{Attempts, Deadline, OrderId, ParkReason, RetryReason, TimeoutId};
+use retry::Policy;
 use time::OffsetDateTime;
 
-/// How an order ended, in one batch.
+/// Between looks at a row that another transaction has locked.
+const LOCKED: Policy = Policy { initial: Duration::from_secs(1), max: Duration::from_secs(30) };
+
+/// After so many looks, a quarter of an hour, one that stays locked is for a person.
+const LOCKED_ATTEMPTS_MAX: u32 = 32;
+
+/// How an order, or a timer, ended, in one batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// Closed by us.
@@ -14,7 +21,9 @@ pub(crate) enum Outcome {
     Paid,
     /// It had ended before this payment came: the money goes back, or a person decides.
     Late,
-    /// Paid, cancelled or closed before.
+    /// A timer that has fired.
+    Fired,
+    /// Paid, cancelled or closed before; of a timer: fired or cancelled before.
     Unchanged,
     /// Not due yet: to be looked at again then.
     Waiting(Deadline),
@@ -24,7 +33,7 @@ pub(crate) enum Outcome {
     Retried(RetryReason),
     /// Its gateway cannot be asked now, for this reason: to be asked again, with no attempt spent.
     Held(String),
-    /// The book does not know it yet, or another transaction holds it: to be looked at again, with these attempts.
+    /// The database does not know it yet, or another transaction holds it: to be looked at again, with these attempts.
     LookAgain { attempts: Attempts, when: When },
     /// For a person.
     Parked { reason: ParkReason, detail: String },
@@ -39,6 +48,8 @@ pub enum OutcomeKind {
     Paid,
     /// Paid after it had ended.
     LatePayment,
+    /// A timer that has fired.
+    Fired,
     /// Settled before.
     Unchanged,
     /// Not due yet.
@@ -74,21 +85,51 @@ pub(crate) struct Recheck {
     pub(crate) when: When,
 }
 
-/// How all orders of a batch ended.
+/// How all orders, or timers, of a batch ended.
 #[derive(Debug)]
-pub(crate) struct Settled {
-    pub(crate) outcomes: HashMap<OrderId, Outcome>,
+pub(crate) struct Settled<I = OrderId> {
+    pub(crate) outcomes: HashMap<I, Outcome>,
     pub(crate) rechecks: Vec<Recheck>,
     /// The book's time.
     pub(crate) time: ServerTime,
 }
 
 impl Outcome {
+    /// What follows from what the database has replied about something that was to be changed; `None`: it is to be loaded again.
+    pub(crate) fn of<R>(
+        item: ItemReply<R>,
+        attempts: &Attempts,
+        now: OffsetDateTime,
+        done: impl FnOnce(R) -> Option<Self>,
+    ) -> Option<Self> {
+        match item {
+            ItemReply::Done(reply) => done(reply),
+            ItemReply::Changed | ItemReply::Unknown => None,
+            ItemReply::Locked(why) => Some(Self::look_again_when_free(attempts, why, now)),
+            ItemReply::Later(wait) => {
+                Some(Self::LookAgain { attempts: attempts.clone(), when: When::at(now + wait) })
+            }
+            ItemReply::Refused(detail) => Some(Self::Parked { reason: ParkReason::RefusedByDatabase, detail }),
+        }
+    }
+
+    /// Another transaction has the row locked, perhaps for long, or it takes long.
+    pub(crate) fn look_again_when_free(attempts: &Attempts, why: String, now: OffsetDateTime) -> Self {
+        let attempts = attempts.clone().plus(now, &RetryReason::Locked);
+        if attempts.made >= LOCKED_ATTEMPTS_MAX {
+            let detail = format!("{} attempts; the last: {why}", attempts.made);
+            return Self::Parked { reason: ParkReason::StaysLocked, detail };
+        }
+        let when = When::backed_off(now, LOCKED.nominal(attempts.made));
+        Self::LookAgain { attempts, when }
+    }
+
     pub(crate) fn kind(&self) -> OutcomeKind {
         match self {
             Self::Closed => OutcomeKind::Closed,
             Self::Paid => OutcomeKind::Paid,
             Self::Late => OutcomeKind::LatePayment,
+            Self::Fired => OutcomeKind::Fired,
             Self::Unchanged => OutcomeKind::Unchanged,
             Self::Waiting(_) => OutcomeKind::Waiting,
             Self::HandedOver(_) => OutcomeKind::HandedOver,
@@ -102,10 +143,11 @@ impl Outcome {
 
 impl OutcomeKind {
     /// Every kind, in the order of the variants.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Closed,
         Self::Paid,
         Self::LatePayment,
+        Self::Fired,
         Self::Unchanged,
         Self::Waiting,
         Self::HandedOver,
@@ -122,6 +164,7 @@ impl OutcomeKind {
             Self::Closed => "closed",
             Self::Paid => "paid",
             Self::LatePayment => "late_payment",
+            Self::Fired => "fired",
             Self::Unchanged => "unchanged",
             Self::Waiting => "waiting",
             Self::HandedOver => "handed_over",
@@ -150,8 +193,15 @@ impl When {
     }
 }
 
-impl Settled {
-    pub(crate) fn new(orders: usize, time: ServerTime) -> Self {
-        Self { outcomes: HashMap::with_capacity(orders), rechecks: Vec::new(), time }
+impl<I> Settled<I> {
+    pub(crate) fn new(count: usize, time: ServerTime) -> Self {
+        Self { outcomes: HashMap::with_capacity(count), rechecks: Vec::new(), time }
+    }
+}
+
+impl Settled<TimeoutId> {
+    /// The same, by names that all kinds of timeouts share.
+    pub(crate) fn of<I: Into<TimeoutId>>(Settled { outcomes, rechecks, time }: Settled<I>) -> Self {
+        Self { outcomes: outcomes.into_iter().map(|(id, outcome)| (id.into(), outcome)).collect(), rechecks, time }
     }
 }

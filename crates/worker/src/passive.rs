@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use crate::gateways::Gateways;
-use crate::handler::{Context, Handler};
+use crate::handler::Context;
 use crate::metrics::WorkerMetrics;
 use crate::outcome::Outcome;
 use crate::patience::Patience;
@@ -24,7 +24,7 @@ use crate::shared_book::SharedBook;
 /// settled by its message or by the sweep.
 #[derive(Clone)]
 pub struct PassiveClose {
-    handler: Arc<dyn Handler>,
+    settler: Arc<Settler>,
     by: Actor,
     patience: Patience,
     metrics: WorkerMetrics,
@@ -54,7 +54,7 @@ impl PassiveClose {
     pub fn new(book: &SharedBook, gateways: &Gateways, shutdown: CancellationToken) -> Self {
         let metrics = gateways.metrics();
         Self {
-            handler: Arc::new(Settler::new(book, gateways, Mode::Passive, UnknownOrders::default())),
+            settler: Arc::new(Settler::new(book, gateways, Mode::Passive, UnknownOrders::default())),
             by: Actor::on_timeout("passive"),
             patience: Patience::endless(shutdown, metrics.waits.clone()),
             metrics,
@@ -100,7 +100,7 @@ impl PassiveClose {
 
     async fn settle(self, id: OrderId, context: Context, under_way: UnderWay) {
         let due = BTreeMap::from([(id.clone(), Attempts::default())]);
-        let settled = self.handler.handle(&due, &context).await.ok();
+        let settled = self.settler.settle(&due, &context).await.ok();
         match settled.and_then(|mut settled| settled.outcomes.remove(&id)) {
             Some(Outcome::Closed | Outcome::Paid) => drop(self.metrics.passively_settled.inc()),
             Some(Outcome::Unchanged | Outcome::Waiting(_)) => {}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use book::ServerTime;
 use broker::{Broker, DeliveryTag, Incoming, Session, SessionEnd};
-use order::{Attempts, Deadline, OrderId, Shard, TimeoutKind};
+use order::{Attempts, Deadline, Shard, TimeoutId, TimeoutKind};
 use retry::Policy;
 use time::OffsetDateTime;
 use trace::{Throttle, TraceParent};
@@ -84,9 +84,9 @@ enum Next {
 struct Work<'a> {
     /// Messages with orders that are due, or that cannot be understood.
     messages: Vec<&'a Incoming>,
-    due: BTreeMap<OrderId, Attempts>,
+    due: BTreeMap<TimeoutId, Attempts>,
     /// Orders that go on to another lane.
-    onward: Vec<(OrderId, Deadline)>,
+    onward: Vec<(TimeoutId, Deadline)>,
     parents: Vec<TraceParent>,
 }
 
@@ -356,7 +356,7 @@ async fn after(wait: Duration) {
 /// What is to be done for messages that have arrived, and for orders that were held until now.
 fn work<'a>(arrived: &'a Arrived, taken: &'a [Taken]) -> Work<'a> {
     let arrived_orders = arrived.due.iter().flat_map(|message| {
-        let orders = message.content.iter().flat_map(|content| &content.orders);
+        let orders = message.content.iter().flat_map(|content| &content.ids);
         orders.map(move |id| (id, message))
     });
     let due = due(arrived_orders.chain(taken.iter().filter_map(Taken::order)));
@@ -367,8 +367,8 @@ fn work<'a>(arrived: &'a Arrived, taken: &'a [Taken]) -> Work<'a> {
 
 /// These orders, each once, in the order of their IDs, with the fewest attempts that a message counts. A message may have been
 /// forged, with a count of its own.
-fn due<'a>(orders: impl Iterator<Item = (&'a OrderId, &'a Incoming)>) -> BTreeMap<OrderId, Attempts> {
-    let mut due: BTreeMap<OrderId, Attempts> = BTreeMap::new();
+fn due<'a>(orders: impl Iterator<Item = (&'a TimeoutId, &'a Incoming)>) -> BTreeMap<TimeoutId, Attempts> {
+    let mut due: BTreeMap<TimeoutId, Attempts> = BTreeMap::new();
     for (id, message) in orders {
         let attempts = message.attempts();
         match due.get_mut(id) {
@@ -390,7 +390,7 @@ mod tests {
         let due = [b"b".as_slice(), body, b"{", b"a"].map(|body| Incoming::untouched_by_a_broker("30m.payment", body));
         let arrived = Arrived { due: due.into(), ..Arrived::default() };
         let work = work(&arrived, &[]);
-        assert_eq!(work.due.keys().map(OrderId::as_str).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(work.due.keys().map(TimeoutId::as_str).collect::<Vec<_>>(), ["a", "b"]);
         assert!(work.due.values().all(|attempts| attempts.made == 0));
         assert_eq!(work.messages.len(), 4);
     }

@@ -101,12 +101,6 @@ impl Default for UnknownOrders {
     }
 }
 
-/// Between looks at an order that another transaction has locked.
-const LOCKED: Policy = Policy { initial: Duration::from_secs(1), max: Duration::from_secs(30) };
-
-/// After so many looks, a quarter of an hour, an order that stays locked is for a person.
-const LOCKED_ATTEMPTS_MAX: u32 = 32;
-
 impl Mode {
     pub(crate) fn asks(self) -> bool {
         matches!(self, Self::Gateway | Self::SweepGateway | Self::Passive)
@@ -141,7 +135,7 @@ impl Rules {
                 ItemReply::Refused(detail) => {
                     plan.end(open.id, parked(ParkReason::UnreadableOrder, detail.clone()));
                 }
-                ItemReply::Locked(why) => plan.end(open.id, look_again_when_free(open.attempts, why.clone(), now)),
+                ItemReply::Locked(why) => plan.end(open.id, Outcome::look_again_when_free(open.attempts, why.clone(), now)),
                 ItemReply::Later(wait) => {
                     let when = When::at(now + *wait);
                     plan.end(open.id, Outcome::LookAgain { attempts: open.attempts.clone(), when });
@@ -327,16 +321,6 @@ impl Plan {
     fn end(&mut self, id: &OrderId, outcome: Outcome) {
         self.ended.push((id.clone(), outcome));
     }
-}
-
-/// Another transaction has the order locked, perhaps for long, or it takes long.
-pub(crate) fn look_again_when_free(attempts: &Attempts, why: String, now: OffsetDateTime) -> Outcome {
-    let attempts = attempts.clone().plus(now, &RetryReason::Locked);
-    if attempts.made >= LOCKED_ATTEMPTS_MAX {
-        return parked(ParkReason::StaysLocked, format!("{} attempts; the last: {why}", attempts.made));
-    }
-    let when = When::backed_off(now, LOCKED.nominal(attempts.made));
-    Outcome::LookAgain { attempts, when }
 }
 
 fn parked(reason: ParkReason, detail: String) -> Outcome {

@@ -24,9 +24,9 @@ use crate::stuck::Stuck;
 pub(crate) struct Rounds {
     book: SharedBook,
     /// Closes orders for which no gateway must be asked, and tells which orders need one.
-    handler: Arc<dyn Handler>,
+    settler: Arc<Settler>,
     /// For those.
-    gateway_handler: Arc<dyn Handler>,
+    gateway_settler: Arc<Settler>,
     context: Context,
     metrics: WorkerMetrics,
     stuck: Stuck,
@@ -46,7 +46,7 @@ pub(crate) enum Unfinished {
 }
 
 /// How long a server that is away is waited for within a round.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How many orders' gateways are asked together.
 const GATEWAY_ORDERS_MAX: usize = 256;
@@ -57,11 +57,11 @@ const UNFINISHED_MAX: usize = 1024;
 impl Rounds {
     pub(crate) fn new(book: SharedBook, gateways: &Gateways, shutdown: CancellationToken) -> Self {
         let metrics = gateways.metrics();
-        let handler = |mode| Arc::new(Settler::new(&book, gateways, mode, UnknownOrders::default()));
+        let settler = |mode| Arc::new(Settler::new(&book, gateways, mode, UnknownOrders::default()));
         let patience = Patience::endless(shutdown, metrics.waits.clone());
         Self {
-            handler: handler(Mode::Sweep),
-            gateway_handler: handler(Mode::SweepGateway),
+            settler: settler(Mode::Sweep),
+            gateway_settler: settler(Mode::SweepGateway),
             context: Context { by: Actor::on_timeout("sweep"), trace: None, patience },
             book,
             metrics,
@@ -90,7 +90,7 @@ impl Rounds {
             let Ok(Some(page)) = page else { return Err(Unfinished::NoPages) };
             let now = Instant::now();
             let due = page.ids.iter().filter(|id| self.stuck.is_due(id, now)).cloned().collect();
-            let outcomes = settle(&*self.handler, due, &self.context, PATIENCE).await?;
+            let outcomes = settle(&self.settler, due, &self.context, PATIENCE).await?;
             self.take_stock(&outcomes).await;
             let handed_over = |(id, outcome)| matches!(outcome, Outcome::HandedOver(_)).then_some(id);
             to_ask.extend(outcomes.into_iter().filter_map(handed_over));
@@ -114,7 +114,7 @@ impl Rounds {
     /// Orders that have ended and have a payment that could still be made. None while gateways are being asked, or cannot be: the
     /// look at them would be put off without being taken.
     async fn unfinished(&self) -> Result<Vec<OrderId>, Unfinished> {
-        if self.asking.is_some() || self.gateway_handler.closed_for().is_some() {
+        if self.asking.is_some() || self.gateway_settler.closed_for().is_some() {
             return Ok(Vec::new());
         }
         let patience = self.context.patience.lasting(PATIENCE);
@@ -127,11 +127,11 @@ impl Rounds {
         if ids.is_empty() || self.asking.is_some() {
             return;
         }
-        let (handler, context) = (Arc::clone(&self.gateway_handler), self.context.clone());
+        let (settler, context) = (Arc::clone(&self.gateway_settler), self.context.clone());
         self.asking = Some(tokio::spawn(async move {
             let mut outcomes = HashMap::new();
             for chunk in ids.chunks(GATEWAY_ORDERS_MAX) {
-                match settle(&*handler, chunk.to_vec(), &context, ASKING_MAX + PATIENCE).await {
+                match settle(&settler, chunk.to_vec(), &context, ASKING_MAX + PATIENCE).await {
                     Ok(settled) => outcomes.extend(settled),
                     Err(_) => break,
                 }
@@ -162,7 +162,7 @@ impl Rounds {
                     settled.push(id.clone());
                     self.stuck.settled(id);
                 }
-                Outcome::Late | Outcome::Unchanged | Outcome::Waiting(_) => self.stuck.settled(id),
+                Outcome::Late | Outcome::Fired | Outcome::Unchanged | Outcome::Waiting(_) => self.stuck.settled(id),
             }
         }
         if settled.is_empty() {
@@ -189,14 +189,14 @@ impl From<Interrupted> for Unfinished {
 }
 
 async fn settle(
-    handler: &dyn Handler,
+    settler: &Settler,
     ids: Vec<OrderId>,
     context: &Context,
     patience: Duration,
 ) -> Result<HashMap<OrderId, Outcome>, Interrupted> {
     let context = Context { patience: context.patience.lasting(patience), ..context.clone() };
     let due: BTreeMap<OrderId, Attempts> = ids.into_iter().map(|id| (id, Attempts::default())).collect();
-    Ok(handler.handle(&due, &context).await?.outcomes)
+    Ok(settler.settle(&due, &context).await?.outcomes)
 }
 
 #[cfg(test)]

@@ -4,21 +4,22 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use book::{BookError, Closed, Credited, ItemReply, Loaded, MoneyAside, Payment, Reply, ServerTime, TradeNote};
-use order::{Attempts, OrderId, ParkReason};
+use book::{Closed, Credited, ItemReply, Loaded, MoneyAside, Payment, Reply, ServerTime, TradeNote};
+use order::{Attempts, OrderId, ParkReason, TimeoutId};
 use retry::Delays;
 use time::OffsetDateTime;
 
 use crate::answer::{Answer, GatewayAnswers, Question};
 use crate::asking::Asking;
 use crate::attempt::AttemptResult;
+use crate::evidence::{Evidence, Fault};
 use crate::gateways::Gateways;
 use crate::handler::{Context, Handler};
 use crate::metrics::WorkerMetrics;
 use crate::outcome::{Outcome, Settled, When};
 use crate::patience::{BROKEN, Interrupted, Patience};
-use crate::plan::{Mode, OnceClosed, Open, Plan, Rules, UnknownOrders, look_again_when_free};
-use crate::shared_book::{Evidence, Fault, SharedBook};
+use crate::plan::{Mode, OnceClosed, Open, Plan, Rules, UnknownOrders};
+use crate::shared_book::SharedBook;
 use crate::writer::{Calls, HOLD, UNCLEAR_HOLD, is_about_orders};
 
 /// Settles orders by the order book and their gateways.
@@ -49,7 +50,43 @@ const ROUNDS_MAX: u32 = 4;
 
 #[async_trait]
 impl Handler for Settler {
-    async fn handle(&self, due: &BTreeMap<OrderId, Attempts>, context: &Context) -> Result<Settled, Interrupted> {
+    async fn handle(
+        &self,
+        due: &BTreeMap<TimeoutId, Attempts>,
+        context: &Context,
+    ) -> Result<Settled<TimeoutId>, Interrupted> {
+        // There is no other in the queues of orders.
+        let orders = due.iter().filter_map(|(id, attempts)| Some((id.order()?.clone(), attempts.clone())));
+        Ok(Settled::of(self.settle(&orders.collect(), context).await?))
+    }
+
+    async fn is_ready(&self, patience: &Patience) -> Result<Option<ServerTime>, Interrupted> {
+        self.book.writes.wait_until_ready(&self.book, patience, "orders cannot be settled").await
+    }
+
+    fn closed_for(&self) -> Option<Duration> {
+        let gateways = self.rules.mode.asks().then(|| self.gateways.closed_for()).flatten();
+        gateways.max(self.book.writes.closed_for())
+    }
+}
+
+impl Settler {
+    pub(crate) fn new(book: &SharedBook, gateways: &Gateways, mode: Mode, unknown: UnknownOrders) -> Self {
+        Self {
+            book: book.clone(),
+            rules: Rules::new(mode, &gateways.settings, unknown),
+            metrics: gateways.metrics(),
+            warnings: trace::Throttle::default(),
+            gateways: gateways.clone(),
+        }
+    }
+
+    /// Settles these orders, with their attempts so far, until the outcome of each is known.
+    pub(crate) async fn settle(
+        &self,
+        due: &BTreeMap<OrderId, Attempts>,
+        context: &Context,
+    ) -> Result<Settled, Interrupted> {
         let patience = &context.patience;
         let mut progress = Progress::new(due, &self.gateways);
         let (by, trace) = (&context.by, context.trace.as_ref());
@@ -92,39 +129,8 @@ impl Handler for Settler {
         Ok(progress.settled)
     }
 
-    async fn is_ready(&self, patience: &Patience) -> Result<Option<ServerTime>, Interrupted> {
-        let evidence = &self.book.writes;
-        let is_answer = |error: &BookError| matches!(error, BookError::Slow(_) | BookError::Busy(_));
-        let ready = || async {
-            let ready = self.book.book.ready().await;
-            match &ready {
-                Ok(_) => evidence.works(),
-                Err(error) => evidence.fails(&error.to_string()),
-            }
-            ready
-        };
-        patience.until("orders cannot be settled", is_answer, ready).await.map(Result::ok)
-    }
-
-    fn closed_for(&self) -> Option<Duration> {
-        let gateways = self.rules.mode.asks().then(|| self.gateways.closed_for()).flatten();
-        gateways.max(self.book.closed_for())
-    }
-}
-
-impl Settler {
-    pub(crate) fn new(book: &SharedBook, gateways: &Gateways, mode: Mode, unknown: UnknownOrders) -> Self {
-        Self {
-            book: book.clone(),
-            rules: Rules::new(mode, &gateways.settings, unknown),
-            metrics: gateways.metrics(),
-            warnings: trace::Throttle::default(),
-            gateways: gateways.clone(),
-        }
-    }
-
-    fn calls<'a>(&'a self, evidence: &'a Evidence, patience: &'a Patience, trouble: &'static str) -> Calls<'a> {
-        Calls { book: &self.book, evidence, patience, trouble }
+    fn calls<'a>(&'a self, evidence: &'a Evidence, patience: &'a Patience, trouble: &'static str) -> Calls<'a, OrderId> {
+        Calls { to: &self.book, warnings: &self.book.warnings, evidence, patience, trouble }
     }
 
     fn count_close(&self, id: &OrderId, closed: &Closed) {
@@ -300,17 +306,7 @@ impl<'a> Progress<'a> {
         outcome: impl FnOnce(R) -> Option<Outcome>,
         now: OffsetDateTime,
     ) {
-        let attempts = self.attempts(&id);
-        let outcome = match item {
-            ItemReply::Done(done) => outcome(done),
-            ItemReply::Changed | ItemReply::Unknown => None,
-            ItemReply::Locked(why) => Some(look_again_when_free(attempts, why, now)),
-            ItemReply::Later(wait) => {
-                Some(Outcome::LookAgain { attempts: attempts.clone(), when: When::at(now + wait) })
-            }
-            ItemReply::Refused(detail) => Some(Outcome::Parked { reason: ParkReason::RefusedByDatabase, detail }),
-        };
-        match outcome {
+        match Outcome::of(item, self.attempts(&id), now, outcome) {
             Some(outcome) => drop(self.settled.outcomes.insert(id, outcome)),
             None => self.open.push(id),
         }

@@ -1,13 +1,13 @@
-//! The order book as all share it that settle orders in a process, and how its calls go.
+//! The order book as all share it that settle orders in a process.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use book::OrderBook;
-use moka::sync::Cache;
-use order::OrderId;
+use book::{BookError, OrderBook, ServerTime};
+use futures_util::future::BoxFuture;
 use trace::Throttle;
+
+use crate::evidence::{Evidence, Ready, Trouble};
 
 /// An order book, and what the calls of this process have shown of it. Copies share what they know.
 #[derive(Clone)]
@@ -18,68 +18,6 @@ pub struct SharedBook {
     /// What is said again and again.
     pub(crate) warnings: Throttle,
 }
-
-/// What calls of one kind have shown: whether it is the order or the book that is at fault when a call fails. An error's code
-/// does not tell, since a trigger may raise any; what succeeds beside it does.
-#[derive(Clone)]
-pub(crate) struct Evidence {
-    state: Arc<Mutex<State>>,
-    /// Orders that have failed without anything that went through beside them.
-    failed: Cache<OrderId, Failed>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    succeeded_at: Option<Instant>,
-    /// Orders that have failed since then, at most [`ALIKE`].
-    failed_since: HashSet<OrderId>,
-    trouble: Option<Trouble>,
-    /// Whether orders are held back because nothing goes through.
-    is_holding: bool,
-}
-
-/// When an order failed first, and how often it has.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Failed {
-    first: Instant,
-    times: u32,
-}
-
-/// What is wrong with the book.
-#[derive(Debug, Clone)]
-struct Trouble {
-    text: String,
-    since: Instant,
-    /// When it was last met.
-    met_at: Instant,
-}
-
-/// Whose fault it is that a call about an order fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// The order's own: others go through, or it has failed again and again while few others did.
-    Order,
-    /// It is not known yet: too few have failed to say.
-    Unclear,
-    /// Every order fails alike.
-    Book,
-}
-
-/// When so many orders have failed and none went through, the book is at fault.
-pub(crate) const ALIKE: usize = 8;
-
-/// After so many failures an order is at fault, unless others have failed, too.
-const FAILURES_MAX: u32 = 3;
-
-/// How many orders are remembered that have failed, and for how long.
-const REMEMBERED_MAX: u64 = 100_000;
-const REMEMBERED_FOR: Duration = Duration::from_hours(1);
-
-/// After so long without being met again a trouble is over. Whoever waits for a book tries again much sooner.
-const TROUBLE_LASTS: Duration = Duration::from_mins(1);
-
-/// How long a pipeline rests after each batch while nothing goes through.
-const REST: Duration = Duration::from_secs(1);
 
 impl SharedBook {
     /// Nothing is known of it yet.
@@ -97,160 +35,13 @@ impl SharedBook {
     /// What keeps every order from being settled, and for how long it has; `None`: nothing that is known.
     #[must_use]
     pub fn trouble(&self) -> Option<(String, Duration)> {
-        let met = |trouble: &Trouble| trouble.met_at.elapsed() < TROUBLE_LASTS;
-        let trouble = |evidence: &Evidence| evidence.state().trouble.clone().filter(met);
-        let Trouble { text, since, .. } = trouble(&self.writes).or_else(|| trouble(&self.loads))?;
+        let Trouble { text, since, .. } = self.writes.trouble().or_else(|| self.loads.trouble())?;
         Some((text, since.elapsed()))
     }
-
-    /// How long to rest before the next orders are tried; `None`: not at all.
-    pub(crate) fn closed_for(&self) -> Option<Duration> {
-        self.writes.state().is_holding.then_some(REST)
-    }
 }
 
-impl Default for Evidence {
-    fn default() -> Self {
-        let failed = Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(REMEMBERED_FOR).build();
-        Self { state: Arc::default(), failed }
-    }
-}
-
-impl Evidence {
-    /// A call about some orders went through.
-    pub(crate) fn succeeded(&self) {
-        let mut state = self.state();
-        if state.is_holding {
-            tracing::info!("orders go through again");
-        }
-        *state = State { succeeded_at: Some(Instant::now()), ..State::default() };
-    }
-
-    /// A call about no order works again. That says nothing of orders.
-    pub(crate) fn works(&self) {
-        let mut state = self.state();
-        if !state.is_holding {
-            state.trouble = None;
-        }
-    }
-
-    /// Calls fail for this reason, whatever the order.
-    pub(crate) fn fails(&self, why: &str) {
-        let mut state = self.state();
-        let now = Instant::now();
-        let since = state.trouble.as_ref().map_or(now, |trouble| trouble.since);
-        state.trouble = Some(Trouble { text: why.to_owned(), since, met_at: now });
-    }
-
-    /// Orders are held back for this reason.
-    pub(crate) fn holds(&self, why: &str) {
-        self.fails(why);
-        self.state().is_holding = true;
-    }
-
-    /// Whose fault it is that calls about each of these orders fail, of which none went through in the same call, or some
-    /// did.
-    pub(crate) fn judge(&self, orders: &[&OrderId], others_went_through: bool) -> Vec<Fault> {
-        if others_went_through {
-            orders.iter().for_each(|id| self.failed.invalidate(*id));
-            return vec![Fault::Order; orders.len()];
-        }
-        let (succeeded_at, alike) = {
-            let mut state = self.state();
-            let room = ALIKE - state.failed_since.len().min(ALIKE);
-            let others: Vec<OrderId> = orders
-                .iter()
-                .filter(|id| !state.failed_since.contains(**id))
-                .take(room)
-                .map(|id| (*id).clone())
-                .collect();
-            state.failed_since.extend(others);
-            (state.succeeded_at, state.failed_since.len() >= ALIKE)
-        };
-        let judged = orders.iter().map(|id| {
-            let Failed { first, times } = self.remember(id);
-            let gone_through_since = succeeded_at.is_some_and(|at| at > first);
-            if gone_through_since || (!alike && times >= FAILURES_MAX) {
-                self.failed.invalidate(*id);
-                Fault::Order
-            } else if alike {
-                Fault::Book
-            } else {
-                Fault::Unclear
-            }
-        });
-        judged.collect()
-    }
-
-    /// The order failed, and nothing went through beside it.
-    pub(crate) fn remember(&self, id: &OrderId) -> Failed {
-        let failed = match self.failed.get(id) {
-            Some(Failed { first, times }) => Failed { first, times: times + 1 },
-            None => Failed { first: Instant::now(), times: 1 },
-        };
-        self.failed.insert(id.clone(), failed);
-        failed
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ids(count: usize) -> Vec<OrderId> {
-        (0..count).map(|number| OrderId::new(&format!("o-{number}")).unwrap()).collect()
-    }
-
-    fn judge(evidence: &Evidence, ids: &[OrderId], others: bool) -> Vec<Fault> {
-        evidence.judge(&ids.iter().collect::<Vec<_>>(), others)
-    }
-
-    #[test]
-    fn an_order_is_at_fault_when_others_go_through_beside_it() {
-        let evidence = Evidence::default();
-        let many = ids(20);
-        assert!(judge(&evidence, &many, true).iter().all(|fault| *fault == Fault::Order));
-        assert_eq!(judge(&evidence, &many[..1], false), [Fault::Unclear], "one alone may be either");
-        assert_eq!(judge(&evidence, &many[..1], false), [Fault::Unclear]);
-        assert_eq!(judge(&evidence, &many[..1], false), [Fault::Order], "it alone has failed again and again");
-    }
-
-    #[test]
-    fn where_every_order_fails_the_book_is_at_fault_until_one_goes_through() {
-        let evidence = Evidence::default();
-        let many = ids(20);
-        assert!(judge(&evidence, &many, false).iter().all(|fault| *fault == Fault::Book));
-        assert!(judge(&evidence, &many, false).iter().all(|fault| *fault == Fault::Book), "still");
-        evidence.succeeded();
-        assert!(
-            judge(&evidence, &many, false).iter().all(|fault| *fault == Fault::Order),
-            "another went through since"
-        );
-        let others: Vec<OrderId> = (0..20).map(|number| OrderId::new(&format!("n-{number}")).unwrap()).collect();
-        assert!(judge(&evidence, &others, false).iter().all(|fault| *fault == Fault::Book), "a new trouble");
-    }
-
-    #[test]
-    fn orders_that_come_one_by_one_are_counted() {
-        let evidence = Evidence::default();
-        let faults: Vec<Fault> = ids(9).chunks(1).flat_map(|one| judge(&evidence, one, false)).collect();
-        assert_eq!(faults[..ALIKE - 1], [Fault::Unclear; ALIKE - 1]);
-        assert_eq!(faults[ALIKE - 1..], [Fault::Book; 2]);
-    }
-
-    #[test]
-    fn trouble_is_known_from_its_beginning_and_ends_when_a_call_goes_through() {
-        let evidence = Evidence::default();
-        evidence.fails("no right");
-        let since = evidence.state().trouble.clone().unwrap().since;
-        evidence.holds("no right, still");
-        let trouble = evidence.state().trouble.clone().unwrap();
-        assert_eq!((trouble.text.as_str(), trouble.since), ("no right, still", since));
-        evidence.succeeded();
-        assert!(evidence.state().trouble.is_none() && !evidence.state().is_holding);
+impl Ready for SharedBook {
+    fn ready(&self) -> BoxFuture<'_, Result<ServerTime, BookError>> {
+        self.book.ready()
     }
 }

@@ -1,14 +1,15 @@
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use order::OrderId;
 use retry::Policy;
 
-/// Orders past their deadline that the sweep could not settle, and when it looks at each again. A gateway that is down would
+/// Orders past their deadline, or timers, that the sweep could not settle, and when it looks at each again. A gateway that is down would
 /// be asked for all of them in each round otherwise.
-#[derive(Debug, Default)]
-pub(crate) struct Stuck {
-    orders: HashMap<OrderId, Entry>,
+#[derive(Debug)]
+pub(crate) struct Stuck<I = OrderId> {
+    entries: HashMap<I, Entry>,
 }
 
 #[derive(Debug)]
@@ -20,41 +21,47 @@ struct Entry {
 /// Between looks at an order that could not be settled.
 const LOOKS: Policy = Policy { initial: Duration::from_secs(20), max: Duration::from_mins(10) };
 
-/// How many such orders are remembered.
-const ORDERS_MAX: usize = 100_000;
+/// How many of them are remembered.
+const ENTRIES_MAX: usize = 100_000;
 
-impl Stuck {
-    /// Whether the order is to be looked at now.
-    pub(crate) fn is_due(&self, id: &OrderId, now: Instant) -> bool {
-        self.orders.get(id).is_none_or(|entry| entry.again_at <= now)
+impl<I> Default for Stuck<I> {
+    fn default() -> Self {
+        Self { entries: HashMap::new() }
+    }
+}
+
+impl<I: Clone + Eq + Hash> Stuck<I> {
+    /// Whether it is to be looked at now.
+    pub(crate) fn is_due(&self, id: &I, now: Instant) -> bool {
+        self.entries.get(id).is_none_or(|entry| entry.again_at <= now)
     }
 
-    /// The order could not be settled. It is looked at again later, each time later.
-    pub(crate) fn put_off(&mut self, id: &OrderId, now: Instant) {
-        let rounds = self.orders.get(id).map_or(1, |entry| entry.rounds.saturating_add(1));
-        if rounds > 1 || self.orders.len() < ORDERS_MAX {
-            self.orders.insert(id.clone(), Entry { rounds, again_at: now + LOOKS.delay(rounds) });
+    /// It could not be settled. It is looked at again later, each time later.
+    pub(crate) fn put_off(&mut self, id: &I, now: Instant) {
+        let rounds = self.entries.get(id).map_or(1, |entry| entry.rounds.saturating_add(1));
+        if rounds > 1 || self.entries.len() < ENTRIES_MAX {
+            self.entries.insert(id.clone(), Entry { rounds, again_at: now + LOOKS.delay(rounds) });
         }
     }
 
-    /// The order is settled.
-    pub(crate) fn settled(&mut self, id: &OrderId) {
-        self.orders.remove(id);
+    /// It is settled.
+    pub(crate) fn settled(&mut self, id: &I) {
+        self.entries.remove(id);
     }
 
-    /// Forgets orders that are overdue no more.
-    pub(crate) fn keep(&mut self, overdue: &HashSet<OrderId>) {
-        self.orders.retain(|id, _| overdue.contains(id));
+    /// Forgets those that are overdue no more.
+    pub(crate) fn keep(&mut self, overdue: &HashSet<I>) {
+        self.entries.retain(|id, _| overdue.contains(id));
     }
 
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
-        self.orders.len()
+        self.entries.len()
     }
 
     /// One of them.
-    pub(crate) fn example(&self) -> Option<&OrderId> {
-        self.orders.keys().next()
+    pub(crate) fn example(&self) -> Option<&I> {
+        self.entries.keys().next()
     }
 }
 
@@ -71,7 +78,7 @@ mod tests {
         let (mut stuck, now) = (Stuck::default(), Instant::now());
         assert!(stuck.is_due(&id(1), now));
         for (round, longest_s) in [(1, 30), (2, 60), (3, 120), (20, 900)] {
-            while stuck.orders.get(&id(1)).is_none_or(|entry| entry.rounds < round) {
+            while stuck.entries.get(&id(1)).is_none_or(|entry| entry.rounds < round) {
                 stuck.put_off(&id(1), now);
             }
             // Varied by half: 20 s are 10 to 30.
@@ -86,9 +93,9 @@ mod tests {
     #[test]
     fn orders_that_are_overdue_no_more_are_forgotten_and_there_is_a_limit() {
         let (mut stuck, now) = (Stuck::default(), Instant::now());
-        (0..ORDERS_MAX + 10).for_each(|number| stuck.put_off(&id(number), now));
-        assert_eq!(stuck.len(), ORDERS_MAX);
-        assert!(stuck.is_due(&id(ORDERS_MAX + 1), now), "not remembered, so looked at each time");
+        (0..ENTRIES_MAX + 10).for_each(|number| stuck.put_off(&id(number), now));
+        assert_eq!(stuck.len(), ENTRIES_MAX);
+        assert!(stuck.is_due(&id(ENTRIES_MAX + 1), now), "not remembered, so looked at each time");
         stuck.keep(&HashSet::from([id(7), id(8)]));
         assert_eq!(stuck.len(), 2);
     }

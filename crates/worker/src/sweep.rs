@@ -1,5 +1,5 @@
-//! The second way to the same close: the sweep looks for orders in the book that are past their deadline. Each of them has
-//! been missed by its message.
+//! The second way to the same close: the sweep looks for orders in the book that are past their deadline, and for timers past
+//! their time. Each of them has been missed by its message.
 
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use crate::gateways::Gateways;
 use crate::metrics::WorkerMetrics;
 use crate::rounds::{Rounds, Unfinished};
 use crate::shared_book::SharedBook;
+use crate::timer_rounds::TimerRounds;
+use crate::timers::SharedTimers;
 
 /// How the sweep works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,54 +21,57 @@ pub struct SweepSettings {
     pub every: Duration,
     /// How long after its deadline an order is left to its message.
     pub grace: Duration,
-    /// How many orders are read at a time.
+    /// How many orders, or timers, are read at a time.
     pub page_orders: usize,
+    /// How long timers are kept that fired or were cancelled.
+    pub keep_timers: Duration,
 }
 
 impl Default for SweepSettings {
     fn default() -> Self {
-        Self { every: Duration::from_secs(30), grace: Duration::from_secs(60), page_orders: 1024 }
+        let (every, grace) = (Duration::from_secs(30), Duration::from_secs(60));
+        Self { every, grace, page_orders: 1024, keep_timers: Duration::from_hours(30 * 24) }
     }
 }
 
-/// Closes overdue orders whose message never arrived, one process at a time. It needs no broker.
+/// Closes overdue orders, and fires timers, whose message never arrived, one process at a time. It needs no broker.
 pub struct Sweep {
     /// Where the lead is held.
     client: Client,
-    rounds: Rounds,
+    /// `None`: the order book cannot tell which orders are overdue.
+    rounds: Option<Rounds>,
+    timer_rounds: TimerRounds,
     settings: SweepSettings,
     metrics: WorkerMetrics,
     shutdown: CancellationToken,
 }
 
 impl Sweep {
-    /// A sweep of this book that has not begun. Which process sweeps is decided in the database of `client`.
+    /// A sweep of this book and these timers that has not begun. Which process sweeps is decided in the database of `client`.
     #[must_use]
     pub fn new(
         book: SharedBook,
+        timers: SharedTimers,
         client: Client,
         gateways: &Gateways,
         settings: SweepSettings,
         shutdown: CancellationToken,
     ) -> Self {
-        let rounds = Rounds::new(book, gateways, shutdown.clone());
-        Self { client, rounds, settings, metrics: gateways.metrics(), shutdown }
+        let metrics = gateways.metrics();
+        let rounds = Some(Rounds::new(book, gateways, shutdown.clone()));
+        let timer_rounds = TimerRounds::new(timers, settings.keep_timers, metrics.clone(), shutdown.clone());
+        Self { client, rounds, timer_rounds, settings, metrics, shutdown }
     }
 
-    /// Works until told to stop. While another process sweeps it waits to take over. A book that cannot tell which orders
-    /// are overdue has no sweep: then it only waits to be told to stop.
+    /// Works until told to stop. While another process sweeps it waits to take over.
     pub async fn run(mut self) {
         while !self.shutdown.is_cancelled() {
             match Lead::take(&self.client).await {
                 Ok(Some(lead)) => {
                     tracing::info!("sweeping: no other process does");
                     self.metrics.sweep_leader.set(1);
-                    let has_sweep = self.lead(&lead).await;
+                    self.lead(&lead).await;
                     self.metrics.sweep_leader.set(0);
-                    if !has_sweep {
-                        tracing::warn!("no sweep: this order book cannot tell which orders are overdue");
-                        return self.shutdown.cancelled().await;
-                    }
                 }
                 Ok(None) => {}
                 Err(error) => tracing::warn!(%error, "cannot find out whether another process sweeps"),
@@ -75,24 +80,34 @@ impl Sweep {
         }
     }
 
-    /// Round after round, until the lead is lost. `false`: this book has no sweep.
-    async fn lead(&mut self, lead: &Lead) -> bool {
-        let SweepSettings { grace, page_orders, .. } = self.settings;
+    /// Round after round, until the lead is lost.
+    async fn lead(&mut self, lead: &Lead) {
         while !self.shutdown.is_cancelled() {
-            match self.rounds.round(grace, page_orders, || lead.check()).await {
-                Ok(()) => {
-                    self.metrics.sweep_rounds.inc();
-                }
-                Err(Unfinished::Interrupted) => {}
+            match self.round(lead).await {
+                Ok(()) => drop(self.metrics.sweep_rounds.inc()),
                 Err(Unfinished::LeadLost(error)) => {
                     tracing::warn!(%error, "the sweep has lost its connection, and with it the lead");
-                    return true;
+                    return;
                 }
-                Err(Unfinished::NoPages) => return false,
+                Err(Unfinished::Interrupted | Unfinished::NoPages) => {}
             }
             self.rest().await;
         }
-        true
+    }
+
+    /// Timers come first: they wait for no gateway.
+    async fn round(&mut self, lead: &Lead) -> Result<(), Unfinished> {
+        let SweepSettings { grace, page_orders, .. } = self.settings;
+        let timers = self.timer_rounds.round(grace, page_orders, || lead.check()).await;
+        let orders = match &mut self.rounds {
+            Some(rounds) => rounds.round(grace, page_orders, || lead.check()).await,
+            None => Ok(()),
+        };
+        if matches!(orders, Err(Unfinished::NoPages)) {
+            tracing::warn!("no sweep of orders: this order book cannot tell which are overdue");
+            self.rounds = None;
+        }
+        timers.and(orders)
     }
 
     async fn rest(&self) {

@@ -19,6 +19,7 @@ use crate::pipeline::{Bounds, Pipeline};
 use crate::plan::{Mode, UnknownOrders};
 use crate::settler::Settler;
 use crate::shared_book::SharedBook;
+use crate::timers::SharedTimers;
 
 /// How a worker works.
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ pub struct PipelineSettings {
     pub pipelines: usize,
     /// How many pipelines ask gateways, in addition to those.
     pub gateway_pipelines: usize,
+    /// How many pipelines fire timers, in addition to those. What a timer costs is a small part of what an order does.
+    pub timer_pipelines: usize,
     /// A batch is closed when its messages name this many orders.
     pub batch_orders_max: usize,
     /// How many messages the broker may send ahead to a pipeline.
@@ -51,6 +54,7 @@ impl Default for PipelineSettings {
         Self {
             pipelines: 2,
             gateway_pipelines: 2,
+            timer_pipelines: 1,
             batch_orders_max: 2048,
             prefetch_messages: 2048,
             confirm_timeout: Publisher::CONFIRM_TIMEOUT,
@@ -66,6 +70,7 @@ impl Default for PipelineSettings {
 pub struct Worker {
     broker: Broker,
     book: SharedBook,
+    timers: SharedTimers,
     lanes: Lanes,
     gateways: Gateways,
     settings: PipelineSettings,
@@ -86,9 +91,16 @@ const _: () = assert!(GATEWAY_ORDERS_MAX * GATEWAY_PREFETCH_MESSAGES as usize <=
 impl Worker {
     /// A worker that has not begun.
     #[must_use]
-    pub fn new(broker: Broker, book: SharedBook, lanes: Lanes, gateways: Gateways, settings: PipelineSettings) -> Self {
+    pub fn new(
+        broker: Broker,
+        book: SharedBook,
+        timers: SharedTimers,
+        lanes: Lanes,
+        gateways: Gateways,
+        settings: PipelineSettings,
+    ) -> Self {
         let metrics = gateways.metrics();
-        Self { broker, book, lanes, gateways, settings, metrics }
+        Self { broker, book, timers, lanes, gateways, settings, metrics }
     }
 
     /// What it has done; may be read while it runs.
@@ -105,12 +117,11 @@ impl Worker {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), JoinError> {
         let mut tasks = JoinSet::new();
         for kind in TimeoutKind::ALL {
-            let (count, mode) = match kind {
-                TimeoutKind::Payment => (self.settings.pipelines, Mode::Payment),
-                TimeoutKind::Gateway => (self.settings.gateway_pipelines, Mode::Gateway),
+            let (count, handler) = match kind {
+                TimeoutKind::Payment => (self.settings.pipelines, self.settler(Mode::Payment)),
+                TimeoutKind::Gateway => (self.settings.gateway_pipelines, self.settler(Mode::Gateway)),
+                TimeoutKind::Timer => (self.settings.timer_pipelines, Arc::new(self.timers.clone()) as _),
             };
-            let handler = Settler::new(&self.book, &self.gateways, mode, self.settings.unknown);
-            let handler: Arc<dyn Handler> = Arc::new(handler);
             let shards = self.lanes.shards();
             // Each shard has one, at the least; but none is none.
             let count = if count == 0 { 0 } else { count.max(shards.count()) };
@@ -124,6 +135,10 @@ impl Worker {
             ended?;
         }
         Ok(())
+    }
+
+    fn settler(&self, mode: Mode) -> Arc<dyn Handler> {
+        Arc::new(Settler::new(&self.book, &self.gateways, mode, self.settings.unknown))
     }
 
     fn pipeline(
@@ -163,7 +178,7 @@ impl Worker {
             hold_max: settings.hold_max,
         };
         match kind {
-            TimeoutKind::Payment => bounds,
+            TimeoutKind::Payment | TimeoutKind::Timer => bounds,
             TimeoutKind::Gateway => Bounds {
                 orders_max: bounds.orders_max.min(GATEWAY_BATCH_ORDERS_MAX),
                 prefetch_max: bounds.prefetch_max.min(GATEWAY_PREFETCH_MESSAGES),

@@ -1,40 +1,67 @@
-//! Calls to the order book about many orders: the good go through, and the bad are left alone.
+//! Calls to the database about many orders, or timers: the good go through, and the bad are left alone.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt::{Debug, Display};
+use std::hash::Hash;
 use std::time::Duration;
 
-use book::{BookError, BookResult, Closing, ItemReply, Payment, Reply, ServerTime};
+use book::{BookError, Closing, Firing, ItemReply, Payment, Reply, ServerTime};
 use futures_util::future::BoxFuture;
-use order::OrderId;
+use order::{OrderId, TimerId};
 use retry::{Delays, Policy};
+use trace::Throttle;
 
 use crate::patience::{Interrupted, Patience};
-use crate::shared_book::{ALIKE, Evidence, Fault, SharedBook};
+use crate::evidence::{ALIKE, Evidence, Fault, Ready};
 
-/// What a call to the book is about: one order each.
-pub(crate) trait AboutOrder {
-    fn order(&self) -> &OrderId;
+/// What a call is about: one order, or one timer.
+pub(crate) trait About {
+    type Id: Clone + Eq + Hash + Debug + Display + Send + Sync + 'static;
 
-    /// The book's refusal, in words for a person.
+    fn id(&self) -> &Self::Id;
+
+    /// The refusal, in words for a person.
     fn refusal(&self, detail: &str) -> String {
         detail.to_owned()
     }
 }
 
-impl AboutOrder for OrderId {
-    fn order(&self) -> &OrderId {
+impl About for OrderId {
+    type Id = Self;
+
+    fn id(&self) -> &Self {
         self
     }
 }
 
-impl AboutOrder for Closing {
-    fn order(&self) -> &OrderId {
+impl About for Closing {
+    type Id = OrderId;
+
+    fn id(&self) -> &OrderId {
         &self.id
     }
 }
 
-impl AboutOrder for Payment {
-    fn order(&self) -> &OrderId {
+impl About for TimerId {
+    type Id = Self;
+
+    fn id(&self) -> &Self {
+        self
+    }
+}
+
+impl About for Firing {
+    type Id = TimerId;
+
+    fn id(&self) -> &TimerId {
+        &self.id
+    }
+}
+
+impl About for Payment {
+    type Id = OrderId;
+
+    fn id(&self) -> &OrderId {
         &self.id
     }
 
@@ -44,18 +71,23 @@ impl AboutOrder for Payment {
     }
 }
 
-/// Calls to the book of one kind.
-pub(crate) struct Calls<'a> {
-    pub(crate) book: &'a SharedBook,
+/// Calls of one kind.
+pub(crate) struct Calls<'a, I> {
+    pub(crate) to: &'a dyn Ready,
+    /// What is said again and again.
+    pub(crate) warnings: &'a Throttle,
     /// What calls of this kind have shown.
-    pub(crate) evidence: &'a Evidence,
+    pub(crate) evidence: &'a Evidence<I>,
     pub(crate) patience: &'a Patience,
-    /// What the log says when the book cannot be called.
+    /// What the log says when no call can be made.
     pub(crate) trouble: &'static str,
 }
 
-/// Orders of a whole, on their way through the book.
-struct Parts<'a, T, R> {
+/// What a call gives.
+type Answer<R, I> = Result<Reply<R, I>, BookError>;
+
+/// Parts of a whole, on their way through the calls.
+struct Parts<'a, T: About, R> {
     /// Still to be called about.
     open: VecDeque<&'a [T]>,
     /// Orders about which calls fail even where they stand alone.
@@ -66,7 +98,7 @@ struct Parts<'a, T, R> {
     some_done: bool,
     /// Whether some orders are known to be at fault themselves.
     some_refused: bool,
-    replies: Reply<R>,
+    replies: Reply<R, T::Id>,
 }
 
 /// Into how many parts a part is split that fails. It costs as many calls as halving would, and half of the rounds.
@@ -88,7 +120,7 @@ const BUSY_HOLD: Duration = Duration::from_secs(2);
 const BUSY: Policy = Policy { initial: Duration::from_millis(50), max: Duration::from_millis(200) };
 const BUSY_TRIES: u32 = 3;
 
-impl Calls<'_> {
+impl<I: Clone + Eq + Hash + Display + Send + Sync + 'static> Calls<'_, I> {
     /// Calls the book about all of these, and waits out a book that is away. Where the book refuses the whole, or is too slow
     /// with it, the whole is split, and split again: until the order that breaks a rule stands alone, and the rest is quick
     /// enough. The parts take turns, so that good orders do not wait for the last bad one. The reply has an item for each, and
@@ -96,12 +128,12 @@ impl Calls<'_> {
     ///
     /// What fails alone is the order's own fault if others go through. If none does, it is the book's: then nothing is refused;
     /// all are tried again later.
-    pub(crate) async fn in_parts<'a, T: AboutOrder, R>(
+    pub(crate) async fn in_parts<'a, T: About<Id = I>, R>(
         &self,
         whole: &'a [T],
         known: ServerTime,
-        call: impl Fn(&'a [T]) -> BoxFuture<'a, BookResult<R>>,
-    ) -> Result<Reply<R>, Interrupted> {
+        call: impl Fn(&'a [T]) -> BoxFuture<'a, Answer<R, I>>,
+    ) -> Result<Reply<R, I>, Interrupted> {
         let mut delays = Policy::RECONNECT.delays();
         let mut replies = Reply { time: known, items: HashMap::new() };
         loop {
@@ -114,7 +146,7 @@ impl Calls<'_> {
                 }
                 // What is wrong for every order alike is wrong for none, too.
                 if !parts.some_done
-                    && let Err(error) = self.book.book.ready().await
+                    && let Err(error) = self.to.ready().await
                 {
                     break error;
                 }
@@ -128,11 +160,11 @@ impl Calls<'_> {
     }
 
     /// Until nothing is open any more, or so many orders have failed that it must be the book.
-    async fn call_all<'a, T: AboutOrder, R>(
+    async fn call_all<'a, T: About<Id = I>, R>(
         &self,
         parts: &mut Parts<'a, T, R>,
         delays: &mut Delays,
-        call: &impl Fn(&'a [T]) -> BoxFuture<'a, BookResult<R>>,
+        call: &impl Fn(&'a [T]) -> BoxFuture<'a, Answer<R, I>>,
     ) -> Result<(), Interrupted> {
         while let Some(part) = parts.open.pop_front() {
             let tries = if parts.failures == 0 { BUSY_TRIES } else { 0 };
@@ -166,8 +198,8 @@ impl Calls<'_> {
         part: &'a [T],
         mut tries: u32,
         delays: &mut Delays,
-        call: &impl Fn(&'a [T]) -> BoxFuture<'a, BookResult<R>>,
-    ) -> Result<BookResult<R>, Interrupted> {
+        call: &impl Fn(&'a [T]) -> BoxFuture<'a, Answer<R, I>>,
+    ) -> Result<Answer<R, I>, Interrupted> {
         let mut pauses = BUSY.delays();
         loop {
             match call(part).await {
@@ -182,16 +214,16 @@ impl Calls<'_> {
     }
 
     /// They come again at each look.
-    fn report_locked<R>(&self, replies: &Reply<R>) {
+    fn report_locked<R>(&self, replies: &Reply<R, I>) {
         let mut locked = replies.items.iter().filter_map(|(id, item)| match item {
             ItemReply::Locked(why) => Some((id, why)),
             _ => None,
         });
         if let Some((example, why)) = locked.next()
-            && let Some(more) = self.book.warnings.lets_through("locked")
+            && let Some(more) = self.warnings.lets_through("locked")
         {
-            let orders = locked.count() + 1;
-            tracing::warn!(orders, %example, why, more, "orders are in use; they are looked at again later");
+            let count = locked.count() + 1;
+            tracing::warn!(count, %example, why, more, "rows are in use; they are looked at again later");
         }
     }
 
@@ -202,8 +234,8 @@ impl Calls<'_> {
 
     /// Decides what becomes of orders about which calls fail; and, if every order fails alike, of those that were not tried.
     /// An error: every order is too slow, or the book too busy for any, and all are to be tried again.
-    fn conclude<T: AboutOrder, R>(&self, parts: &mut Parts<'_, T, R>) -> Option<BookError> {
-        let ids: Vec<&OrderId> = parts.suspects.iter().map(|(about, _)| about.order()).collect();
+    fn conclude<T: About<Id = I>, R>(&self, parts: &mut Parts<'_, T, R>) -> Option<BookError> {
+        let ids: Vec<&I> = parts.suspects.iter().map(|(about, _)| about.id()).collect();
         let faults = self.evidence.judge(&ids, parts.some_done);
         let alike = faults.contains(&Fault::Book);
         if alike && parts.suspects.iter().all(|(_, error)| !matches!(error, BookError::Refused(_))) {
@@ -212,12 +244,12 @@ impl Calls<'_> {
         if alike && let Some((_, error)) = parts.suspects.first() {
             let untried = parts.open.drain(..).flatten();
             for about in untried {
-                self.evidence.remember(about.order());
-                parts.replies.items.insert(about.order().clone(), ItemReply::Later(HOLD));
+                self.evidence.remember(about.id());
+                parts.replies.items.insert(about.id().clone(), ItemReply::Later(HOLD));
             }
-            let orders = parts.replies.items.len() + parts.suspects.len();
-            tracing::error!(%error, orders, "every order fails alike; none is parked, and they are tried again and again");
-            self.evidence.holds(&format!("every order fails alike: {error}"));
+            let count = parts.replies.items.len() + parts.suspects.len();
+            tracing::error!(%error, count, "all fail alike; none is parked, and they are tried again and again");
+            self.evidence.holds(&format!("all fail alike: {error}"));
         }
         for ((about, error), fault) in parts.suspects.drain(..).zip(faults) {
             let item = match (error, fault) {
@@ -227,15 +259,15 @@ impl Calls<'_> {
                 (error, Fault::Order) => ItemReply::Locked(error.to_string()),
                 _ => ItemReply::Later(BUSY_HOLD),
             };
-            parts.replies.items.insert(about.order().clone(), item);
+            parts.replies.items.insert(about.id().clone(), item);
         }
         parts.some_refused = true;
         None
     }
 }
 
-impl<'a, T, R> Parts<'a, T, R> {
-    fn new(whole: &'a [T], replies: Reply<R>) -> Self {
+impl<'a, T: About, R> Parts<'a, T, R> {
+    fn new(whole: &'a [T], replies: Reply<R, T::Id>) -> Self {
         let open = if whole.is_empty() { VecDeque::new() } else { VecDeque::from([whole]) };
         Self { open, suspects: Vec::new(), failures: 0, some_done: false, some_refused: false, replies }
     }
@@ -257,18 +289,18 @@ pub(crate) fn is_about_orders(error: &BookError) -> bool {
 }
 
 /// Adds a reply about a part to what is known: an item for each order of it, and for no other.
-fn take<T: AboutOrder, R>(mut reply: Reply<R>, part: &[T], replies: &mut Reply<R>) {
+fn take<T: About, R>(mut reply: Reply<R, T::Id>, part: &[T], replies: &mut Reply<R, T::Id>) {
     replies.time = reply.time;
     for about in part {
-        match reply.items.get_mut(about.order()) {
+        match reply.items.get_mut(about.id()) {
             Some(ItemReply::Refused(detail)) => *detail = about.refusal(detail),
             Some(_) => {}
             // Its outcome is not known.
-            None => drop(reply.items.insert(about.order().clone(), ItemReply::Changed)),
+            None => drop(reply.items.insert(about.id().clone(), ItemReply::Changed)),
         }
     }
     if reply.items.len() > part.len() {
-        let asked: HashSet<&OrderId> = part.iter().map(AboutOrder::order).collect();
+        let asked: HashSet<&T::Id> = part.iter().map(About::id).collect();
         reply.items.retain(|id, _| asked.contains(id));
     }
     if replies.items.is_empty() {

@@ -24,6 +24,8 @@ use trace::TraceParent;
 pub(crate) use self::error::is_bad;
 use self::lock::UnderLock;
 pub(crate) use self::one::one;
+pub(crate) use self::ready::time;
+pub(crate) use self::settle::with_announcement;
 use crate::{
     Actor, BookError, BookResult, Closed, Closing, Credited, KeptBack, Loaded, MoneyAside, OrderBook, OverduePage,
     PageRequest, Payment, TradeNote,

@@ -28,7 +28,8 @@ pub(super) async fn ready(client: &Client, under_lock: &UnderLock) -> Result<Ser
     Err(BookError::Misconfigured(if unfit.is_empty() { error } else { unfit.join("; ") }))
 }
 
-async fn time(client: &Client) -> Result<ServerTime, BookError> {
+/// The database's time.
+pub(crate) async fn time(client: &Client) -> Result<ServerTime, BookError> {
     let row = client.within(is_bad, async |client| client.query_one("select clock_timestamp()", &[]).await);
     Ok(ServerTime::from(row.await?.try_get(0)?))
 }

@@ -15,8 +15,12 @@ pub(super) static SQL: LazyLock<String> = LazyLock::new(|| composed(include_str!
 
 /// A statement with the parts that several have, in the place of their names.
 pub(super) fn composed(statement: &str) -> String {
-    let parts = [("-- stock.sql", include_str!("stock.sql")), ("-- announce.sql", include_str!("announce.sql"))];
-    parts.iter().fold(statement.to_owned(), |statement, (name, part)| statement.replace(name, part))
+    with_announcement(statement).replace("-- stock.sql", include_str!("stock.sql"))
+}
+
+/// A statement that announces the rows of its part `events`.
+pub(crate) fn with_announcement(statement: &str) -> String {
+    statement.replace("-- announce.sql", include_str!("announce.sql"))
 }
 
 pub(super) fn columns<'a>(

@@ -9,4 +9,5 @@ pub(crate) mod parked;
 pub(crate) mod publish;
 pub(crate) mod refunds;
 pub(crate) mod stock;
+pub(crate) mod timer;
 pub(crate) mod topology;

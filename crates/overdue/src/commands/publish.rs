@@ -102,7 +102,7 @@ impl Run {
         let hop = self.lanes.choose(self.due.remaining(OffsetDateTime::now_utc()));
         let mut by_shard: BTreeMap<Shard, Vec<OrderId>> = BTreeMap::new();
         for id in ids {
-            by_shard.entry(self.lanes.shards().of(id)).or_default().push(id.clone());
+            by_shard.entry(self.lanes.shards().of(id.as_str())).or_default().push(id.clone());
         }
         let together = if self.bare { 1 } else { wire::ORDERS_MAX };
         let groups = by_shard.iter().flat_map(|(shard, ids)| ids.chunks(together).map(|group| (*shard, group)));
@@ -124,7 +124,7 @@ impl Run {
         match group {
             [id] if self.bare => Outgoing::bare_timeout(TimeoutKind::Payment, id, hop, shard),
             _ => {
-                let orders: Vec<_> = group.iter().map(|id| (id.clone(), self.due)).collect();
+                let orders: Vec<_> = group.iter().map(|id| (id.clone().into(), self.due)).collect();
                 Outgoing::timeout(TimeoutKind::Payment, &orders, hop, shard)
             }
         }

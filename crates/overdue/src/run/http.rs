@@ -9,7 +9,7 @@ use database::{DatabaseUrl, Purpose, SqlxPool};
 use prometheus_client::registry::Registry;
 use relay::RelayMetrics;
 use tokio_util::sync::CancellationToken;
-use worker::{Gateways, Notifications, PassiveClose, SharedBook};
+use worker::{Gateways, Notifications, PassiveClose, SharedBook, SharedTimers};
 
 use super::samples::{Sampler, Samples};
 use crate::failure::Failure;
@@ -31,8 +31,8 @@ pub(super) struct Parts<'a> {
     pub(super) broker: Option<Broker>,
     /// What the process needs in the broker.
     pub(super) topology: Option<Topology>,
-    /// What the order service settles orders and takes notifications with; `None`: there is none.
-    pub(super) orders: Option<(PassiveClose, Notifications)>,
+    /// What the order service settles orders, fires timers and takes notifications with; `None`: there is none.
+    pub(super) orders: Option<(PassiveClose, SharedTimers, Notifications)>,
     /// What orders are settled in, if they are here.
     pub(super) book: Option<SharedBook>,
     pub(super) gateways: Gateways,
@@ -78,7 +78,7 @@ impl Http {
         let client = servers::client(database, VITAL_CONNECTIONS, Purpose::Shop)?;
         let service = match orders.filter(|_| self.serves_orders) {
             None => None,
-            Some((passive, notifications)) => {
+            Some((passive, timers, notifications)) => {
                 let pool = servers::pool(database, ORDER_CONNECTIONS, Purpose::Clients)?;
                 let counted = pool.clone();
                 samples.add_pool("orders", move || counted.state());
@@ -88,6 +88,7 @@ impl Http {
                     pool,
                     replica,
                     passive,
+                    timers,
                     notifications,
                     gateways: gateways.clone(),
                     token,

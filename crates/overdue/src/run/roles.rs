@@ -2,14 +2,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use book::{ParkedTable, PostgresBook, Refunds, Trades};
+use book::{ParkedTable, PostgresBook, Refunds, Timers, Trades};
 use broker::{Broker, Topology};
 use database::{Client, Purpose, SqlxPool};
 use order::Lanes;
 use relay::{Relay, RelayMetrics};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use worker::{Attendant, Gateways, Notifications, PassiveClose, Refunder, SharedBook, Sweep, Worker, WorkerMetrics};
+use worker::{
+    Attendant, Gateways, Notifications, PassiveClose, PipelineSettings, Refunder, SharedBook, SharedTimers, Sweep, Worker, WorkerMetrics,
+};
 
 use super::http::{Http, Parts};
 use super::report;
@@ -74,12 +76,13 @@ impl Roles {
             shutdown: shutdown.clone(),
         };
         let mut samples = Samples::default();
-        let mut shared = None;
+        let (mut shared, mut timers) = (None, None);
         if let (true, Some(broker)) = (wanted(Role::Relay), &broker) {
             roles.start_relay(settings, relay_pool, broker.clone(), lanes.clone());
         }
         if wanted(Role::Worker) || wanted(Role::Sweep) {
-            let pipelines = [settings.pipelines().pipelines, settings.pipelines().gateway_pipelines];
+            let PipelineSettings { pipelines, gateway_pipelines, timer_pipelines, .. } = settings.pipelines();
+            let pipelines = [pipelines, gateway_pipelines, timer_pipelines];
             let pipelines: usize = pipelines.map(|count| count.max(lanes.shards().count())).iter().sum();
             // One for each pipeline, the refunds and parked messages; for the sweep two, which asks gateways beside its rounds.
             let connections = [(Role::Worker, pipelines + 2), (Role::Sweep, 2)];
@@ -88,11 +91,14 @@ impl Roles {
             servers::check_columns(&client).await?;
             let book = book(&client, None);
             shared = Some(book.clone());
+            let kinds = settings.timers.kinds.expected();
+            let fired = SharedTimers::new(Timers::new(client.clone()), kinds, gateways.metrics(), shutdown.clone());
+            timers = Some(fired.clone());
             if let (true, Some(broker)) = (wanted(Role::Worker), &broker) {
-                roles.start_worker(settings, broker.clone(), book.clone(), &client, lanes, &gateways);
+                roles.start_worker(settings, broker.clone(), book.clone(), fired.clone(), &client, lanes, &gateways);
             }
             if wanted(Role::Sweep) {
-                roles.start_sweep(settings, book, client, &gateways);
+                roles.start_sweep(settings, book, fired, client, &gateways);
             }
         }
         if let Some(http) = http {
@@ -107,8 +113,14 @@ impl Roles {
                 let book = book(&client, shared.as_ref());
                 shared.get_or_insert_with(|| book.clone());
                 let passive = PassiveClose::new(&book, &gateways, shutdown.clone());
+                let kinds = settings.timers.kinds.expected();
+                let table = Timers::new(client.clone());
+                let fired = match &timers {
+                    Some(known) => known.through(table),
+                    None => SharedTimers::new(table, kinds, gateways.metrics(), shutdown.clone()),
+                };
                 let (trades, refunds) = (Trades::new(client.clone()), Refunds::new(client));
-                orders = Some((passive, Notifications::new(gateways.clone(), book, trades, refunds)));
+                orders = Some((passive, fired, Notifications::new(gateways.clone(), book, trades, refunds)));
             }
             let parts = Parts {
                 database: &settings.database,
@@ -139,13 +151,14 @@ impl Roles {
         settings: &RoleSettings,
         broker: Broker,
         book: SharedBook,
+        timers: SharedTimers,
         client: &Client,
         lanes: Lanes,
         gateways: &Gateways,
     ) {
         self.names.push("worker");
         let parked = broker.clone();
-        let worker = Worker::new(broker, book, lanes, gateways.clone(), settings.pipelines());
+        let worker = Worker::new(broker, book, timers, lanes, gateways.clone(), settings.pipelines());
         let shutdown = self.shutdown.clone();
         let broke = |error| anyhow!("the worker broke: {error}");
         self.tasks.spawn(async move { worker.run(shutdown).await.map_err(broke) });
@@ -155,9 +168,16 @@ impl Roles {
         self.spawn(refunder.run(self.shutdown.clone()));
     }
 
-    fn start_sweep(&mut self, settings: &RoleSettings, book: SharedBook, client: Client, gateways: &Gateways) {
+    fn start_sweep(
+        &mut self,
+        settings: &RoleSettings,
+        book: SharedBook,
+        timers: SharedTimers,
+        client: Client,
+        gateways: &Gateways,
+    ) {
         self.names.push("sweep");
-        let sweep = Sweep::new(book, client, gateways, settings.sweep(), self.shutdown.clone());
+        let sweep = Sweep::new(book, timers, client, gateways, settings.sweep(), self.shutdown.clone());
         self.spawn(sweep.run());
     }
 

@@ -10,6 +10,7 @@ mod log;
 mod parse;
 mod roles;
 mod secret;
+mod timers;
 
 pub(crate) use self::broker::{BrokerSettings, ManagementSettings};
 pub(crate) use self::database::DatabaseSettings;
@@ -17,5 +18,6 @@ pub(crate) use self::gateways::{AlipaySettings, GatewayName, GatewaySettings, Ht
 pub(crate) use self::http::HttpSettings;
 pub(crate) use self::lanes::LaneSettings;
 pub(crate) use self::log::{LogFormat, LogSettings};
-pub(crate) use self::parse::{Human, Parsed, gone, parsed, positive};
+pub(crate) use self::parse::{Human, Parsed, duration, gone, parsed, positive};
 pub(crate) use self::roles::{Role, RoleSettings, Tuning};
+pub(crate) use self::timers::{TimerKinds, TimerSettings};

@@ -5,7 +5,7 @@ use relay::RelaySettings;
 use worker::{PipelineSettings, SweepSettings};
 
 use super::parse::{Human, duration, positive_up_to_a_day, up_to_a_day};
-use super::{BrokerSettings, DatabaseSettings, GatewaySettings};
+use super::{BrokerSettings, DatabaseSettings, GatewaySettings, TimerSettings};
 use crate::failure::Failure;
 
 /// What the roles work with and how.
@@ -19,17 +19,19 @@ pub(crate) struct RoleSettings {
     pub(crate) tuning: Tuning,
     #[command(flatten)]
     pub(crate) gateways: GatewaySettings,
+    #[command(flatten)]
+    pub(crate) timers: TimerSettings,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Role {
     /// Sends the outbox to RabbitMQ
     Relay,
-    /// Closes orders that are due
+    /// Closes orders, and fires timers, that are due
     Worker,
-    /// Closes overdue orders whose message never arrived; one process at a time, the others stand by
+    /// Closes overdue orders, and fires timers, whose message never arrived; one process at a time, the others stand by
     Sweep,
-    /// Serves orders over HTTP
+    /// Serves orders and timers over HTTP
     Api,
 }
 
@@ -107,7 +109,8 @@ impl RoleSettings {
 
     pub(crate) fn sweep(&self) -> SweepSettings {
         let Tuning { sweep_every, sweep_grace, .. } = self.tuning;
-        SweepSettings { every: sweep_every.0, grace: sweep_grace.0, ..SweepSettings::default() }
+        let keep_timers = self.timers.keep_timers.0;
+        SweepSettings { every: sweep_every.0, grace: sweep_grace.0, keep_timers, ..SweepSettings::default() }
     }
 }
 

@@ -19,7 +19,7 @@ fn settler(book: &Arc<FakeBook>, gateways: &Gateways, mode: Mode) -> Settler {
 
 /// Settles these orders, each without an attempt so far.
 async fn settle(book: &Arc<FakeBook>, gateways: &Gateways, mode: Mode, names: &[&str]) -> Settled {
-    settler(book, gateways, mode).handle(&due(names), &context()).await.unwrap()
+    settler(book, gateways, mode).settle(&due(names), &context()).await.unwrap()
 }
 
 #[tokio::test]
@@ -67,7 +67,7 @@ async fn a_change_between_load_and_close_is_seen_and_decided_again() {
     let racing = RacingBook { book: Arc::clone(&book), gate: gate.clone() };
     let settler =
         Settler::new(&SharedBook::new(Arc::new(racing)), &Gateways::none(), Mode::Payment, UnknownOrders::default());
-    let settled = settler.handle(&due(&["1"]), &context()).await.unwrap();
+    let settled = settler.settle(&due(&["1"]), &context()).await.unwrap();
     assert!(gate.is_cancelled(), "the close was tried");
     assert_eq!((&settled.outcomes[&id("1")], book.status("1")), (&Outcome::Unchanged, OrderStatus::Paid));
     assert!(book.state().closings.is_empty());
@@ -156,7 +156,7 @@ async fn orders_that_wait_for_a_gateway_hold_up_no_other() {
         assert_eq!(book.status("2"), OrderStatus::Pending, "its gateway has not answered");
         gate.cancel();
     };
-    let (settled, ()) = tokio::join!(settler.handle(&all, &context), watching);
+    let (settled, ()) = tokio::join!(settler.settle(&all, &context), watching);
     assert_eq!(settled.unwrap().outcomes[&id("2")], Outcome::Closed);
 }
 
@@ -217,7 +217,7 @@ async fn a_program_that_stops_gives_a_batch_back_that_waits_for_a_gateway() {
         }
         context.patience.shutdown().cancel();
     };
-    let (handled, ()) = tokio::join!(settler.handle(&all, &context), stopping);
+    let (handled, ()) = tokio::join!(settler.settle(&all, &context), stopping);
     assert!(handled.is_err());
     assert_eq!(book.status("1"), OrderStatus::Pending);
 }

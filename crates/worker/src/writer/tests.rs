@@ -1,10 +1,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use book::{Actor, Closed, OrderBook, Revision};
+use book::{BookResult, Actor, Closed, OrderBook, Revision};
 use order::OrderStatus;
 
 use super::*;
+use crate::shared_book::SharedBook;
 use crate::fakes::{FakeBook, context, deadline, id, overdue, receipt};
 
 fn book(orders: usize) -> (Arc<FakeBook>, SharedBook, Vec<Closing>) {
@@ -31,7 +32,7 @@ async fn try_to_close(
     patience: &Patience,
 ) -> Result<Reply<Closed>, Interrupted> {
     let by = Actor::on_timeout("worker");
-    let calls = Calls { book: shared, evidence: &shared.writes, patience, trouble: "trouble" };
+    let calls = Calls { to: shared, warnings: &shared.warnings, evidence: &shared.writes, patience, trouble: "trouble" };
     calls.in_parts(closings, known(), |part| shared.book.settle(part, &by, None)).await
 }
 
@@ -74,13 +75,13 @@ async fn where_every_order_fails_alike_none_is_refused_and_few_calls_are_made() 
     assert!(calls <= SAMPLE_AFTER_FAILURES + ALIKE, "{calls} calls");
     let (trouble, _) = shared.trouble().expect("it is known");
     assert!(trouble.contains("a rule is broken"), "{trouble}");
-    assert!(shared.closed_for().is_some());
+    assert!(shared.writes.closed_for().is_some());
 
     // The rule is gone. What was held back closes, and the trouble is over.
     book.state().poison.clear();
     let items = close(&shared, &closings).await;
     assert!(items.values().all(|item| matches!(item, ItemReply::Done(_))));
-    assert!(shared.trouble().is_none() && shared.closed_for().is_none());
+    assert!(shared.trouble().is_none() && shared.writes.closed_for().is_none());
 }
 
 #[tokio::test]
@@ -164,7 +165,7 @@ async fn what_the_book_was_not_asked_about_is_left_out() {
         Box::pin(async { Ok(Reply { time: known(), items }) })
     };
     let patience = context().patience;
-    let calls = Calls { book: &shared, evidence: &shared.loads, patience: &patience, trouble: "trouble" };
+    let calls = Calls { to: &shared, warnings: &shared.warnings, evidence: &shared.loads, patience: &patience, trouble: "trouble" };
     let reply = calls.in_parts(&closings, known(), call).await.unwrap();
     assert_eq!(reply.items, HashMap::from([(id("o-0"), ItemReply::Done(())), (id("o-1"), ItemReply::Changed)]));
 }
