@@ -62,3 +62,4 @@ grant select, update on gateways to overdue_operator;
 grant select (created_at, event, events) on outbox to overdue_worker, overdue_api;
 grant select (status, payment_deadline) on orders to overdue_relay;
 grant select (state) on refunds to overdue_relay;
+grant select (state, due_at) on timers to overdue_relay;

@@ -149,4 +149,4 @@ alter table outbox
         event in ('batch', 'order.closed', 'order.paid', 'payment.late', 'payment.refunded')
         or event ~ '^timer[.][a-z][a-z0-9_]{0,15}$');
 comment on column outbox.order_id is 'The order. Of a timer: its kind, a colon, and its subject; of a timer''s event: its subject.';
-comment on column outbox.kind is 'What is due: payment (the deadline of an order), gateway (its gateway is to be asked) or timer. Of no meaning for events.';
+comment on column outbox.kind is 'What is due: payment (the deadline of an order), gateway (its gateway is to be asked) or timer (a timer is due). Of no meaning for events.';

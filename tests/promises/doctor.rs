@@ -222,6 +222,8 @@ async fn missing_rights_are_named() {
         [
             "queue overdue.v1.due.payment",
             "queue overdue.v1.due.gateway",
+            "queue overdue.v1.due.timer",
+            "queue overdue.v1.commands",
             "exchange overdue.lanes",
             "exchange overdue.parked"
         ]

@@ -34,6 +34,7 @@ mod schema;
 mod sharding;
 mod shop;
 mod sweep;
+mod timer_service;
 mod timers;
 mod tls;
 mod topology;

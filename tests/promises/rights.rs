@@ -88,6 +88,7 @@ async fn all_works_under_the_users_of_the_broker() {
     let (world, simulator) = (World::bare(&["2s"]).await, simulator().await);
     let [publisher, relay_user, worker, operator] =
         ["overdue-publisher", "overdue-relay", "overdue-worker", "overdue-operator"].map(user);
+    let timers = broker_user(&world, &user("overdue-timers")).await;
     let [publisher, relay_user, worker, operator] = [
         broker_user(&world, &publisher).await,
         broker_user(&world, &relay_user).await,
@@ -120,6 +121,15 @@ async fn all_works_under_the_users_of_the_broker() {
     foreign.due_now(b"not an ID").await;
     world.set_deadline(&order.id, 3.0).await;
     let again = world.order("tea", Duration::from_secs(2)).await;
+    let arm = br#"{"v":1,"arm":[{"kind":"sms","subject":"1","due":"2020-01-01T00:00:00Z"}]}"#;
+    let connection = Connection::connect(&timers, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+    drop(channel.basic_publish("overdue.commands".into(), "".into(), options, arm, properties).await.unwrap());
+    eventually("a timer that was commanded fires", async || {
+        world.number("select count(*) from timers where state = 'fired'").await == 1
+    })
+    .await;
     world.becomes(&at_gateway.id, "closed").await;
     world.becomes(&order.id, "closed").await;
     world.becomes(&again.id, "closed").await;
@@ -144,6 +154,10 @@ async fn all_works_under_the_users_of_the_broker() {
         (&publisher, Deed::Publish("overdue.parked")),
         (&publisher, Deed::Publish("overdue.events")),
         (&publisher, Deed::Publish("overdue.lanes")),
+        (&publisher, Deed::Publish("overdue.commands")),
+        (&timers, Deed::Publish("overdue.delay")),
+        (&timers, Deed::Publish("overdue.events")),
+        (&timers, Deed::Consume("overdue.v1.commands")),
         (&relay_user, Deed::Publish("overdue.delay")),
         (&relay_user, Deed::Consume("overdue.v1.parked")),
         (&publisher, Deed::Publish("overdue.due")),
@@ -179,7 +193,7 @@ struct DatabaseRoles<'a> {
 }
 
 impl<'a> DatabaseRoles<'a> {
-    const NAMES: [&'static str; 4] = ["relay", "worker", "api", "operator"];
+    const NAMES: [&'static str; 5] = ["relay", "worker", "api", "operator", "timers"];
 
     async fn create(world: &'a World) -> Self {
         // Roles belong to all databases of a server, and other tests must not see these.
@@ -232,7 +246,7 @@ impl<'a> DatabaseRoles<'a> {
             let (name, login) = (format!("{}_{role}", self.world.vhost), Self::login(self.world, role));
             self.world.execute(&format!("drop owned by {login}, {name}; drop role {login}")).await;
         }
-        for role in ["api", "relay", "worker", "operator"] {
+        for role in ["api", "relay", "worker", "operator", "timers"] {
             self.world.execute(&format!("drop role {}_{role}", self.world.vhost)).await;
         }
     }
@@ -264,6 +278,14 @@ async fn all_works_under_the_roles_of_the_database() {
         world.number("select count(*) from refunds where state = 'succeeded'").await == 1
     })
     .await;
+    // A service that may only arm timers: its timer fires, and what it has cancelled does not. One is left to the sweep.
+    let mut only_timers = PgConnection::connect(&roles.url("timers")).await.unwrap();
+    let calls = "select overdue_arm('sms', '1', now()); select overdue_arm('sms', '2', now() + interval '1 hour');
+                 select overdue_cancel('sms', '2')";
+    sqlx::raw_sql(calls).execute(&mut only_timers).await.unwrap();
+    world.execute("insert into timers (kind, subject, due_at, state, changed_at) values ('old', '1', now(), 'cancelled', now() - interval '1 year')").await;
+    eventually("it fires", async || world.number("select count(*) from timers where state = 'fired'").await == 1).await;
+    eventually("the old one is deleted", async || world.number("select count(*) from timers").await == 2).await;
     let missed = world.overdue_order("tea").await;
     world.becomes(&missed.id, "closed").await;
     eventually("all is sent", async || world.number("select count(*) from outbox").await == 0).await;
@@ -291,6 +313,11 @@ async fn all_works_under_the_roles_of_the_database() {
     post("/orders/A-2/cancel", json!({})).await;
     post("/orders/A-3/close", json!({ "operator_type": "merchant", "operator": "alice", "reason": "r" })).await;
     world.becomes(&order::OrderId::new("A-3").unwrap(), "closed").await;
+    let timer = format!("{base}/timers/receipt/A-1");
+    let armed = reqwest::Client::new().put(&timer).json(&json!({ "after_s": 60 })).send().await.unwrap();
+    assert_eq!(armed.status(), 201);
+    post("/timers/receipt/A-1/fire", json!({})).await;
+    assert_eq!(reqwest::get(&timer).await.unwrap().json::<Value>().await.unwrap()["state"], "fired");
     let metrics = reqwest::get(format!("{base}/metrics")).await.unwrap().text().await.unwrap();
     assert!(
         metrics.contains("overdue_sample_failures_total 0") && metrics.contains("overdue_outbox_rows"),
@@ -311,6 +338,12 @@ async fn all_works_under_the_roles_of_the_database() {
         ("relay", "select amount_minor from orders"),
         ("relay", "update orders set status = 'paid'"),
         ("relay", "insert into outbox (order_id, due_at) values ('x', now())"),
+        ("timers", "select * from timers"),
+        ("timers", "update timers set state = 'fired'"),
+        ("timers", "insert into outbox (order_id, due_at) values ('x', now())"),
+        ("timers", "select * from orders"),
+        ("relay", "select overdue_arm('sms', '9', now())"),
+        ("worker", "update timers set due_at = now()"),
         ("worker", "insert into orders (id, amount_minor, currency, payment_deadline) values ('x', 1, 'CNY', now())"),
         ("worker", "update orders set amount_minor = 0"),
         ("worker", "update orders set payment_deadline = now()"),

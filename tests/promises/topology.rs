@@ -47,7 +47,7 @@ async fn importing_the_file_and_declaring_are_the_same() {
     let imported = World::bare(&[]).await;
     management(Method::POST, &["definitions", &imported.vhost], Some(standard().definitions(&imported.vhost))).await;
     let both = (live(&declared.vhost).await, live(&imported.vhost).await);
-    assert_eq!(both.0["queues"].as_array().map(Vec::len), Some(47));
+    assert_eq!(both.0["queues"].as_array().map(Vec::len), Some(49));
     assert_eq!(both.0, both.1);
     // And declaring on top of an import changes nothing and conflicts with nothing.
     declare(&standard(), &imported.broker()).await.unwrap();
@@ -147,7 +147,7 @@ async fn what_earlier_versions_bound_is_named_and_removed_by_declaring() {
 async fn verify_changes_nothing() {
     let world = World::bare(&[]).await;
     let verification = verify(&standard(), &world.broker(), None).await.unwrap();
-    assert_eq!(verification.findings.len(), 54, "{:?}", verification.findings);
+    assert_eq!(verification.findings.len(), 57, "{:?}", verification.findings);
     assert_eq!(verification.unchecked.len(), 1, "says what it could not check without the management API");
     let left = live(&world.vhost).await;
     assert_eq!(left, json!({ "exchanges": [], "queues": [], "bindings": [] }));

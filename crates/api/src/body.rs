@@ -159,11 +159,11 @@ pub struct TimelineEntry {
     /// When, by the database's clock.
     pub at: String,
     /// What: `created`, `deadline moved`, `paid`, `cancelled`, `closed`, `refund recorded`, `refund succeeded`,
-    /// `trade not found`.
+    /// `trade not found`, `timer armed`, `timer fired`, `timer cancelled`.
     pub what: String,
     /// Why, or more of it.
     pub detail: String,
-    /// Who did it: a part of the program, a service, or a gateway.
+    /// Who did it: a part of the program, a service, or a gateway; of a timer: `timers`.
     pub actor: String,
     /// The person who had it done, if one had: `merchant alice`.
     pub operator: Option<String>,

@@ -33,7 +33,7 @@ pub struct Check {
 
 /// Name, rule, and a query for the keys of the rows that break it. `$1` is the grace in seconds where it is used. `REASONS` stands
 /// for the reasons for parking a message that are gone once its orders have settled.
-const CHECKS: [(&str, &str, &str); 16] = [
+const CHECKS: [(&str, &str, &str); 18] = [
     (
         "overdue_pending",
         "no order is pending past its deadline by more than the grace",
@@ -158,13 +158,27 @@ const CHECKS: [(&str, &str, &str); 16] = [
            and k.last_at < transaction_timestamp() - ($1::float8 + 10) * interval '1 second'
            and not exists (
                select from unnest(k.orders) as named (id)
-               left join orders o on o.id = named.id
-               where o.id is null or o.status::text = 'pending'
-                  or exists (select from payments p where p.order_id = o.id and p.state = 'open' and p.gateway <> 'none'))",
+               left join orders o on o.id = named.id and split_part(k.routing_key, '.', 2) <> 'timer'
+               left join timers t on split_part(k.routing_key, '.', 2) = 'timer'
+                   and t.kind = split_part(named.id, ':', 1) and t.subject = substr(named.id, strpos(named.id, ':') + 1)
+               where (o.id is null or o.status::text = 'pending'
+                  or exists (select from payments p where p.order_id = o.id and p.state = 'open' and p.gateway <> 'none'))
+                 and coalesce(t.state, 'armed') = 'armed')",
+    ),
+    (
+        "overdue_timers",
+        "no timer is armed past its time by more than the grace",
+        "select kind || ':' || subject as key from timers
+         where state = 'armed' and due_at < transaction_timestamp() - $1 * interval '1 second'",
+    ),
+    (
+        "timers_on_time",
+        "no timer fired before its time",
+        "select kind || ':' || subject as key from timers where fired_at < due_at and $1::float8 is not null",
     ),
     (
         "outbox_sent",
-        "no timeout has waited in the outbox for longer than the grace",
+        "no timeout and no event has waited in the outbox for longer than the grace",
         "select order_id as key from outbox where created_at < transaction_timestamp() - $1 * interval '1 second'",
     ),
 ];

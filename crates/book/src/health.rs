@@ -7,7 +7,7 @@ use crate::postgres::one;
 
 /// Indexes that each statement in a hurry stands on, and what is slow without them. Where the tables are the shop's own,
 /// they need the like.
-const INDEXES: [(&str, &str); 11] = [
+const INDEXES: [(&str, &str); 14] = [
     ("orders_pending_by_deadline", "the sweep, and the metrics, read all orders"),
     ("outbox_timeouts", "the timeouts of new orders wait behind events"),
     ("outbox_events", "events are looked for among all timeouts"),
@@ -17,6 +17,9 @@ const INDEXES: [(&str, &str); 11] = [
     ("payments_to_ask", "the sweep reads all payments for those that are open"),
     ("refunds_to_follow_up", "refunds are slow to find"),
     ("refunds_by_order", "the refunds of an order are slow to find"),
+    ("timers_armed_by_due", "the sweep, and the metrics, read all timers"),
+    ("timers_by_subject", "the timers of an order are slow to find"),
+    ("timers_ended", "old timers are slow to delete"),
     ("parked_held", "parked messages are slow to count"),
     ("api_requests_by_age", "old answers of the API are slow to delete"),
 ];
@@ -50,6 +53,16 @@ pub async fn orders_unclear_at_gateway(client: &Client) -> Result<i64, BookError
         &[],
     )
     .await
+}
+
+/// How many timers are armed although they were due a minute ago or more: messages and sweep have missed them, or cannot fire
+/// them.
+///
+/// # Errors
+/// [`BookError`] where the database cannot be asked.
+pub async fn timers_past_due(client: &Client) -> Result<i64, BookError> {
+    let past = "select count(*) from timers where state = 'armed' and due_at < statement_timestamp() - interval '1 minute'";
+    one(client, past, &[]).await
 }
 
 /// How many refunds wait for a person.

@@ -23,7 +23,7 @@ pub use gateways::{
     registered_gateways, set_default_gateway,
 };
 pub use health::{
-    missing_indexes, orders_past_deadline, orders_unclear_at_gateway, refunds_needing_person, refunds_waiting,
+    missing_indexes, orders_past_deadline, orders_unclear_at_gateway, refunds_needing_person, refunds_waiting, timers_past_due,
 };
 pub use order_book::{
     Actor, BookError, BookResult, Bookmark, Closed, Closing, Credited, ItemReply, KeptBack, Loaded, MoneyAside,
@@ -34,5 +34,5 @@ pub use postgres::PostgresBook;
 pub use refunds::{DueRefund, RefundProgress, RefundRecord, RefundStep, Refunds};
 pub use setup::{Flaw, flaws};
 pub use sweep::{Lead, is_led};
-pub use timers::{Fired, Firing, TimerPage, TimerReply, Timers};
+pub use timers::{Fired, Firing, TimerCommand, TimerPage, TimerReply, Timers};
 pub use trades::Trades;

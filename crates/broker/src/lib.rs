@@ -3,6 +3,7 @@
 
 mod alarms;
 mod amqp_url;
+mod commands;
 mod connection;
 mod declare;
 mod doctor;
@@ -23,11 +24,13 @@ mod publish;
 mod ready;
 mod routing;
 mod session;
+mod subscription;
 pub mod topology;
 mod users;
 mod verify;
 pub mod wire;
 
+pub use commands::{Command, CommandAction, CommandMessage, CommandQueue};
 pub use connection::{Broker, BrokerSettings};
 pub use declare::declare;
 pub use doctor::diagnose;

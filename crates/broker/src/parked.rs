@@ -2,32 +2,26 @@
 
 use std::time::Duration;
 
-use futures_util::{FutureExt, StreamExt};
+use lapin::BasicProperties;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Connection, Consumer};
 use order::{Attempts, ParkReason, Shard, TimeoutId, TimeoutKind, UnknownKind};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
-use crate::connection::close;
 use crate::forward::{kept_headers, tells_of_death, without};
 use crate::headers::{ATTEMPTS_MADE_HEADER, DETAIL_HEADER, REASON_HEADER, attempts, text};
 use crate::json::{of_properties, of_table, storable, to_table};
 use crate::routing::{is_due_queue, kind_and_shard, routing_key};
-use crate::session::consumer_tag;
-use crate::topology::{LANES_EXCHANGE, PARKED_EXCHANGE, PARKED_QUEUE, UNREADABLE_EXCHANGE};
+use crate::subscription::Subscription;
+use crate::topology::{
+    COMMANDS_EXCHANGE, COMMANDS_QUEUE, LANES_EXCHANGE, PARKED_EXCHANGE, PARKED_QUEUE, UNREADABLE_EXCHANGE,
+};
 use crate::{Broker, BrokerError, Outgoing, wire};
 
 /// A consumer of the parked queue. What it has taken and not acked goes back when it is closed, or when the program dies.
-pub struct ParkedQueue {
-    broker: Broker,
-    connection: Connection,
-    channel: Channel,
-    consumer: Consumer,
-}
+pub struct ParkedQueue(Subscription);
 
 /// A message that was set aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,31 +62,14 @@ impl ParkedQueue {
     /// # Errors
     /// [`BrokerError`].
     pub async fn open(broker: &Broker) -> Result<Self, BrokerError> {
-        let connection = broker.connect("parked").await?;
-        let channel = broker.channel(&connection).await?;
-        let error = |error: lapin::Error| broker.error(&error);
-        channel.basic_qos(PREFETCH, BasicQosOptions::default()).await.map_err(error)?;
-        let (options, nothing) = (BasicConsumeOptions::default(), FieldTable::default());
-        let consumer = channel
-            .basic_consume(PARKED_QUEUE.into(), consumer_tag().as_str().into(), options, nothing)
-            .await
-            .map_err(error)?;
-        Ok(Self { broker: broker.clone(), connection, channel, consumer })
+        Ok(Self(Subscription::open(broker, "parked", PARKED_QUEUE, PREFETCH).await?))
     }
 
     /// Waits for a message and takes with it the others that have arrived. `None` when the subscription has ended.
     ///
     /// May be dropped while it waits.
     pub async fn receive(&mut self) -> Option<Vec<ParkedMessage>> {
-        let mut messages = vec![ParkedMessage::read(self.consumer.next().await?.ok()?)];
-        let mut bytes = messages[0].body.len();
-        while bytes < BYTES_MAX
-            && let Some(Some(Ok(delivery))) = self.consumer.next().now_or_never()
-        {
-            bytes += delivery.data.len();
-            messages.push(ParkedMessage::read(delivery));
-        }
-        Some(messages)
+        Some(self.0.receive(BYTES_MAX).await?.into_iter().map(ParkedMessage::read).collect())
     }
 
     /// As [`ParkedQueue::receive`], but empty when none has come for a while.
@@ -105,16 +82,15 @@ impl ParkedQueue {
     /// # Errors
     /// [`BrokerError`]: they come again then.
     pub async fn ack(&self, messages: &[ParkedMessage]) -> Result<(), BrokerError> {
-        let Some(last) = messages.last() else { return Ok(()) };
-        let acked = self.channel.basic_ack(last.delivery_tag, BasicAckOptions { multiple: true }).await;
-        acked.map_err(|error| self.broker.error(&error))
+        match messages.last() {
+            Some(last) => self.0.ack_up_to(last.delivery_tag).await,
+            None => Ok(()),
+        }
     }
 
     /// Gives everything back that was not acked, and hangs up.
     pub async fn close(self) {
-        // Politely, so that the acks before it have arrived.
-        let _ = timeout(Duration::from_secs(2), self.channel.close(200, "OK".into())).await;
-        close(&self.connection).await;
+        self.0.close().await;
     }
 }
 
@@ -122,12 +98,14 @@ impl ParkedMessage {
     fn read(delivery: Delivery) -> Self {
         let headers = delivery.properties.headers().clone().unwrap_or_default();
         let death = first_death(&headers);
-        let died_when_due =
-            death.as_ref().and_then(|death| text(death, "queue")).is_some_and(|queue| is_due_queue(&queue));
+        let died_in = death.as_ref().and_then(|death| text(death, "queue")).unwrap_or_default();
+        let died_when_due = is_due_queue(&died_in) || died_in == COMMANDS_QUEUE;
         // What a worker has parked came by the parked queue's exchange, and has not died on its way. In every other message the
         // headers are its publisher's, and say what that likes.
         let ours = delivery.exchange.as_str() == PARKED_EXCHANGE && !died_when_due;
-        let routing_key = storable(delivery.routing_key.as_str());
+        // A command's key is its sender's, and says nothing.
+        let routing_key = if died_in == COMMANDS_QUEUE { &died_in } else { delivery.routing_key.as_str() };
+        let routing_key = storable(routing_key);
         let died_of = death.as_ref().and_then(|death| text(death, "reason"));
         let reason = text(&headers, REASON_HEADER).filter(|_| ours);
         let time = match death.as_ref().and_then(|death| death.inner().get("time")) {
@@ -176,7 +154,12 @@ impl Outgoing {
         properties: &Map<String, Value>,
         headers: &Map<String, Value>,
     ) -> Result<Self, UnknownKind> {
-        let (kind, _) = kind_and_shard(key)?;
+        let (exchange, routing_key) = if key == COMMANDS_QUEUE {
+            (COMMANDS_EXCHANGE, key.to_owned())
+        } else {
+            // Of the first shard, which there always is.
+            (LANES_EXCHANGE, routing_key(AGAIN_LANE, kind_and_shard(key)?.0, Shard::FIRST))
+        };
         let headers = kept_headers(Some(&to_table(headers)));
         let ours = [REASON_HEADER, DETAIL_HEADER, ATTEMPTS_MADE_HEADER];
         let headers =
@@ -195,9 +178,7 @@ impl Outgoing {
         if let Some(value) = text("type") {
             sent = sent.with_type(value.into());
         }
-        // Of the first shard, which there always is.
-        let routing_key = routing_key(AGAIN_LANE, kind, Shard::FIRST);
-        Ok(Self { exchange: LANES_EXCHANGE, routing_key, body, properties: sent, mandatory: true })
+        Ok(Self { exchange, routing_key, body, properties: sent, mandatory: true })
     }
 }
 

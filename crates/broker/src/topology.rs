@@ -25,6 +25,10 @@ pub const UNROUTABLE_EXCHANGE: &str = "overdue.unroutable";
 pub const EVENTS_EXCHANGE: &str = "overdue.events";
 /// Where messages go that cannot even be stored in the table of parked messages.
 pub const UNREADABLE_EXCHANGE: &str = "overdue.unreadable";
+/// Where services send commands to arm and to cancel timers, with whatever key.
+pub const COMMANDS_EXCHANGE: &str = "overdue.commands";
+/// The queue of those commands. Workers consume it.
+pub const COMMANDS_QUEUE: &str = "overdue.v1.commands";
 /// The queue of messages that were set aside. Workers take them out of it into the table of parked messages.
 pub const PARKED_QUEUE: &str = "overdue.v1.parked";
 /// The queue of messages that cannot even be stored there. Nothing consumes it.
@@ -109,6 +113,9 @@ impl Topology {
                 topology.due_queues.push(queue);
             }
         }
+        topology.add_queue(COMMANDS_QUEUE, due_arguments());
+        topology.bind(COMMANDS_EXCHANGE, COMMANDS_QUEUE, String::new());
+        topology.due_queues.push(COMMANDS_QUEUE.to_owned());
         for queue in [PARKED_QUEUE, UNREADABLE_QUEUE] {
             topology.add_queue(
                 queue,
@@ -175,6 +182,7 @@ fn exchanges() -> Vec<Exchange> {
         exchange(UNROUTABLE_EXCHANGE, "fanout", vec![]),
         exchange(PARKED_EXCHANGE, "fanout", vec![]),
         exchange(UNREADABLE_EXCHANGE, "fanout", vec![]),
+        exchange(COMMANDS_EXCHANGE, "fanout", vec![]),
         exchange(DELAY_EXCHANGE, "topic", rescued()),
         exchange(LANES_EXCHANGE, "topic", vec![]),
         exchange(DUE_EXCHANGE, "topic", rescued()),

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 /// read from (<https://www.rabbitmq.com/docs/access-control#authorisation>).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerUser {
-    /// What it is for: `overdue-publisher`, `overdue-relay`, `overdue-worker` or `overdue-operator`.
+    /// What it is for: `overdue-publisher`, `overdue-timers`, `overdue-relay`, `overdue-worker` or `overdue-operator`.
     pub name: &'static str,
     /// What it may create and delete.
     pub configure: &'static str,
@@ -21,7 +21,7 @@ const NOTHING: &str = "^$";
 
 /// The users of a deployment. To look whether an object exists (a passive declaration) takes no right.
 #[must_use]
-pub fn users() -> [BrokerUser; 4] {
+pub fn users() -> [BrokerUser; 5] {
     let kinds = TimeoutKind::ALL.map(TimeoutKind::as_str).join("|");
     [
         // Services that publish order IDs themselves. What they could publish as an event, others would believe.
@@ -29,6 +29,14 @@ pub fn users() -> [BrokerUser; 4] {
             name: "overdue-publisher",
             configure: NOTHING,
             write: "^overdue[.]delay$",
+            read: NOTHING.to_owned(),
+            tags: "",
+        },
+        // Services that arm and cancel timers, and nothing else.
+        BrokerUser {
+            name: "overdue-timers",
+            configure: NOTHING,
+            write: "^overdue[.]commands$",
             read: NOTHING.to_owned(),
             tags: "",
         },
@@ -42,8 +50,8 @@ pub fn users() -> [BrokerUser; 4] {
         BrokerUser {
             name: "overdue-worker",
             configure: NOTHING,
-            write: "^overdue[.](lanes|parked|unreadable)$",
-            read: format!("^overdue[.]v1[.](parked|due[.]({kinds})([.][0-9]+)?)$"),
+            write: "^overdue[.](lanes|parked|unreadable|commands)$",
+            read: format!("^overdue[.]v1[.](parked|commands|due[.]({kinds})([.][0-9]+)?)$"),
             tags: "",
         },
         // `topology`, `doctor`, `parked`: to bind a queue takes the right to write to it and to read the exchange.

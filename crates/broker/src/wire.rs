@@ -71,6 +71,9 @@ pub enum Fault {
     /// An ID that is none.
     #[error(transparent)]
     IllegalId(#[from] BadTimeoutId),
+    /// A command that is none; why.
+    #[error("the command is none: {0}")]
+    IllegalCommand(String),
     /// A routing key that names no kind of timeout of this version.
     #[error(transparent)]
     UnknownKind(#[from] UnknownKind),
@@ -90,6 +93,7 @@ impl Fault {
             Self::MalformedEntry => ParkReason::MalformedEntry,
             Self::IllegalId(BadTimeoutId::Order(_)) => ParkReason::IllegalOrderId,
             Self::IllegalId(BadTimeoutId::Timer(_)) => ParkReason::IllegalTimerId,
+            Self::IllegalCommand(_) => ParkReason::IllegalCommand,
             Self::UnknownKind(_) => ParkReason::UnknownKind,
         }
     }
@@ -155,22 +159,12 @@ pub fn decode(kind: TimeoutKind, body: &[u8]) -> Result<Decoded, Fault> {
 }
 
 fn decode_object(kind: TimeoutKind, text: &str) -> Result<Decoded, Fault> {
-    // Each part is read only when the one before it is known to be good, so that a later version with other
-    // fields is called an unknown version and not broken JSON.
     #[derive(Deserialize)]
     struct Parts<'a> {
         #[serde(borrow)]
-        v: Option<&'a RawValue>,
-        #[serde(borrow)]
         orders: Option<&'a RawValue>,
     }
-    let parts: Parts<'_> =
-        serde_json::from_str(text).map_err(|e| Fault::NotJson { line: e.line(), column: e.column() })?;
-    match parts.v.map(RawValue::get) {
-        Some(version) if version.parse() == Ok(VERSION) => {}
-        Some(other) => return Err(Fault::UnknownVersion(other.chars().take(20).collect())),
-        None => return Err(Fault::UnknownVersion("missing".to_owned())),
-    }
+    let parts: Parts<'_> = envelope(text)?;
     let entries = parts.orders.ok_or(Fault::NoOrders)?;
     let entries: Vec<&RawValue> = serde_json::from_str(entries.get()).map_err(|_| Fault::NoOrders)?;
     if entries.is_empty() {
@@ -192,6 +186,23 @@ fn decode_object(kind: TimeoutKind, text: &str) -> Result<Decoded, Fault> {
     }
     let due = (due.len() == entries.len()).then_some(due);
     Ok(Decoded { ids, due, bad_entries })
+}
+
+/// Reads the parts of an envelope of version 1, whatever else it has. Each is read only when the one before it is known to be
+/// good, so that a later version with other fields is called an unknown version and not broken JSON.
+pub(crate) fn envelope<'a, P: Deserialize<'a>>(text: &'a str) -> Result<P, Fault> {
+    #[derive(Deserialize)]
+    struct Version<'a> {
+        #[serde(borrow)]
+        v: Option<&'a RawValue>,
+    }
+    let not_json = |error: serde_json::Error| Fault::NotJson { line: error.line(), column: error.column() };
+    let version: Version<'a> = serde_json::from_str(text).map_err(not_json)?;
+    match version.v.map(RawValue::get) {
+        Some(version) if version.parse() == Ok(VERSION) => serde_json::from_str(text).map_err(not_json),
+        Some(other) => Err(Fault::UnknownVersion(other.chars().take(20).collect())),
+        None => Err(Fault::UnknownVersion("missing".to_owned())),
+    }
 }
 
 fn decode_entry(kind: TimeoutKind, json: &str) -> Result<(TimeoutId, Option<Deadline>), Fault> {

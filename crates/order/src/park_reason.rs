@@ -23,6 +23,8 @@ pub enum ParkReason {
     IllegalOrderId,
     /// A timer's name is not of the form `<kind>:<subject>`, or has other characters than it may have, or too many.
     IllegalTimerId,
+    /// A command to arm or cancel a timer has another form than it may have, or a value that cannot be.
+    IllegalCommand,
     /// The routing key names a kind of timeout that this version does not know.
     UnknownKind,
     /// No lane, or no due queue, is bound for the routing key.
@@ -66,7 +68,7 @@ pub struct UnknownReason(pub String);
 
 impl ParkReason {
     /// Every reason.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::TooLarge,
         Self::NotUtf8,
         Self::NotJson,
@@ -76,6 +78,7 @@ impl ParkReason {
         Self::MalformedEntry,
         Self::IllegalOrderId,
         Self::IllegalTimerId,
+        Self::IllegalCommand,
         Self::UnknownKind,
         Self::Unroutable,
         Self::DeliveryLimit,
@@ -108,6 +111,7 @@ impl ParkReason {
             Self::MalformedEntry => "malformed_entry",
             Self::IllegalOrderId => "illegal_order_id",
             Self::IllegalTimerId => "illegal_timer_id",
+            Self::IllegalCommand => "illegal_command",
             Self::UnknownKind => "unknown_kind",
             Self::Unroutable => "unroutable",
             Self::DeliveryLimit => "delivery_limit",
@@ -128,11 +132,13 @@ impl ParkReason {
         }
     }
 
-    /// Whether the reason is gone once the orders of the message have settled in another way.
+    /// Whether the reason is gone once the orders, or timers, of the message have settled in another way.
     fn ends_with_its_orders(self) -> bool {
         matches!(
             self,
             Self::UnknownOrder
+                | Self::UnknownTimer
+                | Self::UnexpectedTimer
                 | Self::UnreadableOrder
                 | Self::RefusedByDatabase
                 | Self::StaysLocked
@@ -163,7 +169,8 @@ impl ParkReason {
             | Self::TooManyOrders
             | Self::MalformedEntry
             | Self::IllegalOrderId
-            | Self::IllegalTimerId => "Correct the publisher, have it publish again, then drop the message.",
+            | Self::IllegalTimerId
+            | Self::IllegalCommand => "Correct the publisher, have it publish again, then drop the message.",
             Self::UnknownKind => {
                 "Deploy a version that knows this kind, then requeue. If the kind is a typing error, correct the publisher, have it publish again, then drop the message."
             }

@@ -1,4 +1,5 @@
-use order::OrderId;
+use order::{Deadline, OrderId, TimerState};
+use outbox::{Timer, TimerFilter};
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection, Row};
 use time::OffsetDateTime;
@@ -13,7 +14,7 @@ pub struct TimelineEntry {
     /// When, by the database's clock.
     pub at: OffsetDateTime,
     /// What: `created`, `deadline moved`, `paid`, `cancelled`, `closed`, `refund recorded`, `refund succeeded`,
-    /// `trade not found`.
+    /// `trade not found`, `timer armed`, `timer fired`, `timer cancelled`.
     pub what: String,
     /// Why, or more of it.
     pub detail: String,
@@ -22,6 +23,9 @@ pub struct TimelineEntry {
     /// The person who had it done, if one had: `merchant alice`.
     pub operator: Option<String>,
 }
+
+/// The most timers of an order that are told of.
+const TIMERS_MAX: usize = 100;
 
 struct RefundRow {
     refund_no: String,
@@ -43,7 +47,7 @@ impl FromRow<'_, PgRow> for RefundRow {
     }
 }
 
-/// All that is on record of an order, oldest first: its log, and what its gateway said.
+/// All that is on record of an order, oldest first: its log, what its gateway said, and the timers whose subject it is.
 ///
 /// # Errors
 /// [`OrderError::Unknown`] if nothing is and there is no such order, [`OrderError::Database`].
@@ -69,6 +73,8 @@ pub async fn timeline(connection: &mut PgConnection, id: &OrderId) -> Result<Vec
         entries.push(of_gateway(created_at, "refund recorded", format!("{refund_no}: {reason}"), &gateway));
         entries.extend(succeeded_at.map(|at| of_gateway(at, "refund succeeded", refund_no, &gateway)));
     }
+    let filter = TimerFilter { subject: Some(id.to_string()), ..TimerFilter::default() };
+    entries.extend(outbox::timers(connection, &filter, TIMERS_MAX).await?.into_iter().map(of_timer));
     if entries.is_empty() {
         // The shop's own code may have made the order and told the log nothing.
         show(connection, id).await?;
@@ -86,6 +92,17 @@ fn of_log(row: LogRow) -> TimelineEntry {
     };
     let operator = row.operator.map(|name| [row.operator_type.unwrap_or_default(), name].join(" "));
     TimelineEntry { at: row.at, what: what.to_owned(), detail: row.reason, actor: row.actor, operator }
+}
+
+fn of_timer(timer: Timer) -> TimelineEntry {
+    let due = Deadline::at(timer.due_at);
+    let (kind, revision) = (timer.id.kind(), timer.revision);
+    let detail = match timer.state {
+        TimerState::Armed => format!("{kind}, due at {due} (revision {revision})"),
+        TimerState::Fired | TimerState::Cancelled => format!("{kind}, was due at {due} (revision {revision})"),
+    };
+    let (what, actor) = (format!("timer {}", timer.state), "timers".to_owned());
+    TimelineEntry { at: timer.changed_at, what, detail, actor, operator: None }
 }
 
 fn of_gateway(at: OffsetDateTime, what: &str, detail: String, gateway: &str) -> TimelineEntry {

@@ -7,6 +7,7 @@ mod asking;
 mod attempt;
 mod attendant;
 mod circuit;
+mod commander;
 mod early;
 mod evidence;
 #[cfg(test)]
@@ -39,6 +40,7 @@ mod worker;
 mod writer;
 
 pub use attendant::Attendant;
+pub use commander::Commander;
 pub use gateway_settings::GatewaySettings;
 pub use gateways::Gateways;
 pub use metrics::WorkerMetrics;

@@ -11,6 +11,9 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::outcome::{Outcome, OutcomeKind};
 
+/// Histograms by the kind of timers.
+type ByTimerKind = Family<[(&'static str, String); 1], Histogram, fn() -> Histogram>;
+
 /// Counters by outcome.
 type Outcomes = Family<[(&'static str, &'static str); 1], Counter>;
 
@@ -23,7 +26,7 @@ pub struct WorkerMetrics {
     close_lateness: Histogram,
     close_lateness_max_ms: Gauge,
     /// From the moment at which a timer was due to its firing, in seconds, by the database's clock, by the timer's kind.
-    timer_lateness: Family<[(&'static str, String); 1], Histogram, fn() -> Histogram>,
+    timer_lateness: ByTimerKind,
     /// The kinds that have a label of their own.
     timer_kinds: Arc<Mutex<HashSet<String>>>,
     /// Orders in a batch.

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use tokio_postgres::Row;
 use trace::TraceParent;
 
-use crate::postgres::{is_bad, with_announcement};
+use crate::postgres::{is_bad, one, with_announcement};
 use crate::{BookError, Bookmark, ItemReply, PageRequest, Reply};
 
 /// The table of timers.
@@ -35,6 +35,19 @@ pub struct Firing {
 pub struct Fired {
     /// From the moment at which it was due, by the database's clock.
     pub lateness: Duration,
+}
+
+/// What is to be done with a timer, as a command has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimerCommand {
+    /// The timer.
+    pub id: TimerId,
+    /// When it is to fire; `None`: it is to be cancelled.
+    pub due: Option<Deadline>,
+    /// What goes along with its event, as JSON.
+    pub data: Option<String>,
+    /// A number that the sender raises with each command; `None`: the command always counts.
+    pub version: Option<i64>,
 }
 
 /// What calls about timers give.
@@ -127,9 +140,12 @@ impl Timers {
                 Some(late_s) => {
                     ItemReply::Done(Fired { lateness: Duration::try_from_secs_f64(late_s).unwrap_or_default() })
                 }
-                None => ItemReply::Locked("another transaction holds it locked".to_owned()),
+                None => ItemReply::Changed,
             };
             items.insert(id, item);
+        }
+        for Firing { id, .. } in firings.iter().filter(|firing| !items.contains_key(&firing.id)).collect::<Vec<_>>() {
+            items.insert(id.clone(), ItemReply::Locked("another transaction holds it locked".to_owned()));
         }
         Ok(Reply { time: ServerTime::from(now(&rows)?), items })
     }
@@ -186,6 +202,40 @@ impl Timers {
             client.execute(&statement, &[&kept_s, &count_max]).await
         });
         Ok(usize::try_from(deleted.await?).unwrap_or(usize::MAX))
+    }
+
+    /// Arms and cancels, all of it or none. A command whose version is not higher than that of one before does nothing. The trace is
+    /// the one that the timers belong to.
+    ///
+    /// # Errors
+    /// [`BookError`]: then nothing was done, or it is not known.
+    pub async fn command(&self, commands: &[TimerCommand], trace: Option<&TraceParent>) -> Result<(), BookError> {
+        let (kinds, subjects) = names(commands.iter().map(|command| &command.id));
+        let dues: Vec<Option<OffsetDateTime>> =
+            commands.iter().map(|command| command.due.map(Deadline::instant)).collect();
+        let data: Vec<Option<&str>> = commands.iter().map(|command| command.data.as_deref()).collect();
+        let versions: Vec<Option<i64>> = commands.iter().map(|command| command.version).collect();
+        let trace = trace.map(TraceParent::as_str);
+        let done = self.client.within(is_bad, async |client| {
+            let statement = client.prepare_cached(include_str!("command.sql")).await?;
+            client.query(&statement, &[&kinds, &subjects, &dues, &data, &versions, &trace]).await
+        });
+        done.await?;
+        Ok(())
+    }
+
+    /// Whether commands can be done at all. Changes nothing.
+    ///
+    /// # Errors
+    /// [`BookError`] says what is wrong.
+    pub async fn ready_for_commands(&self) -> Result<(), BookError> {
+        self.command(&[], None).await?;
+        let right = "select has_function_privilege(to_regproc('overdue_arm'), 'execute')
+                        and has_function_privilege(to_regproc('overdue_cancel'), 'execute')";
+        match one::<bool>(&self.client, right, &[]).await? {
+            true => Ok(()),
+            false => Err(BookError::Misconfigured("no right to execute overdue_arm and overdue_cancel".to_owned())),
+        }
     }
 
     /// Whether timers can be looked up and fired at all. Changes nothing. Returns the database's time.

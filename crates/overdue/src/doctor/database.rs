@@ -145,6 +145,12 @@ async fn state(
         let advice = "`overdue parked list` names those that were given up; the worker's log says why the others wait";
         findings.push(Finding::new("orders at a gateway", problem, advice));
     }
+    let timers = book::timers_past_due(client).await?;
+    if timers > 0 {
+        let problem = format!("{timers} are armed although they were due a minute ago or more");
+        let advice = "start worker and sweep; if they run, their logs name the timers that they cannot fire";
+        findings.push(Finding::new("timers", problem, advice));
+    }
     let is_led = book::is_led(client).await?;
     findings.extend(sweep(&PostgresBook::new(client.clone()), is_led).await?);
     for ParkedGroup { reason, messages, detail, .. } in ParkedTable::new(client.clone()).groups().await? {

@@ -37,6 +37,10 @@ fn worker_line(worker: &WorkerMetrics) -> String {
     if rescued + passive > 0 || stuck > 0 {
         line += &format!("; {rescued} rescued by the sweep, {stuck} stuck, {passive} settled because a client looked");
     }
+    let (fired, timers_rescued) = (worker.timers(OutcomeKind::Fired), worker.timers_rescued.get());
+    if fired > 0 {
+        line += &format!("; {fired} timers fired, {timers_rescued} of them found by the sweep");
+    }
     let (handed_over, calls) = (of(OutcomeKind::HandedOver), worker.gateway_calls.get());
     let (held, refunded) = (of(OutcomeKind::Held), worker.refunds_arrived.get());
     if handed_over + calls + held + refunded > 0 {

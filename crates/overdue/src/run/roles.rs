@@ -10,7 +10,7 @@ use relay::{Relay, RelayMetrics};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use worker::{
-    Attendant, Gateways, Notifications, PassiveClose, PipelineSettings, Refunder, SharedBook, SharedTimers, Sweep, Worker, WorkerMetrics,
+    Attendant, Commander, Gateways, Notifications, PassiveClose, PipelineSettings, Refunder, SharedBook, SharedTimers, Sweep, Worker, WorkerMetrics,
 };
 
 use super::http::{Http, Parts};
@@ -30,6 +30,14 @@ pub(crate) struct Roles {
     relay: Option<RelayMetrics>,
     pub(crate) worker: Option<WorkerMetrics>,
     shutdown: CancellationToken,
+}
+
+/// What orders are settled in, and timers fired.
+#[derive(Clone)]
+struct Books {
+    client: Client,
+    orders: SharedBook,
+    timers: SharedTimers,
 }
 
 /// How many connections there are for orders that clients look at over HTTP.
@@ -76,7 +84,7 @@ impl Roles {
             shutdown: shutdown.clone(),
         };
         let mut samples = Samples::default();
-        let (mut shared, mut timers) = (None, None);
+        let mut shared: Option<Books> = None;
         if let (true, Some(broker)) = (wanted(Role::Relay), &broker) {
             roles.start_relay(settings, relay_pool, broker.clone(), lanes.clone());
         }
@@ -84,21 +92,20 @@ impl Roles {
             let PipelineSettings { pipelines, gateway_pipelines, timer_pipelines, .. } = settings.pipelines();
             let pipelines = [pipelines, gateway_pipelines, timer_pipelines];
             let pipelines: usize = pipelines.map(|count| count.max(lanes.shards().count())).iter().sum();
-            // One for each pipeline, the refunds and parked messages; for the sweep two, which asks gateways beside its rounds.
-            let connections = [(Role::Worker, pipelines + 2), (Role::Sweep, 2)];
+            // One for each pipeline, the refunds, parked messages and commands; for the sweep two, which asks gateways beside its rounds.
+            let connections = [(Role::Worker, pipelines + 3), (Role::Sweep, 2)];
             let connections = connections.iter().filter(|(role, _)| wanted(*role)).map(|(_, count)| count).sum();
             let client = client(&settings.database, connections, "worker", &mut samples)?;
             servers::check_columns(&client).await?;
-            let book = book(&client, None);
-            shared = Some(book.clone());
             let kinds = settings.timers.kinds.expected();
-            let fired = SharedTimers::new(Timers::new(client.clone()), kinds, gateways.metrics(), shutdown.clone());
-            timers = Some(fired.clone());
+            let timers = SharedTimers::new(Timers::new(client.clone()), kinds, gateways.metrics(), shutdown.clone());
+            let books = Books { orders: book(&client, None), timers, client };
+            shared = Some(books.clone());
             if let (true, Some(broker)) = (wanted(Role::Worker), &broker) {
-                roles.start_worker(settings, broker.clone(), book.clone(), fired.clone(), &client, lanes, &gateways);
+                roles.start_worker(settings, broker.clone(), books.clone(), lanes, &gateways);
             }
             if wanted(Role::Sweep) {
-                roles.start_sweep(settings, book, fired, client, &gateways);
+                roles.start_sweep(settings, books, &gateways);
             }
         }
         if let Some(http) = http {
@@ -110,24 +117,27 @@ impl Roles {
                 if shared.is_none() {
                     servers::check_columns(&client).await?;
                 }
-                let book = book(&client, shared.as_ref());
-                shared.get_or_insert_with(|| book.clone());
-                let passive = PassiveClose::new(&book, &gateways, shutdown.clone());
-                let kinds = settings.timers.kinds.expected();
+                let book = book(&client, shared.as_ref().map(|books| &books.orders));
                 let table = Timers::new(client.clone());
-                let fired = match &timers {
-                    Some(known) => known.through(table),
-                    None => SharedTimers::new(table, kinds, gateways.metrics(), shutdown.clone()),
+                let timers = match &shared {
+                    Some(known) => known.timers.through(table),
+                    None => {
+                        let kinds = settings.timers.kinds.expected();
+                        SharedTimers::new(table, kinds, gateways.metrics(), shutdown.clone())
+                    }
                 };
+                let books = Books { orders: book.clone(), timers: timers.clone(), client: client.clone() };
+                shared.get_or_insert(books);
+                let passive = PassiveClose::new(&book, &gateways, shutdown.clone());
                 let (trades, refunds) = (Trades::new(client.clone()), Refunds::new(client));
-                orders = Some((passive, fired, Notifications::new(gateways.clone(), book, trades, refunds)));
+                orders = Some((passive, timers, Notifications::new(gateways.clone(), book, trades, refunds)));
             }
             let parts = Parts {
                 database: &settings.database,
                 topology: broker.as_ref().map(|_| topology),
                 broker,
                 orders,
-                book: shared,
+                book: shared.map(|books| books.orders),
                 gateways,
                 settles,
                 relay: roles.relay.clone(),
@@ -150,34 +160,29 @@ impl Roles {
         &mut self,
         settings: &RoleSettings,
         broker: Broker,
-        book: SharedBook,
-        timers: SharedTimers,
-        client: &Client,
+        books: Books,
         lanes: Lanes,
         gateways: &Gateways,
     ) {
         self.names.push("worker");
+        let Books { client, orders, timers } = books;
         let parked = broker.clone();
-        let worker = Worker::new(broker, book, timers, lanes, gateways.clone(), settings.pipelines());
+        let confirm_timeout = settings.broker.confirm_timeout();
+        self.spawn(Commander::new(broker.clone(), timers.clone(), confirm_timeout, self.shutdown.clone()).run());
+        let worker = Worker::new(broker, orders, timers, lanes, gateways.clone(), settings.pipelines());
         let shutdown = self.shutdown.clone();
         let broke = |error| anyhow!("the worker broke: {error}");
         self.tasks.spawn(async move { worker.run(shutdown).await.map_err(broke) });
         let table = ParkedTable::new(client.clone());
-        self.spawn(Attendant::new(parked, table, settings.broker.confirm_timeout(), self.shutdown.clone()).run());
-        let refunder = Refunder::new(Refunds::new(client.clone()), gateways.clone());
+        self.spawn(Attendant::new(parked, table, confirm_timeout, self.shutdown.clone()).run());
+        let refunder = Refunder::new(Refunds::new(client), gateways.clone());
         self.spawn(refunder.run(self.shutdown.clone()));
     }
 
-    fn start_sweep(
-        &mut self,
-        settings: &RoleSettings,
-        book: SharedBook,
-        timers: SharedTimers,
-        client: Client,
-        gateways: &Gateways,
-    ) {
+    fn start_sweep(&mut self, settings: &RoleSettings, books: Books, gateways: &Gateways) {
         self.names.push("sweep");
-        let sweep = Sweep::new(book, timers, client, gateways, settings.sweep(), self.shutdown.clone());
+        let Books { client, orders, timers } = books;
+        let sweep = Sweep::new(orders, timers, client, gateways, settings.sweep(), self.shutdown.clone());
         self.spawn(sweep.run());
     }
 

@@ -35,6 +35,7 @@ pub(super) struct Samples {
 struct Latest {
     backlog: Option<Backlog>,
     orders_past_deadline: Option<i64>,
+    timers_past_due: Option<i64>,
     refunds_needing_person: Option<i64>,
     parked: Option<i64>,
     /// Empty also where the management API is not known.
@@ -58,6 +59,7 @@ impl Sampler {
             ticks.tick().await;
             let backlog = in_time(async { relay::backlog(&mut *self.pool.get().await.ok()?).await.ok() }).await;
             let past = in_time(async { book::orders_past_deadline(&self.client).await.ok() }).await;
+            let timers = in_time(async { book::timers_past_due(&self.client).await.ok() }).await;
             let refunds = in_time(async { book::refunds_needing_person(&self.client).await.ok() }).await;
             let held = async { table.count(&ParkedFilter::default(), ParkedState::Held).await.ok() };
             let parked = in_time(held).await.map(|(count, _)| count);
@@ -66,11 +68,12 @@ impl Sampler {
                 Some((management, vhost)) => in_time(async { management.queues(vhost).await.ok() }).await,
             };
             let mut latest = samples.latest.lock().unwrap_or_else(PoisonError::into_inner);
-            if backlog.is_none() || past.is_none() || refunds.is_none() || parked.is_none() || queues.is_none() {
+            let of_database = [past, timers, refunds, parked];
+            if backlog.is_none() || of_database.iter().any(Option::is_none) || queues.is_none() {
                 latest.failures += 1;
             }
             (latest.backlog, latest.orders_past_deadline, latest.refunds_needing_person) = (backlog, past, refunds);
-            latest.parked = parked;
+            (latest.timers_past_due, latest.parked) = (timers, parked);
             latest.queues = queues.unwrap_or_default();
             latest.queues.retain(|queue| queue.name.starts_with("overdue."));
         }
@@ -126,6 +129,10 @@ impl Latest {
         if let Some(orders) = self.orders_past_deadline {
             let help = "Orders that are pending although their deadline passed a minute ago or more";
             page.gauge("orders_past_deadline", help, orders as f64)?;
+        }
+        if let Some(timers) = self.timers_past_due {
+            let help = "Timers that are armed although they were due a minute ago or more";
+            page.gauge("timers_past_due", help, timers as f64)?;
         }
         if let Some(refunds) = self.refunds_needing_person {
             page.gauge("refunds_needing_person", "Refunds that cannot go on by themselves", refunds as f64)?;
