@@ -449,7 +449,7 @@ async fn the_metrics_tell_what_was_done() {
         "overdue_orders_total{outcome=\"closed\"} 1",
         "overdue_close_lateness_seconds_count 1",
         "overdue_build_info{version=",
-        "overdue_database_pool_connections{pool=\"worker\",state=\"max\"} 8",
+        "overdue_database_pool_connections{pool=\"worker\",state=\"max\"} 10",
         "overdue_consumers 4",
         "overdue_sweep_leader 1",
         "overdue_outbox_rows{kind=\"timeout\"} 0",

@@ -28,13 +28,13 @@ async fn heard(foreign: &Foreign, count: u32) -> Vec<(String, Value)> {
     messages.into_iter().map(event).collect()
 }
 
-fn document() -> Value {
+pub(crate) fn document() -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/asyncapi.json");
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
 /// Fails unless the value is of the schema that the document has for the payload (or the headers) of this message.
-fn assert_message(document: &Value, message: &str, part: &str, value: &Value) {
+pub(crate) fn assert_message(document: &Value, message: &str, part: &str, value: &Value) {
     let mut schema = document["components"]["messages"][message][part].clone();
     assert!(schema.is_object(), "the document knows no {part} of {message}");
     schema["components"] = document["components"].clone();

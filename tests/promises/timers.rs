@@ -13,6 +13,8 @@ use tests::{Foreign, Roles, World, eventually};
 use time::OffsetDateTime;
 use worker::OutcomeKind;
 
+use crate::events::{assert_message, document};
+
 const SUBSCRIBER: &str = "timers";
 
 fn id(name: &str) -> TimerId {
@@ -88,6 +90,7 @@ async fn a_timer_fires_when_it_is_due_and_tells_of_it_once() {
     let fired = fires(&world, "sms:842317").await;
     assert!(fired.fired_at.unwrap() >= due.instant(), "not before its time");
     let [event] = &events(&foreign, 1).await[..] else { panic!("one event") };
+    assert_message(&document(), "TimerFired", "payload", event);
     assert_eq!(
         (&event["type"], &event["id"], &event["subject"]),
         (&json!("timer.sms"), &json!("timer:sms:842317:1"), &json!("842317"))
@@ -100,10 +103,18 @@ async fn a_timer_fires_when_it_is_due_and_tells_of_it_once() {
     for _ in 0..10 {
         foreign.publish("overdue.lanes", "now.timer", b"sms:842317", BasicProperties::default()).await;
     }
-    eventually("the duplicates are looked at", async || working.timers(OutcomeKind::Unchanged) == 10).await;
+    eventually("the duplicates are looked at", async || working.1.counted().messages == 11).await;
+    assert!(working.timers(OutcomeKind::Unchanged) > 0);
     assert_eq!((working.timers(OutcomeKind::Fired), outbox(&world).await), (1, 0));
     working.stop().await;
     drop(connection);
+    // What travels is as the document says, too.
+    let relay = world.relay();
+    arm(&world, "sms:1", Duration::from_secs(1800)).await;
+    foreign.queue_holds("overdue.v1.delay.30m", 1).await;
+    let timeout = foreign.take("overdue.v1.delay.30m", 1).await.remove(0);
+    assert_message(&document(), "TimerTimeout", "payload", &serde_json::from_slice(&timeout.body).unwrap());
+    relay.stop().await;
     world.close().await;
 }
 

@@ -62,7 +62,9 @@ async fn alerts_and_dashboard_name_metrics_that_there_are() {
     let url = format!("{}/metrics", process.http_base().await);
     let page = async || reqwest::get(&url).await.unwrap().text().await.unwrap();
     let mut text = page().await;
-    while !text.contains("overdue_queue_messages") {
+    // What is counted by kind is shown once there is one.
+    world.execute("select overdue_arm('sms', '1', now())").await;
+    while !text.contains("overdue_queue_messages") || !text.contains("overdue_timer_lateness_seconds_bucket") {
         tokio::time::sleep(Duration::from_millis(100)).await;
         text = page().await;
     }
