@@ -14,6 +14,10 @@ pub(crate) fn goals(measurements: &[Measurement]) -> Vec<Goal> {
         goals.push(Goal::at_most(30.0, "odd deadlines: lateness p99, ms", p99(odd)));
         goals.push(Goal::at_most(1.1, "odd deadlines: looks at the database an order", odd.more(flows::LOOKS)));
     }
+    if let Some(odd) = of("timers_odd") {
+        goals.push(Goal::at_most(10.0, "timers at arbitrary times: lateness p50, ms", p50(odd)));
+        goals.push(Goal::at_most(30.0, "timers at arbitrary times: lateness p99, ms", p99(odd)));
+    }
     if let (Some(clock_time), Some(burst)) = (of("clock_time"), of("clock_time_burst")) {
         let above = p99(clock_time) - p99(burst);
         goals.push(Goal::at_most(30.0, "one clock time: lateness p99 above that of a burst, ms", above));
@@ -51,6 +55,9 @@ pub(crate) fn goals(measurements: &[Measurement]) -> Vec<Goal> {
             if let Some(other) = of(name) {
                 goals.push(Goal::at_least(bound, what, other.rate() / burst.rate()));
             }
+        }
+        if let Some(timers) = of("timers") {
+            goals.push(Goal::at_least(0.8, "timers due at one instant, of the rate at which orders close", timers.rate() / burst.rate()));
         }
         if let Some(one_by_one) = of("one_by_one") {
             goals.push(Goal::at_least(20.0, "burst, times a transaction an order", burst.rate() / one_by_one.rate()));

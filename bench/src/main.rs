@@ -20,6 +20,7 @@ mod results;
 mod servers;
 mod single;
 mod stage;
+mod timers;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -85,6 +86,8 @@ enum Part {
     Arming,
     /// The outbox while an old transaction is open
     Snapshot,
+    /// Timers: due at one instant, and at arbitrary times
+    Timers,
     /// Nothing happens
     Idle,
     /// From the outbox to the confirm (more)
@@ -134,6 +137,7 @@ struct Sizes {
     /// How long the relay is down.
     down_s: u32,
     relay: u32,
+    timers: u32,
     backlog: &'static [u32],
     gateway: u32,
     scale: u32,
@@ -155,6 +159,7 @@ const FULL: Sizes = Sizes {
     steady_s: 20,
     down_s: 60,
     relay: 100_000,
+    timers: 100_000,
     backlog: &[0, 100_000, 1_000_000, 3_000_000],
     gateway: 4_000,
     scale: 50_000,
@@ -172,6 +177,7 @@ const QUICK: Sizes = Sizes {
     steady_s: 10,
     down_s: 20,
     relay: 20_000,
+    timers: 30_000,
     backlog: &[0, 50_000],
     gateway: 1_000,
     scale: 20_000,
@@ -291,6 +297,10 @@ async fn measure(part: Part, sizes: &Sizes, servers: &Servers, calibration: &Cal
         Part::CatchUp => flows::catch_up(servers, calibration, runs, 500, sizes.down_s).await?,
         Part::Arming => arming::measure(servers, calibration, runs).await?,
         Part::Snapshot => arming::snapshot(servers, calibration, runs, sizes.relay).await?,
+        Part::Timers => {
+            let at_once = timers::burst(servers, calibration, sizes.timers, runs).await?;
+            return Ok(vec![at_once, timers::odd(servers, calibration, 300, sizes.steady_s, runs).await?]);
+        }
         Part::Idle => idle::measure(servers, calibration, runs).await?,
         Part::Relay => return flows::relay(servers, calibration, runs, sizes.relay).await,
         Part::Backlog => {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use broker::{Outgoing, Publisher};
 use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use order::{Lanes, OrderId};
+use order::{Lanes, OrderId, TimerId};
+use outbox::TimerDue;
 use serde_json::Value;
 use shop::{NewOrder, OrderError};
 use tests::World;
@@ -36,6 +37,8 @@ pub(crate) struct Books {
     pub(crate) cancelled: u64,
     /// By the sweep.
     pub(crate) rescued: u64,
+    /// Timers that have fired.
+    pub(crate) timers: u64,
     /// Different ones that were heard.
     pub(crate) events: u64,
     /// Orders that are pending still.
@@ -102,7 +105,10 @@ impl Shop {
         let deadline = tokio::time::Instant::now() + SETTLED_WITHIN;
         let pending = "select count(*) from orders where status = 'pending'";
         let unsent = "select count(*) from outbox";
-        while (count(world, pending).await != Some(0) || count(world, unsent).await != Some(0))
+        let armed = "select count(*) from timers where state = 'armed'";
+        while (count(world, pending).await != Some(0)
+            || count(world, armed).await != Some(0)
+            || count(world, unsent).await != Some(0))
             && tokio::time::Instant::now() < deadline
         {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -148,9 +154,15 @@ impl Shop {
                 .wrong
                 .push(format!("{:?}", audit.checks.iter().filter(|check| check.violations > 0).collect::<Vec<_>>()));
         }
-        books.events = heard(world, books.closed + books.paid).await;
-        if books.events != books.closed + books.paid {
-            books.wrong.push(format!("{} events for {} facts", books.events, books.closed + books.paid));
+        books.timers = world.number("select count(*) from timers where state = 'fired'").await as u64;
+        if count(world, armed).await != Some(0) {
+            books.wrong.push("timers are armed still".to_owned());
+        }
+        // No timer is armed twice, so each has one event at the most: and exactly one, if it has fired.
+        let facts = books.closed + books.paid + books.timers;
+        books.events = heard(world, facts).await;
+        if books.events != facts {
+            books.wrong.push(format!("{} events for {facts} facts", books.events));
         }
         books
     }
@@ -177,6 +189,8 @@ async fn trade(world: Arc<World>, stop: CancellationToken, known: Arc<Mutex<Hash
         let id = new.id.clone();
         let created = bounded(world.create(&new)).await;
         note(&id, if created == Some(true) { Did::Nothing } else { Did::Unclear });
+        // With each a reminder, which one customer in seven does not want.
+        let _ = bounded(remind(&world, &id, number % 7 == 0)).await;
         if created == Some(true) {
             match number % 6 {
                 0 | 1 => note_outcome(bounded(world.pay(&id, None)).await, &id, Did::Paid, &note),
@@ -193,6 +207,16 @@ async fn trade(world: Arc<World>, stop: CancellationToken, known: Arc<Mutex<Hash
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     foreign.close().await;
+}
+
+async fn remind(world: &World, id: &OrderId, is_unwanted: bool) -> Result<(), OrderError> {
+    let timer = TimerId::new("remind", id.as_str()).expect("a timer's name");
+    let mut connection = world.pool.acquire().await?;
+    outbox::arm_timer(&mut connection, &timer, TimerDue::After(Duration::from_secs(1)), None).await?;
+    if is_unwanted {
+        outbox::cancel_timer(&mut connection, &timer).await?;
+    }
+    Ok(())
 }
 
 /// Whether it was done; `None`: nobody knows.

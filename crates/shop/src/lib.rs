@@ -26,7 +26,7 @@ pub use reopen::reopen;
 pub use requests::{Change, Claim, Request, abandon_request, claim_request, delete_old_requests, finish_request};
 pub use sqlx::{Error as SqlError, PgConnection};
 pub use stock::{Item, Stock, add_stock, stock};
-pub use summary::{Counts, Lateness, Summary, counts, summary};
+pub use summary::{Counts, Lateness, Summary, TimerSummary, counts, summary, timer_summary};
 pub use timeline::{TimelineEntry, timeline};
 pub use trade::{begin_prepay, expect_payment, prepay_created};
 pub use view::{OrderView, PaymentView, show};

@@ -42,6 +42,40 @@ pub struct Lateness {
     pub max: Duration,
 }
 
+/// How a set of timers ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TimerSummary {
+    /// Still to fire.
+    pub armed: i64,
+    /// Fired.
+    pub fired: i64,
+    /// Cancelled before.
+    pub cancelled: i64,
+    /// Half of them fired no later than this after their time.
+    pub p50: Duration,
+    /// 99 in 100 fired no later than this.
+    pub p99: Duration,
+}
+
+/// How timers whose subjects begin with `prefix` ended.
+///
+/// # Errors
+/// Errors of the database.
+pub async fn timer_summary(connection: &mut PgConnection, prefix: &str) -> Result<TimerSummary, sqlx::Error> {
+    let (armed, fired, cancelled, p50, p99): (i64, i64, i64, f64, f64) = sqlx::query_as(
+        "select count(*) filter (where state = 'armed'), count(*) filter (where state = 'fired'),
+                count(*) filter (where state = 'cancelled'),
+                coalesce(percentile_cont(0.5) within group (order by extract(epoch from fired_at - due_at)::float8), 0),
+                coalesce(percentile_cont(0.99) within group (order by extract(epoch from fired_at - due_at)::float8), 0)
+         from timers where starts_with(subject, $1)",
+    )
+    .bind(prefix)
+    .fetch_one(connection)
+    .await?;
+    let seconds = |value: f64| Duration::try_from_secs_f64(value).unwrap_or_default();
+    Ok(TimerSummary { armed, fired, cancelled, p50: seconds(p50), p99: seconds(p99) })
+}
+
 /// How many orders whose IDs begin with `prefix` stand where.
 ///
 /// # Errors

@@ -1,6 +1,9 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use database::{DatabaseError, SqlxPool};
+use order::{Deadline, TimerId};
+use outbox::TimerDue;
 use shop::{NewOrder, OrderError};
 use tokio::sync::Semaphore;
 
@@ -50,6 +53,8 @@ pub(super) struct Customer {
     pub(super) places: Arc<Semaphore>,
     pub(super) gateway: Option<Arc<DemoGateway>>,
     pub(super) order: NewOrder,
+    /// The timer that reminds them to pay.
+    pub(super) reminder: TimerId,
     pub(super) trades: Vec<Trade>,
 }
 
@@ -82,7 +87,10 @@ impl Customer {
         let order = &self.order;
         let _place = self.places.acquire().await;
         let mut connection = self.pool.get().await?;
-        shop::create(&mut connection, order).await?;
+        let created = shop::create(&mut connection, order).await?;
+        // The shop reminds who has not paid a second before the deadline.
+        let remind_at = Deadline::at(created.deadline.instant() - Duration::from_secs(1));
+        outbox::arm_timer(&mut connection, &self.reminder, TimerDue::At(remind_at), None).await?;
         let Some(gateway) = &self.gateway else { return Ok(true) };
         for Trade { gateway: name, trade_no } in &self.trades {
             match shop::begin_prepay(&mut connection, &order.id, name, Some(trade_no)).await {
@@ -114,8 +122,10 @@ impl Customer {
         match fate {
             Fate::Pay => shop::pay(&mut connection, id, Some(&format!("demo-payment-{id}"))).await?,
             Fate::Cancel | Fate::CancelAndPayAtGateway => shop::cancel(&mut connection, id).await?,
-            Fate::Nothing | Fate::IgnoreGateway | Fate::PayAtGateway | Fate::PayTwice => {}
+            Fate::Nothing | Fate::IgnoreGateway | Fate::PayAtGateway | Fate::PayTwice => return Ok(paid),
         }
+        // Nobody is to be reminded any more. It may have been sent already.
+        outbox::cancel_timer(&mut connection, &self.reminder).await.map_err(|error| Refused::Broken(error.into()))?;
         Ok(paid)
     }
 }

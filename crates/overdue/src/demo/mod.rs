@@ -17,7 +17,7 @@ use worker::{OutcomeKind, WorkerMetrics};
 
 use self::gateway::DemoGateway;
 use self::play::{CONNECTIONS, Play};
-use self::summary::{Played, compare, print_summary};
+use self::summary::{Played, compare, print_summary, tell_of_timers};
 use crate::commands::audit;
 use crate::failure::Failure;
 use crate::output::print;
@@ -79,6 +79,8 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
 
     let summary = shop::summary(&mut *play.pool.get().await?, &play.prefix).await?;
     print_summary(&played, &summary, before, after);
+    let timers = shop::timer_summary(&mut *play.pool.get().await?, &play.prefix).await?;
+    tell_of_timers(&timers);
     if let Some(worker) = &roles.worker {
         tell_of_worker(worker, &play, &played).await?;
     }
@@ -86,6 +88,9 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
     print(format_args!("\naudit\n{}", audit::table(&books)));
     if summary.counts.pending > 0 {
         return Err(Failure::negative(format!("{} orders are still pending", summary.counts.pending)));
+    }
+    if timers.armed > 0 {
+        return Err(Failure::negative(format!("{} timers are still armed", timers.armed)));
     }
     audit::verdict(&books)?;
     print("every order is settled and the books are clean");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use database::SqlxPool;
-use order::{Lane, OrderId};
+use order::{Lane, OrderId, TimerId};
 use shop::{Item, NewOrder, Stock};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -77,7 +77,9 @@ impl Play {
             let fate = fate(number, self.gateway.is_some());
             let (pool, gateway, places) = (self.pool.clone(), self.gateway.clone(), Arc::clone(&places));
             let trades = if fate.has_trade() { trades(&order.id, number, fate) } else { Vec::new() };
-            let customer = Customer { pool, gateway, places, order, trades };
+            let reminder = TimerId::new("remind", order.id.as_str());
+            let reminder = reminder.map_err(|error| anyhow::anyhow!("a reminder cannot be armed: {error}"))?;
+            let customer = Customer { pool, gateway, places, order, reminder, trades };
             customers.spawn(customer.visit(fate));
         }
         let mut played = Played::default();

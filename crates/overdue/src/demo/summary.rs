@@ -1,7 +1,7 @@
 //! What the customers did, what the books say, and whether the two fit.
 
 use comfy_table::{Table, presets};
-use shop::{Stock, Summary};
+use shop::{Stock, Summary, TimerSummary};
 
 use super::customer::{Fate, Visit};
 use super::gateway::LedgerCounts;
@@ -72,6 +72,17 @@ pub(super) fn compare(ledger: &LedgerCounts, played: &Played) -> Result<(), Fail
         )));
     }
     Ok(())
+}
+
+/// Prints how the reminders ended.
+pub(super) fn tell_of_timers(timers: &TimerSummary) {
+    print(format_args!(
+        "timers: {} reminders fired a second before the deadline (late p50 {} ms, p99 {} ms), {} were cancelled in time",
+        timers.fired,
+        timers.p50.as_millis(),
+        timers.p99.as_millis(),
+        timers.cancelled
+    ));
 }
 
 /// Prints how the orders ended, and how late.
