@@ -43,7 +43,7 @@ demo: ## watch some thousand orders be paid, cancelled and closed
 
 test: ## run everything that must hold, against real servers
 	$(CARGO) build --workspace $(FEATURES)
-	packages="$$(scripts/pika)" && PYTHONPATH="$$packages" $(LOCAL) $(CARGO) test --workspace $(FEATURES)
+	libraries="$$(scripts/libraries)" && env $$libraries $(LOCAL) $(CARGO) test --workspace $(FEATURES)
 
 faults: ## kill, cut and fill everything, again and again, with orders flowing; prints what was lost (half an hour)
 	$(CARGO) build --workspace $(FEATURES)
@@ -53,12 +53,12 @@ fuzz: ## feed what reads messages with whatever bytes, for a minute
 	scripts/fuzz 60
 
 test-schedules: build ## ten thousand orders with random payments at two gateways, while processes are killed
-	packages="$$(scripts/pika)" && PYTHONPATH="$$packages" OVERDUE_TEST_SCHEDULES=10000 $(LOCAL) $(CARGO) test --workspace $(FEATURES) --test promises -- schedules --nocapture
+	libraries="$$(scripts/libraries)" && env $$libraries OVERDUE_TEST_SCHEDULES=10000 $(LOCAL) $(CARGO) test --workspace $(FEATURES) --test promises -- schedules --nocapture
 
 test-rabbitmq-4: ## run all tests that need a broker on RabbitMQ 4.0.5, from a Debian 13 under .local/ (needs root)
 	$(CARGO) build --workspace $(FEATURES)
-	bin="$$(scripts/rabbitmq-4)" && packages="$$(scripts/pika)" && \
-	export OVERDUE_RABBITMQ_BIN="$$bin" OVERDUE_LOCAL_DIR="$$PWD/.local/rabbitmq-4/servers" PYTHONPATH="$$packages" && \
+	bin="$$(scripts/rabbitmq-4)" && libraries="$$(scripts/libraries)" && \
+	export OVERDUE_RABBITMQ_BIN="$$bin" OVERDUE_LOCAL_DIR="$$PWD/.local/rabbitmq-4/servers" $$libraries && \
 	trap 'scripts/local down' EXIT && $(LOCAL) $(CARGO) test --workspace $(FEATURES) --test promises --test faults
 
 bench: ## measure speed beside the limits of the servers, on servers of its own: a table, JSON and plots in bench/results/

@@ -9,7 +9,7 @@ do $$
 declare
     name text;
 begin
-    foreach name in array array['overdue_relay', 'overdue_worker', 'overdue_api', 'overdue_operator', 'overdue_timers'] loop
+    foreach name in array array['overdue_relay', 'overdue_worker', 'overdue_api', 'overdue_operator', 'overdue_timers', 'overdue_webhooks'] loop
         if not exists (select 1 from pg_roles where rolname = name) then
             execute format('create role %I nologin', name);
         end if;
@@ -39,6 +39,11 @@ grant select, insert, update, delete on parked to overdue_worker;
 grant select, update (state, fired_at, changed_at), delete on timers to overdue_worker;
 grant execute on function overdue_arm, overdue_cancel to overdue_worker;
 
+-- Webhooks: looks which endpoints are stopped, stops one that wants nothing more, and announces that.
+grant select on overdue_migrations to overdue_webhooks;
+grant select, insert on webhook_endpoints to overdue_webhooks;
+grant insert on outbox to overdue_webhooks;
+
 -- A service that may arm and cancel timers, and nothing else.
 grant execute on function overdue_arm, overdue_cancel to overdue_timers;
 
@@ -57,9 +62,16 @@ grant execute on function overdue_arm, overdue_cancel to overdue_operator;
 grant select, insert, update on parked to overdue_operator;
 grant update (state, succeeded_at, updated_at, problem, attempts, next_attempt_at, retried_at) on refunds to overdue_operator;
 grant select, update on gateways to overdue_operator;
+grant select, insert, delete on webhook_endpoints to overdue_operator;
+grant insert on outbox to overdue_operator;
 
 -- Health and metrics (`--listen`) read these in every process.
 grant select (created_at, event, events) on outbox to overdue_worker, overdue_api;
 grant select (status, payment_deadline) on orders to overdue_relay;
 grant select (state) on refunds to overdue_relay;
-grant select (state, due_at) on timers to overdue_relay;
+grant select (state, due_at, changed_at) on timers to overdue_relay;
+grant select (created_at, event, events) on outbox to overdue_webhooks;
+grant select (status, payment_deadline) on orders to overdue_webhooks;
+grant select (state) on refunds to overdue_webhooks;
+grant select (state, due_at, changed_at) on timers to overdue_webhooks;
+grant select on parked, payments to overdue_webhooks;

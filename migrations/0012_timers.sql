@@ -28,10 +28,14 @@ create index timers_armed_by_due on timers (due_at, kind, subject) where state =
 create index timers_by_subject on timers (subject, kind);
 create index timers_ended on timers (changed_at) where state <> 'armed';
 
--- Each change of an armed timer is a new revision, whoever makes it.
+-- Each change of an armed timer is a new revision, whoever makes it. What ends it by hand is written down as of then.
 create function overdue_timer_changed() returns trigger language plpgsql as $$
 begin
-    if old.state <> 'armed' or new.due_at <> old.due_at or new.data::text is distinct from old.data::text then
+    if new.state <> 'armed' then
+        if new.changed_at = old.changed_at then
+            new.changed_at := clock_timestamp();
+        end if;
+    elsif old.state <> 'armed' or new.due_at <> old.due_at or new.data::text is distinct from old.data::text then
         new.revision := old.revision + 1;
         new.fired_at := null;
         new.changed_at := clock_timestamp();
@@ -41,7 +45,7 @@ end
 $$;
 comment on function overdue_timer_changed is 'Counts the revisions of a timer.';
 create trigger timer_changed before update of due_at, state, data on timers
-    for each row when (new.state = 'armed')
+    for each row when (new.state = 'armed' or (old.state = 'armed' and new.changed_at = old.changed_at))
     execute function overdue_timer_changed();
 
 -- What is armed, or pulled forward, is sent by the relay. What is moved to later is not: its message comes too early, and waits on.
@@ -60,7 +64,8 @@ create trigger timer_pulled after update of due_at, state on timers
     for each row when (new.state = 'armed' and (new.due_at < old.due_at or old.state <> 'armed'))
     execute function overdue_timer_armed();
 
--- Arms a timer, or moves it: the last call wins. `due_at` in the past fires at once. The same call again changes nothing. `version`
+-- Arms a timer, or moves it: the last call wins. `due_at` in the past fires at once. The same call again changes nothing, also once the
+-- timer has fired: it may be made twice because its answer was lost. `version`
 -- is for senders whose calls can overtake each other: a call whose number is not higher than that of one before does nothing.
 -- Returns the timer's revision.
 create function overdue_arm(kind text, subject text, due_at timestamptz, data json default null, version bigint default null)
@@ -94,7 +99,7 @@ begin
     on conflict on constraint timers_pkey do update
     set due_at = excluded.due_at, data = excluded.data, state = 'armed', version = coalesce(excluded.version, t.version)
     where (excluded.version is null or t.version is null or excluded.version > t.version)
-      and (t.state <> 'armed' or t.due_at <> excluded.due_at or t.data::text is distinct from excluded.data::text
+      and (t.state = 'cancelled' or t.due_at <> excluded.due_at or t.data::text is distinct from excluded.data::text
            or excluded.version is not null)
     returning t.revision into found_revision;
     if found_revision is null then
@@ -119,7 +124,7 @@ begin
         values (kind, subject, date_trunc('second', clock_timestamp()), 'cancelled', version)
         on conflict on constraint timers_pkey do update
         set state = case when t.state = 'armed' then 'cancelled' else t.state end, version = excluded.version,
-            changed_at = clock_timestamp()
+            changed_at = case when t.state = 'armed' then clock_timestamp() else t.changed_at end
         where t.version is null or excluded.version > t.version;
     elsif version is null then
         update timers t set state = 'cancelled', changed_at = clock_timestamp()
@@ -139,6 +144,9 @@ begin
     execute format('alter function overdue_arm set search_path = %s, pg_temp', current_setting('search_path'));
     execute format('alter function overdue_cancel set search_path = %s, pg_temp', current_setting('search_path'));
     revoke execute on function overdue_arm, overdue_cancel from public;
+    -- Whoever may execute one of these can have it run for a table of his own, with the rights of their owner. The triggers that
+    -- there are need no such right.
+    revoke execute on function overdue_timer_armed, overdue_payment_written, overdue_payment_replaced, overdue_order_ended from public;
 end
 $$;
 

@@ -57,7 +57,11 @@ pub(crate) fn goals(measurements: &[Measurement]) -> Vec<Goal> {
             }
         }
         if let Some(timers) = of("timers") {
-            goals.push(Goal::at_least(0.8, "timers due at one instant, of the rate at which orders close", timers.rate() / burst.rate()));
+            goals.push(Goal::at_least(
+                0.8,
+                "timers due at one instant, of the rate at which orders close",
+                timers.rate() / burst.rate(),
+            ));
         }
         if let Some(one_by_one) = of("one_by_one") {
             goals.push(Goal::at_least(20.0, "burst, times a transaction an order", burst.rate() / one_by_one.rate()));

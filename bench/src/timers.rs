@@ -55,7 +55,8 @@ async fn burst_after(servers: &Servers, timers: u32, lead_s: f64) -> Result<Opti
     }
     tokio::time::sleep(Duration::try_from(deadline - stage.after(0.0).await?).unwrap_or_default()).await;
     stage.until("all have fired", ARMED, 0).await;
-    let last: OffsetDateTime = sqlx::query_scalar("select max(fired_at) from timers").fetch_one(&stage.world.pool).await?;
+    let last: OffsetDateTime =
+        sqlx::query_scalar("select max(fired_at) from timers").fetch_one(&stage.world.pool).await?;
     let cpu = stage.used(&watched)?;
     let rate = f64::from(timers) / (last - deadline).as_seconds_f64();
     let run = Run { rate: Some(rate), cpu: Some(cpu), lateness: Some(lateness(&stage).await?), ..Run::default() };

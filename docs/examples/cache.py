@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Keeps orders in a cache of your own, and drops one when an event says that something happened to it.
 
-    pip install pika            # or: export PYTHONPATH="$(scripts/pika)"
+    pip install pika            # or: export $(scripts/libraries)
     OVERDUE_AMQP_URL=amqp://... python3 docs/examples/cache.py http://127.0.0.1:8080
 
 Each line of its input is an order ID; it answers with the order's status, and whether it was kept or loaded. An event takes

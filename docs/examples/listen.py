@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Hears what happens to orders: prints each event of Overdue's, and acks it.
 
-    pip install pika            # or: export PYTHONPATH="$(scripts/pika)"
+    pip install pika            # or: export $(scripts/libraries)
     OVERDUE_AMQP_URL=amqp://... python3 docs/examples/listen.py
 
 The queue is durable, so what happens while nobody listens is kept. Delivery is at least once: an event that comes again has

@@ -54,7 +54,18 @@ async fn whatever_breaks_nothing_is_lost() {
 fn table(rows: &[Row]) -> String {
     let mut text = format!(
         "{:44} {:>5} {:>7} {:>7} {:>6} {:>9} {:>8} {:>7} {:>7} {:>5} {:>8} {:>5}  books\n",
-        "fault", "times", "orders", "closed", "paid", "cancelled", "rescued", "timers", "events", "lost", "late max", "took"
+        "fault",
+        "times",
+        "orders",
+        "closed",
+        "paid",
+        "cancelled",
+        "rescued",
+        "timers",
+        "events",
+        "lost",
+        "late max",
+        "took"
     );
     for Row { name, times, books, took_s } in rows {
         let _ = writeln!(

@@ -41,4 +41,5 @@ mod topology;
 mod tracing;
 mod under_fire;
 mod watching;
+mod webhooks;
 mod wechat;

@@ -341,6 +341,14 @@ async fn all_works_under_the_roles_of_the_database() {
         ("timers", "select * from timers"),
         ("timers", "update timers set state = 'fired'"),
         ("timers", "insert into outbox (order_id, due_at) values ('x', now())"),
+        (
+            "timers",
+            "create temp table t (kind text, subject text, due_at timestamptz); create trigger mine after insert on t for each row execute function overdue_timer_armed()",
+        ),
+        (
+            "timers",
+            "create temp table t (id text); create trigger mine after insert on t for each row execute function overdue_order_ended()",
+        ),
         ("timers", "select * from orders"),
         ("relay", "select overdue_arm('sms', '9', now())"),
         ("worker", "update timers set due_at = now()"),

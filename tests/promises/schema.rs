@@ -183,6 +183,7 @@ async fn an_upgrade_finds_its_way_where_orders_is_a_view() {
         include_str!("../../migrations/0010_attempts.sql"),
         include_str!("../../migrations/0011_on_time.sql"),
         include_str!("../../migrations/0012_timers.sql"),
+        include_str!("../../migrations/0013_webhooks.sql"),
     ] {
         world.execute(migration).await;
     }

@@ -47,7 +47,11 @@ async fn timers_are_armed_moved_fired_and_cancelled_over_http() {
     problem(&other, 412, "precondition-failed");
     let (status, moved) = put(path, &[("If-Match", "\"1\"")], json!({ "after_s": 3600 })).await;
     assert_eq!((status, &moved["revision"], &moved["data"]), (StatusCode::OK, &json!(2), &Value::Null));
-    problem(&put("/timers/receipt/none", &[("If-Match", "*")], json!({ "after_s": 1 })).await, 412, "precondition-failed");
+    problem(
+        &put("/timers/receipt/none", &[("If-Match", "*")], json!({ "after_s": 1 })).await,
+        412,
+        "precondition-failed",
+    );
     assert_eq!(server.get(path).await.1, moved);
     assert_eq!(server.send(Method::GET, path, &[("If-None-Match", "\"2\"")], None).await.0, StatusCode::NOT_MODIFIED);
 
@@ -60,9 +64,14 @@ async fn timers_are_armed_moved_fired_and_cancelled_over_http() {
     problem(&server.send(Method::DELETE, path, &[], None).await, 409, "timer-not-armed");
 
     assert_eq!(put("/timers/sms/842317", &[], json!({ "due_at": AT })).await.0, StatusCode::CREATED);
-    problem(&server.send(Method::DELETE, "/timers/sms/842317", &[("If-Match", "\"9\"")], None).await, 412, "precondition-failed");
+    problem(
+        &server.send(Method::DELETE, "/timers/sms/842317", &[("If-Match", "\"9\"")], None).await,
+        412,
+        "precondition-failed",
+    );
     for _ in 0..2 {
-        let (status, cancelled) = server.send(Method::DELETE, "/timers/sms/842317", &[("If-Match", "\"1\"")], None).await;
+        let (status, cancelled) =
+            server.send(Method::DELETE, "/timers/sms/842317", &[("If-Match", "\"1\"")], None).await;
         assert_eq!((status, &cancelled["state"]), (StatusCode::OK, &json!("cancelled")));
     }
     problem(&server.send(Method::POST, "/timers/sms/842317/fire", &[], None).await, 409, "timer-not-armed");
@@ -95,6 +104,7 @@ async fn what_is_no_timer_is_refused_with_what_to_do() {
         (json!({ "due_at": AT, "after_s": 1 }), 422, "invalid-request"),
         (json!({ "due_at": "tomorrow" }), 422, "invalid-request"),
         (json!({ "due_at": "9999-12-31T23:59:59Z" }), 422, "invalid-request"),
+        (json!({ "due_at": "9999-12-31T23:59:59-23:59" }), 422, "invalid-request"),
         (json!({ "due_at": "1999-12-31T23:59:59Z" }), 422, "invalid-request"),
         (json!({ "after_s": -1 }), 422, "invalid-request"),
         (json!({ "after_s": 1e300 }), 422, "invalid-request"),
@@ -232,6 +242,36 @@ async fn a_command_about_a_timer_that_is_held_holds_up_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn commands_that_no_queue_takes_and_commands_that_all_fail_alike_are_not_lost() {
+    let world = World::new().await;
+    let foreign = world.foreign().await;
+    let (queue, nothing) = ("overdue.v1.commands", lapin::types::FieldTable::default());
+    foreign.channel.queue_unbind(queue.into(), "overdue.commands".into(), "".into(), nothing).await.unwrap();
+    let arm = |subject: &str| json!({ "v": 1, "arm": [{ "kind": "sms", "subject": subject, "due": AT }] }).to_string();
+    foreign.publish("overdue.commands", "", arm("1").as_bytes(), BasicProperties::default()).await;
+    let worker = world.start(&["run", "--only", "worker"]);
+    let held = "select count(*) from parked where state = 'held' and reason = 'unroutable'";
+    eventually("it is parked", async || world.number(held).await == 1).await;
+    broker::declare(&broker::Topology::new(&world.lanes), &world.broker()).await.unwrap();
+    assert!(world.overdue(&["parked", "requeue", "--all"]).await.status.success());
+    becomes(&world, "sms:1", TimerState::Armed).await;
+
+    // A rule that is wrong for all parks none.
+    world.execute("alter table timers add constraint wrong check (subject not like 'x%') not valid").await;
+    for number in 0..20 {
+        foreign
+            .publish("overdue.commands", "", arm(&format!("x-{number}")).as_bytes(), BasicProperties::default())
+            .await;
+    }
+    worker.says("all fail alike").await;
+    assert_eq!(world.number("select count(*) from parked where state = 'held'").await, 0);
+    world.execute("alter table timers drop constraint wrong").await;
+    eventually("all are armed", async || world.number("select count(*) from timers").await == 21).await;
+    worker.kill().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_sweep_fires_what_no_message_brings_and_deletes_what_ended_long_ago() {
     let world = World::new().await;
     // More of one instant than a page holds, and no message of any.
@@ -311,7 +351,7 @@ async fn an_order_tells_of_its_timers_and_the_books_of_those_that_are_late() {
     world.audit().await;
     world
         .execute(
-            "insert into timers (kind, subject, due_at) values ('late', '1', now() - interval '1 day');
+            "insert into timers (kind, subject, due_at, changed_at) values ('late', '1', now() - interval '1 day', now() - interval '1 day');
              insert into timers (kind, subject, due_at, state, fired_at) values ('early', '1', now() + interval '1 day', 'fired', now())",
         )
         .await;

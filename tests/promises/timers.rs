@@ -174,7 +174,8 @@ async fn early_moved_cancelled_stale_forged_and_unknown_timers_are_harmless() {
     arm(&world, "pulled:1", Duration::from_millis(100)).await;
     assert!(cancel_timer(&mut *world.connection().await, &id("cancelled:1")).await.unwrap());
     // As a foreign publisher would: what it says of the time counts for nothing.
-    let forged = br#"{"v":1,"orders":[{"id":"early:1","due":"2000-01-01T00:00:00Z"},{"id":"nobody:1"},{"id":"842317"}]}"#;
+    let forged =
+        br#"{"v":1,"orders":[{"id":"early:1","due":"2000-01-01T00:00:00Z"},{"id":"nobody:1"},{"id":"842317"}]}"#;
     foreign.publish("overdue.delay", "1s.timer", forged, BasicProperties::default()).await;
     fires(&world, "pulled:1").await;
     eventually("each is looked at", async || {
@@ -214,14 +215,16 @@ async fn what_is_armed_anew_moved_or_cancelled_between_load_and_fire_does_not_fi
     arm(&world, "cancelled:1", Duration::ZERO).await;
     let cancel = async || assert!(cancel_timer(&mut *world.connection().await, &id("cancelled:1")).await.unwrap());
     assert!(!fire_as_loaded(&world, "cancelled:1", cancel).await);
-    // Fired by another, and armed anew for the same moment: that is another revision.
+    // Fired by another, and armed anew with other data for the same moment: that is another revision.
     arm(&world, "again:1", Duration::ZERO).await;
     let due = look(&world, "again:1").await.due_at;
     let again = async || {
         assert!(fire_as_loaded(&world, "again:1", async || {}).await);
         let due = TimerDue::At(Deadline::at(due));
-        let revision = arm_timer(&mut *world.connection().await, &id("again:1"), due, None).await.unwrap();
-        assert_eq!(revision, 2);
+        let mut connection = world.connection().await;
+        let same = arm_timer(&mut connection, &id("again:1"), due, None).await.unwrap();
+        assert_eq!(same, 1, "the same call may come twice: its answer was lost");
+        assert_eq!(arm_timer(&mut connection, &id("again:1"), due, Some("1")).await.unwrap(), 2);
     };
     assert!(!fire_as_loaded(&world, "again:1", again).await);
     assert!(fire_as_loaded(&world, "again:1", async || {}).await);
@@ -324,6 +327,77 @@ async fn a_timer_that_another_transaction_holds_for_long_delays_itself_alone() {
 }
 
 #[tokio::test]
+async fn timers_with_much_data_fit_into_messages_however_many_fire_together() {
+    let world = World::new().await;
+    let foreign = listening(&world).await;
+    world
+        .execute(
+            "insert into timers (kind, subject, due_at, data)
+             select 'big', n::text, now() - interval '1 minute', to_json(repeat('x', 8190)) from generate_series(1, 300) n",
+        )
+        .await;
+    let working = working(&world);
+    let ids: HashSet<String> =
+        events(&foreign, 300).await.iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!((ids.len(), world.number("select count(*) from parked").await), (300, 0));
+    working.stop().await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn the_timers_of_a_subject_are_found_by_their_index_whatever_the_statistics_say() {
+    let world = World::new().await;
+    world
+        .execute(
+            "insert into timers (kind, subject, due_at, state, fired_at)
+             select 'old', n::text, now(), 'fired', now() from generate_series(1, 20000) n; analyze timers",
+        )
+        .await;
+    let mut connection = world.connection().await;
+    sqlx::query("set plan_cache_mode = force_generic_plan").execute(&mut *connection).await.unwrap();
+    let filter = outbox::TimerFilter { subject: Some("7".to_owned()), ..Default::default() };
+    let scans =
+        async || world.number("select coalesce(seq_scan, 0) from pg_stat_user_tables where relname = 'timers'").await;
+    sqlx::query("select pg_stat_force_next_flush()").execute(&mut *connection).await.unwrap();
+    let before = scans().await;
+    assert_eq!(outbox::timers(&mut connection, &filter, 10).await.unwrap().len(), 1);
+    sqlx::query("select pg_stat_force_next_flush()").execute(&mut *connection).await.unwrap();
+    assert_eq!(scans().await, before, "all timers were read");
+    drop(connection);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_timer_that_is_armed_for_the_past_is_late_from_its_arming_on_and_no_case_for_the_sweep() {
+    let world = World::new().await;
+    let timers = Timers::new(world.client(2, Purpose::Settle));
+    let long_ago = TimerDue::At("2000-01-01T00:00:00Z".parse().unwrap());
+    arm_timer(&mut *world.connection().await, &id("past:1"), long_ago, None).await.unwrap();
+    let page = book::PageRequest { grace: Duration::from_secs(60), after: None, orders_max: 10 };
+    assert!(timers.overdue(&page).await.unwrap().ids.is_empty());
+    world.audit().await;
+    let loaded = timers.load(&[id("past:1")]).await.unwrap();
+    let book::ItemReply::Done(facts) = loaded.items[&id("past:1")] else { panic!("it is there") };
+    let firing = Firing { id: id("past:1"), due: facts.due, revision: facts.revision };
+    let fired = timers.fire(&[firing], None).await.unwrap();
+    let book::ItemReply::Done(fired) = fired.items[&id("past:1")] else { panic!("it has fired") };
+    assert!(fired.lateness < Duration::from_secs(60), "{fired:?}");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn what_is_cancelled_by_plain_sql_is_kept_as_long_as_what_was_cancelled_by_the_function() {
+    let world = World::new().await;
+    let timers = Timers::new(world.client(2, Purpose::Settle));
+    arm(&world, "old:1", Duration::from_secs(3600)).await;
+    world.execute("update timers set changed_at = now() - interval '1 year', state = 'armed'").await;
+    world.execute("update timers set state = 'cancelled'").await;
+    assert_eq!(timers.delete_ended(Duration::from_hours(1), 10).await.unwrap(), 0);
+    assert_eq!(timers.delete_ended(Duration::ZERO, 10).await.unwrap(), 1);
+    world.close().await;
+}
+
+#[tokio::test]
 async fn bad_calls_say_what_is_wrong_and_change_nothing() {
     let world = World::new().await;
     let mut connection = world.connection().await;
@@ -338,12 +412,14 @@ async fn bad_calls_say_what_is_wrong_and_change_nothing() {
         ("overdue_arm('receipt', '1', 'infinity')", "a timer cannot be due at infinity"),
         ("overdue_arm('receipt', '1', now(), to_json(repeat('x', 8191)))", "at most 8192 bytes, these are 8193"),
     ] {
-        let error = sqlx::query(sqlx::AssertSqlSafe(format!("select {call}"))).execute(&mut *connection).await.unwrap_err();
+        let error =
+            sqlx::query(sqlx::AssertSqlSafe(format!("select {call}"))).execute(&mut *connection).await.unwrap_err();
         let error = error.into_database_error().unwrap();
         assert!(error.message().contains(words), "{call}: {}", error.message());
         assert_eq!(error.code().unwrap(), "OV004", "{call}");
     }
-    for cancel in ["overdue_cancel('Receipt', '1')", "overdue_cancel(null, null)", "overdue_cancel('payment', '1', 7)"] {
+    for cancel in ["overdue_cancel('Receipt', '1')", "overdue_cancel(null, null)", "overdue_cancel('payment', '1', 7)"]
+    {
         let query = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select {cancel}")));
         let cancelled: bool = query.fetch_one(&mut *connection).await.unwrap();
         assert!(!cancelled, "{cancel}");

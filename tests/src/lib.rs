@@ -11,6 +11,7 @@ mod gateway;
 mod oddly;
 mod process;
 mod proxy;
+mod receiver;
 mod servers;
 mod world;
 
@@ -23,5 +24,6 @@ pub use gateway::{
 };
 pub use process::Process;
 pub use proxy::Proxy;
+pub use receiver::{Received, Receiver, Reply};
 pub use servers::{env, management, use_servers};
 pub use world::{Gate, Roles, World};

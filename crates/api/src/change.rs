@@ -15,7 +15,10 @@ const LOCKED_WAIT: Duration = Duration::from_secs(2);
 const LOCKED_PAUSE: Duration = Duration::from_millis(200);
 
 /// Makes a change, as often as it is tried.
-pub(crate) trait Make<T>: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<T, Problem>> + Send + Sync {}
+pub(crate) trait Make<T>:
+    for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<T, Problem>> + Send + Sync
+{
+}
 
 impl<T, F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<T, Problem>> + Send + Sync> Make<T> for F {}
 

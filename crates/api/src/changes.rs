@@ -10,8 +10,8 @@ use book::Actor;
 use http::{HeaderMap, StatusCode};
 use order::{BadDeadline, Deadline, OrderId, TRANSACTION_ID_BYTES_MAX, is_transaction_id};
 
-use crate::change::{Make, change, made_by};
 use crate::body::{Close, CreateOrder, Extend, OrderView, Pay};
+use crate::change::{Make, change, made_by};
 use crate::idempotency::{Answer, KeyHeader, once, require_key};
 use crate::input::{PathOrder, invalid, operator, order_id, parse, parse_or_default, text};
 use crate::orders::look_up;

@@ -100,7 +100,8 @@ impl<S: Send + Sync> FromRequestParts<S> for PathTimer {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let illegal = |detail: String| Problem::new(ProblemKind::IllegalTimer, detail);
         let words = Path::<(String, String)>::from_request_parts(parts, state).await;
-        let Path((kind, subject)) = words.map_err(|_| illegal("the path is not UTF-8 text".to_owned()).nothing_there())?;
+        let Path((kind, subject)) =
+            words.map_err(|_| illegal("the path is not UTF-8 text".to_owned()).nothing_there())?;
         if matches!(subject.as_str(), "." | "..") {
             return Err(illegal(format!("{subject:?} cannot stand in a path: a subject must not be one dot or two")));
         }

@@ -277,9 +277,10 @@ impl From<SqlError> for Problem {
     fn from(error: SqlError) -> Self {
         let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
         match code.get(..2) {
-            _ if code == "55P03" => {
-                Self::new(ProblemKind::OrderLocked, "another transaction holds the order, or stock of it, or the timer; try again")
-            }
+            _ if code == "55P03" => Self::new(
+                ProblemKind::OrderLocked,
+                "another transaction holds the order, or stock of it, or the timer; try again",
+            ),
             // Words of our own.
             _ if code == "OV004" => {
                 let detail = error.as_database_error().map_or(String::new(), |error| error.message().to_owned());

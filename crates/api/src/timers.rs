@@ -9,7 +9,7 @@ use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use http::header::ETAG;
 use http::{HeaderMap, StatusCode};
-use order::{BadDeadline, Deadline, TimerId, TimerState};
+use order::{BadDeadline, Deadline, TimerId, TimerState, check_timer_due};
 use outbox::{Timer, TimerDue, TimerFilter};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -56,10 +56,7 @@ pub(crate) async fn arm(
 ) -> Result<Response, Problem> {
     let wanted: ArmTimer = parse(&body)?;
     let due = due(&wanted)?;
-    if !service.timers.is_expected(&id) {
-        let detail = format!("timers of the kind {} are not expected here: see OVERDUE_TIMER_KINDS", id.kind());
-        return Err(Problem::new(ProblemKind::UnexpectedTimer, detail));
-    }
+    expected(&service, &id)?;
     let wanted = Arc::new((id.clone(), headers, wanted));
     let make = made_by(move |connection| {
         let wanted = Arc::clone(&wanted);
@@ -135,6 +132,7 @@ pub(crate) async fn fire(
     State(service): State<Arc<OrderService>>,
     PathTimer(id): PathTimer,
 ) -> Result<Response, Problem> {
+    expected(&service, &id)?;
     let wanted = Arc::new(id.clone());
     let make = made_by(move |connection| {
         let id = Arc::clone(&wanted);
@@ -183,6 +181,7 @@ fn due(wanted: &ArmTimer) -> Result<TimerDue, Problem> {
     match (&wanted.due_at, wanted.after_s) {
         (Some(at), None) => {
             let at: Deadline = at.parse().map_err(|error: BadDeadline| invalid(&error.to_string()))?;
+            check_timer_due(at).map_err(|error| invalid(&error.to_string()))?;
             Ok(TimerDue::At(at))
         }
         (None, Some(after_s)) if (0.0..=AFTER_MAX_S).contains(&after_s) => {
@@ -191,6 +190,12 @@ fn due(wanted: &ArmTimer) -> Result<TimerDue, Problem> {
         (None, Some(_)) => Err(invalid("after_s must be 0 to 315619200 seconds, which is ten years; give due_at else")),
         _ => Err(invalid("give due_at or after_s, one of them")),
     }
+}
+
+/// Nobody would fire it.
+fn expected(service: &OrderService, id: &TimerId) -> Result<(), Problem> {
+    let detail = || format!("timers of the kind {} are not expected here: see OVERDUE_TIMER_KINDS", id.kind());
+    service.timers.is_expected(id).then_some(()).ok_or_else(|| Problem::new(ProblemKind::UnexpectedTimer, detail()))
 }
 
 async fn look_up(service: &OrderService, id: &TimerId) -> Result<Timer, Problem> {

@@ -169,7 +169,7 @@ const CHECKS: [(&str, &str, &str); 18] = [
         "overdue_timers",
         "no timer is armed past its time by more than the grace",
         "select kind || ':' || subject as key from timers
-         where state = 'armed' and due_at < transaction_timestamp() - $1 * interval '1 second'",
+         where state = 'armed' and greatest(due_at, changed_at) < transaction_timestamp() - $1 * interval '1 second'",
     ),
     (
         "timers_on_time",

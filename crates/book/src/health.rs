@@ -61,7 +61,9 @@ pub async fn orders_unclear_at_gateway(client: &Client) -> Result<i64, BookError
 /// # Errors
 /// [`BookError`] where the database cannot be asked.
 pub async fn timers_past_due(client: &Client) -> Result<i64, BookError> {
-    let past = "select count(*) from timers where state = 'armed' and due_at < statement_timestamp() - interval '1 minute'";
+    let past = "select count(*) from timers
+                where state = 'armed' and due_at < statement_timestamp() - interval '1 minute'
+                  and changed_at < statement_timestamp() - interval '1 minute'";
     one(client, past, &[]).await
 }
 

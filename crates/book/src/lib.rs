@@ -3,6 +3,7 @@
 
 mod audit;
 mod columns;
+mod endpoints;
 mod gateways;
 mod health;
 mod order_book;
@@ -18,12 +19,14 @@ mod trades;
 pub use audit::{Audit, Check, audit};
 pub use columns::unfit_columns;
 pub use database::ServerTime;
+pub use endpoints::{StoppedEndpoint, StoppedEndpoints};
 pub use gateways::{
     GatewayConflict, GatewayEntry, RegisteredGateway, forget_gateway, gateway_conflicts, register_gateways,
     registered_gateways, set_default_gateway,
 };
 pub use health::{
-    missing_indexes, orders_past_deadline, orders_unclear_at_gateway, refunds_needing_person, refunds_waiting, timers_past_due,
+    missing_indexes, orders_past_deadline, orders_unclear_at_gateway, refunds_needing_person, refunds_waiting,
+    timers_past_due,
 };
 pub use order_book::{
     Actor, BookError, BookResult, Bookmark, Closed, Closing, Credited, ItemReply, KeptBack, Loaded, MoneyAside,

@@ -83,8 +83,14 @@ pub struct ParkedFilter {
     pub ids: Vec<i64>,
     /// Those parked for this reason.
     pub reason: Option<String>,
-    /// Those that name this order.
+    /// Those that name this order, or timer.
     pub order: Option<String>,
+    /// Events for this endpoint.
+    pub endpoint: Option<String>,
+    /// Events of this type.
+    pub event: Option<String>,
+    /// Those that have not been there for so long.
+    pub newer_than: Option<Duration>,
     /// Those that have been there for so long.
     pub older_than: Option<Duration>,
 }
@@ -117,9 +123,24 @@ const COLUMNS: &str =
     "id, reason, detail, orders, routing_key, properties::text as properties, headers::text as headers, body,
     attempts, history, times, first_at, last_at, state, note";
 
-/// `$1` to `$4` are the fields of [`ParkedFilter`], `$5` the state.
-const CHOSEN: &str = "state = $5 and ($1::bigint[] = '{}' or id = any($1)) and ($2::text is null or reason = $2)
-    and ($3::text is null or orders @> array[$3]) and ($4::float8 is null or first_at <= clock_timestamp() - $4 * interval '1 second')";
+/// `$1` to `$7` are the fields of [`ParkedFilter`], `$8` the state.
+const CHOSEN: &str = "state = $8 and ($1::bigint[] = '{}' or id = any($1)) and ($2::text is null or reason = $2)
+    and ($3::text is null or orders @> array[$3]) and ($4::float8 is null or first_at <= clock_timestamp() - $4 * interval '1 second')
+    and ($5::text is null or headers->>'x-overdue-endpoint' = $5) and ($6::text is null or headers->>'x-overdue-event' = $6)
+    and ($7::float8 is null or last_at > clock_timestamp() - $7 * interval '1 second')";
+
+impl ParkedFilter {
+    /// The older and the newer bound, in seconds.
+    fn ages(&self) -> [Option<f64>; 2] {
+        [self.older_than, self.newer_than].map(|age| age.map(|age| age.as_secs_f64()))
+    }
+
+    /// The values of [`CHOSEN`].
+    fn values<'a>(&'a self, ages: &'a [Option<f64>; 2], state: &'a &str) -> Vec<&'a (dyn ToSql + Sync)> {
+        let [older_than, newer_than] = ages;
+        vec![&self.ids, &self.reason, &self.order, older_than, &self.endpoint, &self.event, newer_than, state]
+    }
+}
 
 impl ParkedState {
     fn as_str(self) -> &'static str {
@@ -215,17 +236,13 @@ impl ParkedTable {
         (after, until): (i64, i64),
         count_max: i64,
     ) -> Result<Vec<ParkedRow>, BookError> {
-        let older_than = filter.older_than.map(|age| age.as_secs_f64());
+        let (ages, state) = (filter.ages(), state.as_str());
         let rows = self.client.within(is_bad, async |client| {
             let page =
-                format!("select {COLUMNS} from parked where {CHOSEN} and id > $6 and id <= $7 order by id limit $8");
-            let state = state.as_str();
-            client
-                .query(
-                    &page,
-                    &[&filter.ids, &filter.reason, &filter.order, &older_than, &state, &after, &until, &count_max],
-                )
-                .await
+                format!("select {COLUMNS} from parked where {CHOSEN} and id > $9 and id <= $10 order by id limit $11");
+            let mut values = filter.values(&ages, &state);
+            values.extend([&after as &(dyn ToSql + Sync), &until, &count_max]);
+            client.query(&page, &values).await
         });
         rows.await?.iter().map(parked_row).collect()
     }
@@ -235,10 +252,10 @@ impl ParkedTable {
     /// # Errors
     /// [`BookError`] where the database cannot be asked.
     pub async fn count(&self, filter: &ParkedFilter, state: ParkedState) -> Result<(i64, i64), BookError> {
-        let older_than = filter.older_than.map(|age| age.as_secs_f64());
+        let (ages, state) = (filter.ages(), state.as_str());
         let row = self.client.within(is_bad, async |client| {
             let count = format!("select count(*), coalesce(max(id), 0) from parked where {CHOSEN}");
-            client.query_one(&count, &[&filter.ids, &filter.reason, &filter.order, &older_than, &state.as_str()]).await
+            client.query_one(&count, &filter.values(&ages, &state)).await
         });
         let row = row.await?;
         Ok((row.try_get(0)?, row.try_get(1)?))
@@ -277,6 +294,24 @@ impl ParkedTable {
             client.execute(change, &[&ids, &from.as_str(), &to.as_str(), &by]).await
         });
         Ok(changed.await?)
+    }
+
+    /// Notes that messages were sent in again, each with how often it had come by then. What has come once more meanwhile was parked
+    /// anew: its row stays.
+    ///
+    /// # Errors
+    /// [`BookError`]: none was noted, or it is not known.
+    pub async fn sent_in_again(&self, messages: &[(i64, i64)], by: &str) -> Result<(), BookError> {
+        let (ids, times): (Vec<i64>, Vec<i64>) = messages.iter().copied().unzip();
+        let noted = self.client.within(is_bad, async |client| {
+            let note =
+                "update parked p set state = 'requeued', changed_at = clock_timestamp(), changed_by = $3, note = null
+                        from unnest($1::bigint[], $2::bigint[]) as sent (id, times)
+                        where p.id = sent.id and p.state = 'held' and p.times = sent.times";
+            client.execute(note, &[&ids, &times, &by]).await
+        });
+        noted.await?;
+        Ok(())
     }
 
     /// Looks at messages that were parked for reasons that end with their orders, `count_max` of them after the message `after`,

@@ -5,13 +5,13 @@ use std::borrow::Cow;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::AMQPValue;
-use order::{BadTimeoutId, Deadline, ParkReason, TimerId};
+use order::{Attempts, BadTimeoutId, Deadline, ParkReason, TimerId, check_timer_due};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use trace::TraceParent;
 
 use crate::forward::{carried_on, kept_headers};
-use crate::headers::{DETAIL_HEADER, REASON_HEADER, insert_text};
+use crate::headers::{ATTEMPT_HEADER, DETAIL_HEADER, REASON_HEADER, attempts, insert_attempts, insert_text};
 use crate::subscription::Subscription;
 use crate::topology::{COMMANDS_EXCHANGE, COMMANDS_QUEUE, PARKED_EXCHANGE};
 use crate::wire::{BODY_BYTES_MAX, BadEntry, Fault, ORDERS_MAX, envelope};
@@ -151,10 +151,18 @@ impl CommandMessage {
         self.parked_as(command.body(), reason, detail)
     }
 
-    /// A command of the message as one that goes to the end of its queue, in a message of its own.
+    /// How often its commands were tried in vain, as its headers tell.
     #[must_use]
-    pub fn command_again(&self, command: &Command) -> Outgoing {
-        let properties = carried_on(&self.properties, kept_headers(self.properties.headers().as_ref()));
+    pub fn attempts(&self) -> Attempts {
+        self.properties.headers().as_ref().map_or_else(Attempts::default, |headers| attempts(headers, ATTEMPT_HEADER))
+    }
+
+    /// A command of the message as one that goes to the end of its queue, in a message of its own, with these attempts behind it.
+    #[must_use]
+    pub fn command_again(&self, command: &Command, attempts: &Attempts) -> Outgoing {
+        let mut headers = kept_headers(self.properties.headers().as_ref());
+        insert_attempts(&mut headers, ATTEMPT_HEADER, attempts);
+        let properties = carried_on(&self.properties, headers);
         let (exchange, routing_key) = (COMMANDS_EXCHANGE, String::new());
         Outgoing { exchange, routing_key, body: command.body(), properties, mandatory: true }
     }
@@ -166,7 +174,13 @@ impl CommandMessage {
         insert_text(&mut headers, DETAIL_HEADER, &detail);
         let properties = carried_on(&self.properties, headers);
         // By the queue's name it finds its way back.
-        Outgoing { exchange: PARKED_EXCHANGE, routing_key: COMMANDS_QUEUE.to_owned(), body, properties, mandatory: true }
+        Outgoing {
+            exchange: PARKED_EXCHANGE,
+            routing_key: COMMANDS_QUEUE.to_owned(),
+            body,
+            properties,
+            mandatory: true,
+        }
     }
 }
 
@@ -247,9 +261,7 @@ fn command(list: CommandList, json: &str) -> Result<Command, Fault> {
         CommandList::Arm => {
             let due = fields.due.ok_or_else(|| illegal("it does not say when the timer is due".to_owned()))?;
             let due: Deadline = due.parse().map_err(|error: order::BadDeadline| illegal(error.to_string()))?;
-            if !(2000..9000).contains(&due.instant().year()) {
-                return Err(illegal(format!("{due} does not lie between the years 2000 and 9000")));
-            }
+            check_timer_due(due).map_err(|error| illegal(error.to_string()))?;
             let data = fields.data.map(|data| data.get().to_owned());
             if let Some(bytes) = data.as_ref().map(String::len).filter(|bytes| *bytes > DATA_BYTES_MAX) {
                 return Err(illegal(format!("its data has {bytes} bytes, at most {DATA_BYTES_MAX} are allowed")));
@@ -277,7 +289,10 @@ mod tests {
         let CommandAction::Arm { data, .. } = &commands[0].action else { panic!("it arms") };
         assert_eq!((data.as_deref(), &commands[1].action), (Some(r#"{"a": 1}"#), &CommandAction::Cancel));
         let codes: Vec<&str> = bad.iter().map(|(_, bad)| bad.fault.reason().code()).collect();
-        assert_eq!(codes, ["illegal_command", "illegal_timer_id", "illegal_command", "illegal_command", "illegal_command"]);
+        assert_eq!(
+            codes,
+            ["illegal_command", "illegal_timer_id", "illegal_command", "illegal_command", "illegal_command"]
+        );
         for (list, entry) in &bad {
             let alone = decode(&body_of(*list, entry.json.get())).unwrap();
             assert_eq!((alone.0.len(), &alone.1[0].1.fault), (0, &entry.fault), "it is as bad alone");

@@ -25,6 +25,12 @@ pub(crate) const DETAIL_HEADER: &str = "x-overdue-detail";
 /// that is sent in again begins anew.
 pub(crate) const ATTEMPTS_MADE_HEADER: &str = "x-overdue-attempts-made";
 
+/// The endpoint that a parked event was for.
+pub(crate) const ENDPOINT_HEADER: &str = "x-overdue-endpoint";
+
+/// The type of a parked event.
+pub(crate) const EVENT_HEADER: &str = "x-overdue-event";
+
 /// The message ID under which a message first came.
 pub(crate) const ORIGINAL_ID_HEADER: &str = "x-overdue-original-message-id";
 

@@ -28,6 +28,7 @@ mod subscription;
 pub mod topology;
 mod users;
 mod verify;
+mod webhook;
 pub mod wire;
 
 pub use commands::{Command, CommandAction, CommandMessage, CommandQueue};
@@ -48,3 +49,4 @@ pub use session::{Session, SessionEnd};
 pub use topology::Topology;
 pub use users::{BrokerUser, user_definitions, users};
 pub use verify::verify;
+pub use webhook::{WebhookMessage, WebhookQueue};

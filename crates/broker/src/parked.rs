@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::forward::{kept_headers, tells_of_death, without};
 use crate::headers::{ATTEMPTS_MADE_HEADER, DETAIL_HEADER, REASON_HEADER, attempts, text};
 use crate::json::{of_properties, of_table, storable, to_table};
-use crate::routing::{is_due_queue, kind_and_shard, routing_key};
+use crate::routing::{endpoint_of_key, endpoint_of_queue, is_due_queue, kind_and_shard, routing_key, webhook_key};
 use crate::subscription::Subscription;
 use crate::topology::{
     COMMANDS_EXCHANGE, COMMANDS_QUEUE, LANES_EXCHANGE, PARKED_EXCHANGE, PARKED_QUEUE, UNREADABLE_EXCHANGE,
@@ -99,13 +99,20 @@ impl ParkedMessage {
         let headers = delivery.properties.headers().clone().unwrap_or_default();
         let death = first_death(&headers);
         let died_in = death.as_ref().and_then(|death| text(death, "queue")).unwrap_or_default();
-        let died_when_due = is_due_queue(&died_in) || died_in == COMMANDS_QUEUE;
+        let endpoint = endpoint_of_queue(&died_in);
+        let died_when_due = is_due_queue(&died_in) || died_in == COMMANDS_QUEUE || endpoint.is_some();
         // What a worker has parked came by the parked queue's exchange, and has not died on its way. In every other message the
         // headers are its publisher's, and say what that likes.
         let ours = delivery.exchange.as_str() == PARKED_EXCHANGE && !died_when_due;
-        // A command's key is its sender's, and says nothing.
-        let routing_key = if died_in == COMMANDS_QUEUE { &died_in } else { delivery.routing_key.as_str() };
-        let routing_key = storable(routing_key);
+        // By its key a message finds its way back. A command's is its sender's, and an event's its type.
+        let routing_key = match endpoint {
+            Some(endpoint) => webhook_key(AGAIN_LANE, endpoint),
+            // The second: no queue was bound.
+            None if died_in == COMMANDS_QUEUE || delivery.exchange.as_str() == COMMANDS_EXCHANGE => {
+                COMMANDS_QUEUE.to_owned()
+            }
+            None => storable(delivery.routing_key.as_str()),
+        };
         let died_of = death.as_ref().and_then(|death| text(death, "reason"));
         let reason = text(&headers, REASON_HEADER).filter(|_| ours);
         let time = match death.as_ref().and_then(|death| death.inner().get("time")) {
@@ -156,6 +163,8 @@ impl Outgoing {
     ) -> Result<Self, UnknownKind> {
         let (exchange, routing_key) = if key == COMMANDS_QUEUE {
             (COMMANDS_EXCHANGE, key.to_owned())
+        } else if let Some(endpoint) = endpoint_of_key(key) {
+            (LANES_EXCHANGE, webhook_key(AGAIN_LANE, endpoint))
         } else {
             // Of the first shard, which there always is.
             (LANES_EXCHANGE, routing_key(AGAIN_LANE, kind_and_shard(key)?.0, Shard::FIRST))
@@ -185,6 +194,9 @@ impl Outgoing {
 /// Why the broker itself has set a message aside. One that has left its lane (`expired`) found no due queue.
 fn reason_of_the_broker(died_of: Option<String>, routing_key: &str) -> String {
     match died_of.as_deref() {
+        None | Some("expired") if endpoint_of_key(routing_key).is_some() || routing_key == COMMANDS_QUEUE => {
+            ParkReason::Unroutable.code().to_owned()
+        }
         None | Some("expired") if kind_and_shard(routing_key).is_err() => ParkReason::UnknownKind.code().to_owned(),
         None | Some("expired") => ParkReason::Unroutable.code().to_owned(),
         Some(reason) => reason.to_owned(),

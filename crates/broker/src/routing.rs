@@ -41,6 +41,33 @@ pub(crate) fn routing_key(lane: impl Display, kind: impl Display, shard: Shard) 
     format!("{lane}.{kind}{shard}")
 }
 
+/// How the names of endpoints' queues begin.
+const WEBHOOK_QUEUES: &str = "overdue.v1.webhook.";
+
+/// In the place of a kind of timeout: an event comes back to its endpoint.
+const WEBHOOK: &str = "webhook";
+
+/// The queue of the events that an endpoint is to be sent.
+pub(crate) fn webhook_queue(endpoint: &str) -> String {
+    format!("{WEBHOOK_QUEUES}{endpoint}")
+}
+
+/// The endpoint whose queue this is.
+pub(crate) fn endpoint_of_queue(name: &str) -> Option<&str> {
+    name.strip_prefix(WEBHOOK_QUEUES)
+}
+
+/// The key that leads by way of `lane` to an endpoint (or to any, for `*`).
+pub(crate) fn webhook_key(lane: impl Display, endpoint: &str) -> String {
+    format!("{lane}.{WEBHOOK}.{endpoint}")
+}
+
+/// The endpoint that a routing key leads to.
+pub(crate) fn endpoint_of_key(routing_key: &str) -> Option<&str> {
+    let (_, rest) = routing_key.split_once('.')?;
+    rest.strip_prefix(WEBHOOK)?.strip_prefix('.').filter(|endpoint| !endpoint.is_empty())
+}
+
 /// The kind of timeout and the shard that a routing key names.
 ///
 /// # Errors

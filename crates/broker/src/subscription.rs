@@ -40,7 +40,7 @@ impl Subscription {
     ///
     /// May be dropped while it waits.
     pub(crate) async fn receive(&mut self, bytes_max: usize) -> Option<Vec<Delivery>> {
-        let first = self.consumer.next().await?.ok()?;
+        let first = self.next().await?;
         let mut bytes = first.data.len();
         let mut deliveries = vec![first];
         while bytes < bytes_max
@@ -52,10 +52,25 @@ impl Subscription {
         Some(deliveries)
     }
 
+    /// Waits for a message. `None` when the subscription has ended.
+    ///
+    /// May be dropped while it waits.
+    pub(crate) async fn next(&mut self) -> Option<Delivery> {
+        self.consumer.next().await?.ok()
+    }
+
+    /// Takes the message with this tag out of the queue for good.
+    pub(crate) async fn ack(&self, tag: u64) -> Result<(), BrokerError> {
+        self.ack_with(tag, BasicAckOptions { multiple: false }).await
+    }
+
     /// Takes the message with this tag, and all before it, out of the queue for good.
     pub(crate) async fn ack_up_to(&self, tag: u64) -> Result<(), BrokerError> {
-        let acked = self.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await;
-        acked.map_err(|error| self.broker.error(&error))
+        self.ack_with(tag, BasicAckOptions { multiple: true }).await
+    }
+
+    async fn ack_with(&self, tag: u64, options: BasicAckOptions) -> Result<(), BrokerError> {
+        self.channel.basic_ack(tag, options).await.map_err(|error| self.broker.error(&error))
     }
 
     /// Gives everything back that was not acked, and hangs up.

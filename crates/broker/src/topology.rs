@@ -6,7 +6,7 @@
 use order::{Hop, Lane, Lanes, Shard, TimeoutKind};
 use serde_json::{Value, json};
 
-use crate::routing::{due_queue, foreign_lane_queue, lane_queue, routing_key};
+use crate::routing::{due_queue, foreign_lane_queue, lane_queue, routing_key, webhook_key, webhook_queue};
 
 /// Where foreign publishers' messages enter a lane; the routing key is `<lane>.<kind>`. A message that fits no lane is
 /// parked. Their lanes are not ours: a message with a priority overtakes others on RabbitMQ 4, and these come late
@@ -53,6 +53,8 @@ pub struct Topology {
     pub(crate) retired: Vec<Binding>,
     /// The queues that workers consume.
     pub(crate) due_queues: Vec<String>,
+    /// The queues of endpoints.
+    pub(crate) webhook_queues: Vec<String>,
 }
 
 /// A durable exchange.
@@ -94,12 +96,16 @@ impl Topology {
     #[must_use]
     pub fn new(lanes: &Lanes) -> Self {
         let (queues, bindings, retired, due_queues) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut topology = Self { exchanges: exchanges(), queues, bindings, retired, due_queues };
+        let mut topology =
+            Self { exchanges: exchanges(), queues, bindings, retired, due_queues, webhook_queues: Vec::new() };
         for shard in lanes.shards().iter() {
             for lane in lanes.ours() {
                 let queue = lane_queue(lane, shard);
                 topology.add_lane(LANES_EXCHANGE, &queue, lane, shard);
                 topology.retired.extend(bound_before(&queue, lane, shard));
+                if shard == Shard::FIRST {
+                    topology.bind(LANES_EXCHANGE, &queue, webhook_key(lane, "*"));
+                }
             }
             for lane in lanes.foreign() {
                 topology.add_lane(DELAY_EXCHANGE, &foreign_lane_queue(lane, shard), lane, shard);
@@ -126,6 +132,23 @@ impl Topology {
         topology.bind(PARKED_EXCHANGE, PARKED_QUEUE, String::new());
         topology.bind(UNROUTABLE_EXCHANGE, PARKED_QUEUE, String::new());
         topology
+    }
+
+    /// The same with the queues of these endpoints, each with the types of events that it wants.
+    #[must_use]
+    pub fn with_webhooks<'a>(mut self, endpoints: impl Iterator<Item = (&'a str, &'a [String])>) -> Self {
+        for (endpoint, types) in endpoints {
+            let queue = webhook_queue(endpoint);
+            self.add_queue(&queue, webhook_arguments());
+            for kind in types {
+                self.bind(EVENTS_EXCHANGE, &queue, kind.clone());
+            }
+            // What failed comes back by a lane.
+            self.bind(DUE_EXCHANGE, &queue, webhook_key('*', endpoint));
+            self.bind(LANES_EXCHANGE, &queue, webhook_key(Hop::Now, endpoint));
+            self.webhook_queues.push(queue);
+        }
+        self
     }
 
     fn add_lane(&mut self, source: &'static str, queue: &str, lane: Lane, shard: Shard) {
@@ -182,7 +205,7 @@ fn exchanges() -> Vec<Exchange> {
         exchange(UNROUTABLE_EXCHANGE, "fanout", vec![]),
         exchange(PARKED_EXCHANGE, "fanout", vec![]),
         exchange(UNREADABLE_EXCHANGE, "fanout", vec![]),
-        exchange(COMMANDS_EXCHANGE, "fanout", vec![]),
+        exchange(COMMANDS_EXCHANGE, "fanout", rescued()),
         exchange(DELAY_EXCHANGE, "topic", rescued()),
         exchange(LANES_EXCHANGE, "topic", vec![]),
         exchange(DUE_EXCHANGE, "topic", rescued()),
@@ -220,6 +243,16 @@ fn due_arguments() -> Arguments {
         ("x-delivery-limit", Number(DELIVERY_LIMIT)),
         ("x-dead-letter-exchange", Text(PARKED_EXCHANGE)),
         ("x-dead-letter-strategy", Text("at-least-once")),
+        ("x-overflow", Text("reject-publish")),
+    ]
+}
+
+/// What is sent to an endpoint waits for it, however long it is away. Each time that it is given up for a while, some events go
+/// back to the queue; that is no fault of theirs.
+fn webhook_arguments() -> Arguments {
+    vec![
+        ("x-queue-type", Text("quorum")),
+        ("x-delivery-limit", Number(PARKED_DELIVERY_LIMIT)),
         ("x-overflow", Text("reject-publish")),
     ]
 }
@@ -272,7 +305,11 @@ mod tests {
             }
             assert!(bound(DUE_EXCHANGE, &format!("*.{kind}")) && bound(LANES_EXCHANGE, &format!("now.{kind}")));
         }
-        assert!(!topology.bindings.iter().any(|binding| binding.routing_key.ends_with('*')), "no other kind enters");
+        let any = |binding: &&Binding| binding.routing_key.ends_with('*');
+        assert!(
+            topology.bindings.iter().filter(any).all(|it| it.routing_key.ends_with(".webhook.*")),
+            "no other kind enters"
+        );
     }
 
     #[test]

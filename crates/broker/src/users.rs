@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 /// read from (<https://www.rabbitmq.com/docs/access-control#authorisation>).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerUser {
-    /// What it is for: `overdue-publisher`, `overdue-timers`, `overdue-relay`, `overdue-worker` or `overdue-operator`.
+    /// What it is for: `overdue-publisher`, `overdue-timers`, `overdue-relay`, `overdue-worker`, `overdue-webhooks` or `overdue-operator`.
     pub name: &'static str,
     /// What it may create and delete.
     pub configure: &'static str,
@@ -21,7 +21,7 @@ const NOTHING: &str = "^$";
 
 /// The users of a deployment. To look whether an object exists (a passive declaration) takes no right.
 #[must_use]
-pub fn users() -> [BrokerUser; 5] {
+pub fn users() -> [BrokerUser; 6] {
     let kinds = TimeoutKind::ALL.map(TimeoutKind::as_str).join("|");
     [
         // Services that publish order IDs themselves. What they could publish as an event, others would believe.
@@ -52,6 +52,14 @@ pub fn users() -> [BrokerUser; 5] {
             configure: NOTHING,
             write: "^overdue[.](lanes|parked|unreadable|commands)$",
             read: format!("^overdue[.]v1[.](parked|commands|due[.]({kinds})([.][0-9]+)?)$"),
+            tags: "",
+        },
+        // Delivers events to endpoints. What fails goes back into a lane.
+        BrokerUser {
+            name: "overdue-webhooks",
+            configure: NOTHING,
+            write: "^overdue[.](lanes|parked)$",
+            read: "^overdue[.]v1[.]webhook[.]".to_owned(),
             tags: "",
         },
         // `topology`, `doctor`, `parked`: to bind a queue takes the right to write to it and to read the exchange.

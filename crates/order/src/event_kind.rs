@@ -1,7 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A fact about an order that is announced to listeners. Its name is the event's type and its routing key.
+/// A fact that is announced to listeners. Its name is the event's type and its routing key.
 ///
 /// The CHECK on `outbox.event`, the SQL function `overdue_event` and `docs/asyncapi.json` list the same kinds; tests
 /// compare them.
@@ -15,6 +15,8 @@ pub enum EventKind {
     PaymentLate,
     /// Such a payment has arrived at the customer again.
     PaymentRefunded,
+    /// An endpoint of webhooks wants nothing more, or an operator has stopped it.
+    EndpointStopped,
 }
 
 /// A kind of event that this version does not know.
@@ -24,7 +26,8 @@ pub struct UnknownEvent(pub String);
 
 impl EventKind {
     /// Every kind of event.
-    pub const ALL: [Self; 4] = [Self::OrderClosed, Self::OrderPaid, Self::PaymentLate, Self::PaymentRefunded];
+    pub const ALL: [Self; 5] =
+        [Self::OrderClosed, Self::OrderPaid, Self::PaymentLate, Self::PaymentRefunded, Self::EndpointStopped];
 
     /// The event's type.
     #[must_use]
@@ -34,6 +37,7 @@ impl EventKind {
             Self::OrderPaid => "order.paid",
             Self::PaymentLate => "payment.late",
             Self::PaymentRefunded => "payment.refunded",
+            Self::EndpointStopped => "endpoint.stopped",
         }
     }
 }

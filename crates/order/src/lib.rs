@@ -43,5 +43,5 @@ pub use shard::{BadShards, Shard, Shards};
 pub use status::{BadStatus, OrderStatus};
 pub use timeout_id::{BadTimeoutId, TimeoutId};
 pub use timeout_kind::{TimeoutKind, UnknownKind};
-pub use timer::{BadTimerState, TimerDecision, TimerFacts, TimerState, decide_timer};
+pub use timer::{BadTimerDue, BadTimerState, TimerDecision, TimerFacts, TimerState, check_timer_due, decide_timer};
 pub use timer_id::{BadSubject, BadTimerId, TimerId, check_kind};

@@ -59,6 +59,10 @@ pub enum ParkReason {
     NothingToPay,
     /// An event in the outbox has more data than a message may have.
     EventTooLarge,
+    /// An endpoint has not taken an event in all attempts.
+    WebhookExhausted,
+    /// An endpoint says that it will never take an event.
+    WebhookRefused,
 }
 
 /// A reason that this version does not know, such as one of the broker's own.
@@ -68,7 +72,7 @@ pub struct UnknownReason(pub String);
 
 impl ParkReason {
     /// Every reason.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::TooLarge,
         Self::NotUtf8,
         Self::NotJson,
@@ -96,6 +100,8 @@ impl ParkReason {
         Self::IllegalTradeNo,
         Self::NothingToPay,
         Self::EventTooLarge,
+        Self::WebhookExhausted,
+        Self::WebhookRefused,
     ];
 
     /// A short, stable name for headers, counters and scripts.
@@ -129,6 +135,8 @@ impl ParkReason {
             Self::IllegalTradeNo => "illegal_trade_no",
             Self::NothingToPay => "nothing_to_pay",
             Self::EventTooLarge => "event_too_large",
+            Self::WebhookExhausted => "webhook_exhausted",
+            Self::WebhookRefused => "webhook_refused",
         }
     }
 
@@ -201,6 +209,12 @@ impl ParkReason {
             }
             Self::NothingToPay => {
                 "Mark the order as paid or cancel it, or correct its amount or its gateway and requeue. Then drop the message."
+            }
+            Self::WebhookExhausted => {
+                "See that the endpoint works, then requeue: `overdue parked requeue --endpoint NAME`."
+            }
+            Self::WebhookRefused => {
+                "Look in the endpoint's log for why it refuses the event, mend it and requeue, or drop the message."
             }
             Self::EventTooLarge => "Shorten what the event tells, tell its subscribers by hand, then drop the message.",
         }

@@ -47,6 +47,19 @@ pub enum TimerDecision {
     Unknown,
 }
 
+/// A time at which no timer can be due.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a timer cannot be due at {0}: give a time between the years 2000 and 9000; one in the past fires at once")]
+pub struct BadTimerDue(Deadline);
+
+/// Whether a timer can be due then.
+///
+/// # Errors
+/// [`BadTimerDue`].
+pub fn check_timer_due(due: Deadline) -> Result<(), BadTimerDue> {
+    if (2000..9000).contains(&due.instant().year()) { Ok(()) } else { Err(BadTimerDue(due)) }
+}
+
 /// Decides by what the database says, `now` by its clock. What a message says has no part in it.
 #[must_use]
 pub fn decide_timer(facts: Option<&TimerFacts>, now: OffsetDateTime) -> TimerDecision {

@@ -7,6 +7,4 @@ mod timer;
 
 pub use arm::arm;
 pub use event::{OrderPaid, announce_paid};
-pub use timer::{
-    Timer, TimerDue, TimerFilter, arm_timer, cancel_timer, lock_timer, make_timer_due, timer, timers,
-};
+pub use timer::{Timer, TimerDue, TimerFilter, arm_timer, cancel_timer, lock_timer, make_timer_due, timer, timers};

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
-use order::{Deadline, TimerId, TimerState};
+use order::{Deadline, TimerId, TimerState, check_timer_due};
 use sqlx::postgres::PgRow;
-use sqlx::{FromRow, PgConnection, Row};
+use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder, Row};
 use time::OffsetDateTime;
 use trace::TraceParent;
 use tracing::Span;
@@ -53,7 +53,10 @@ impl FromRow<'_, PgRow> for Timer {
         let decode = |error: Box<dyn std::error::Error + Send + Sync>| sqlx::Error::Decode(error);
         Ok(Self {
             id: TimerId::new(row.try_get("kind")?, row.try_get("subject")?).map_err(|error| decode(error.into()))?,
-            state: row.try_get::<&str, _>("state")?.parse().map_err(|error: order::BadTimerState| decode(error.into()))?,
+            state: row
+                .try_get::<&str, _>("state")?
+                .parse()
+                .map_err(|error: order::BadTimerState| decode(error.into()))?,
             due_at: row.try_get("due_at")?,
             revision: row.try_get("revision")?,
             data: row.try_get("data")?,
@@ -81,7 +84,12 @@ pub async fn arm_timer(
     data: Option<&str>,
 ) -> Result<i64, sqlx::Error> {
     let (at, after_s) = match due {
-        TimerDue::At(deadline) => (Some(deadline.instant()), None),
+        TimerDue::At(deadline) => {
+            // At the edges of the calendar there may be no such instant in UTC, which the driver does not survive.
+            let refused = |error: order::BadTimerDue| sqlx::Error::Encode(error.into());
+            check_timer_due(deadline).map_err(refused)?;
+            (Some(deadline.instant()), None)
+        }
         TimerDue::After(wait) => (None, Some(wait.as_secs_f64())),
     };
     let traceparent = trace::onward(&Span::current(), &[]);
@@ -117,11 +125,7 @@ pub async fn make_timer_due(transaction: &mut PgConnection, id: &TimerId) -> Res
         "update timers set due_at = least(due_at, clock_timestamp())
          where kind = $1 and subject = $2 and state = 'armed' returning {COLUMNS}"
     );
-    sqlx::query_as(sqlx::AssertSqlSafe(statement))
-        .bind(id.kind())
-        .bind(id.subject())
-        .fetch_optional(transaction)
-        .await
+    sqlx::query_as(sqlx::AssertSqlSafe(statement)).bind(id.kind()).bind(id.subject()).fetch_optional(transaction).await
 }
 
 /// Looks a timer up.
@@ -142,11 +146,7 @@ pub async fn lock_timer(transaction: &mut PgConnection, id: &TimerId) -> Result<
 
 async fn find(connection: &mut PgConnection, id: &TimerId, lock: &str) -> Result<Option<Timer>, sqlx::Error> {
     let statement = format!("select {COLUMNS} from timers where kind = $1 and subject = $2 {lock}");
-    sqlx::query_as(sqlx::AssertSqlSafe(statement))
-        .bind(id.kind())
-        .bind(id.subject())
-        .fetch_optional(connection)
-        .await
+    sqlx::query_as(sqlx::AssertSqlSafe(statement)).bind(id.kind()).bind(id.subject()).fetch_optional(connection).await
 }
 
 /// Timers, those that are due first first, `count_max` at most.
@@ -158,16 +158,17 @@ pub async fn timers(
     filter: &TimerFilter,
     count_max: usize,
 ) -> Result<Vec<Timer>, sqlx::Error> {
-    let statement = format!(
-        "select {COLUMNS} from timers
-         where ($1::text is null or subject = $1) and ($2::text is null or kind = $2) and ($3::text is null or state = $3)
-         order by timers.due_at, kind, subject limit $4"
-    );
-    sqlx::query_as(sqlx::AssertSqlSafe(statement))
-        .bind(&filter.subject)
-        .bind(&filter.kind)
-        .bind(filter.state.map(TimerState::as_str))
-        .bind(i64::try_from(count_max).unwrap_or(i64::MAX))
-        .fetch_all(connection)
-        .await
+    let TimerFilter { subject, kind, state } = filter;
+    let wanted = [("subject", subject.as_deref()), ("kind", kind.as_deref()), ("state", state.map(TimerState::as_str))];
+    // What is not asked for does not stand in the statement: in one that is planned once for all values it would keep it from
+    // using an index.
+    let mut conditions = QueryBuilder::<Postgres>::new(format!("select {COLUMNS} from timers where true"));
+    for (column, value) in wanted {
+        if let Some(value) = value {
+            conditions.push(format!(" and {column} = ")).push_bind(value);
+        }
+    }
+    let count_max = i64::try_from(count_max).unwrap_or(i64::MAX);
+    conditions.push(" order by timers.due_at, kind, subject limit ").push_bind(count_max);
+    conditions.build_query_as().fetch_all(connection).await
 }

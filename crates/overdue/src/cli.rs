@@ -1,7 +1,9 @@
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
-use crate::commands::{audit, gateway, migrate, openapi, order, parked, publish, refunds, stock, timer, topology};
+use crate::commands::{
+    audit, gateway, migrate, openapi, order, parked, publish, refunds, stock, timer, topology, webhook,
+};
 use crate::failure::{EXIT_CODES, Failure};
 use crate::settings::LogSettings;
 use crate::{demo, doctor, run};
@@ -23,7 +25,7 @@ pub(crate) enum Command {
     /// Create, check or print what Overdue needs in RabbitMQ
     #[command(subcommand)]
     Topology(topology::Args),
-    /// Run relay, worker, sweep and HTTP until told to stop (SIGTERM or SIGINT; twice: at once)
+    /// Run relay, worker, sweep, webhooks and HTTP until told to stop (SIGTERM or SIGINT; twice: at once)
     Run(Box<run::Args>),
     /// Print the description of the HTTP API, in OpenAPI form
     Openapi,
@@ -33,6 +35,9 @@ pub(crate) enum Command {
     /// Arm a timer, cancel it, or look at timers
     #[command(subcommand)]
     Timer(timer::Args),
+    /// Look at the endpoints of webhooks, stop one, or let it go on
+    #[command(subcommand)]
+    Webhook(webhook::Args),
     /// Add to the stock of a SKU
     #[command(subcommand)]
     Stock(stock::Args),
@@ -67,6 +72,7 @@ impl Command {
             }
             Self::Order(args) => order::run(args).await,
             Self::Timer(args) => timer::run(args).await,
+            Self::Webhook(args) => webhook::run(args).await,
             Self::Stock(args) => stock::run(args).await,
             Self::Publish(args) => publish::run(args).await,
             Self::Parked(args) => parked::run(args).await,

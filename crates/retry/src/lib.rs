@@ -55,6 +55,13 @@ pub fn varied(delay: Duration) -> Duration {
     Policy { initial: delay, max: delay }.delays().next_delay()
 }
 
+/// A delay, varied at random by this part of itself (0 to 1).
+#[must_use]
+pub fn varied_by(delay: Duration, part: f64) -> Duration {
+    let policy = Policy { initial: delay, max: delay };
+    Delays(ExponentialBackoff { randomization_factor: part, ..policy.delays().0 }).next_delay()
+}
+
 /// An endless sequence of growing delays.
 #[derive(Debug)]
 pub struct Delays(ExponentialBackoff);

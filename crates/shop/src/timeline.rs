@@ -102,7 +102,7 @@ fn of_timer(timer: Timer) -> TimelineEntry {
         TimerState::Fired | TimerState::Cancelled => format!("{kind}, was due at {due} (revision {revision})"),
     };
     let (what, actor) = (format!("timer {}", timer.state), "timers".to_owned());
-    TimelineEntry { at: timer.changed_at, what, detail, actor, operator: None }
+    TimelineEntry { at: timer.fired_at.unwrap_or(timer.changed_at), what, detail, actor, operator: None }
 }
 
 fn of_gateway(at: OffsetDateTime, what: &str, detail: String, gateway: &str) -> TimelineEntry {

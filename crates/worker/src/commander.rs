@@ -1,13 +1,14 @@
 //! Commands to arm and to cancel timers, which come by RabbitMQ.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use book::{BookError, TimerCommand};
+use book::{ItemReply, TimerCommand};
 use broker::{Broker, Command, CommandAction, CommandMessage, CommandQueue, Outgoing, Publisher};
-use order::ParkReason;
-use retry::Policy;
+use order::{Attempts, ParkReason, RetryReason};
+use retry::{Delays, Policy};
+use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
-use trace::TraceParent;
 
 use crate::patience::{Interrupted, Patience};
 use crate::timers::SharedTimers;
@@ -25,12 +26,17 @@ pub struct Commander {
 struct Done {
     /// Commands that cannot be done, and why.
     parked: Vec<(ParkReason, Outgoing)>,
-    /// Commands about timers that another transaction holds: they go to the end of their queue.
+    /// Commands that cannot be done now: they go to the end of their queue.
     again: Vec<Outgoing>,
+    /// How long to rest before they are taken again.
+    rest: Duration,
 }
 
 /// How long to rest when a timer is held: its command comes again.
 const HELD_PAUSE: Duration = Duration::from_millis(500);
+
+/// After so many tries, a quarter of an hour or more, a command about a timer that stays locked is for a person.
+const TRIES_MAX: u32 = 2_000;
 
 const TROUBLE: &str = "commands to arm and cancel timers are not taken";
 
@@ -46,11 +52,10 @@ impl Commander {
     /// Works until told to stop. While the database is away commands stay in the queue.
     pub async fn run(mut self) {
         let mut delays = Policy::RECONNECT.delays();
-        while self.is_ready().await.is_ok() {
+        while self.timers.wait_for_commands(&self.patience).await.is_ok() {
             let ended = match CommandQueue::open(&self.broker).await {
                 Ok(mut queue) => {
-                    delays.reset();
-                    let ended = self.work(&mut queue).await;
+                    let ended = self.work(&mut queue, &mut delays).await;
                     queue.close().await;
                     ended
                 }
@@ -68,11 +73,7 @@ impl Commander {
         self.publisher.close().await;
     }
 
-    async fn is_ready(&self) -> Result<(), Interrupted> {
-        self.patience.until(TROUBLE, |_| false, || self.timers.timers.ready_for_commands()).await.map(drop)
-    }
-
-    async fn work(&mut self, queue: &mut CommandQueue) -> Result<(), String> {
+    async fn work(&mut self, queue: &mut CommandQueue, delays: &mut Delays) -> Result<(), String> {
         let shutdown = self.patience.shutdown().clone();
         loop {
             let received = tokio::select! {
@@ -80,98 +81,101 @@ impl Commander {
                 () = shutdown.cancelled() => return Ok(()),
             };
             let messages = received.ok_or("the subscription has ended")?;
-            let Ok(Done { parked, again }) = self.obey(&messages).await else { return Ok(()) };
+            let Ok(Done { parked, again, rest }) = self.obey(&messages).await else { return Ok(()) };
             if let Some((reason, _)) = parked.first() {
                 tracing::error!(commands = parked.len(), %reason, "commands cannot be done; they are parked");
             }
-            let is_held = !again.is_empty();
             let follow_ups: Vec<Outgoing> = parked.into_iter().map(|(_, message)| message).chain(again).collect();
-            self.publisher.publish_all(&follow_ups).await.map_err(|error| error.to_string())?;
+            if self.publish(follow_ups).await.is_err() {
+                return Ok(());
+            }
             queue.ack(&messages).await.map_err(|error| error.to_string())?;
-            if is_held {
+            delays.reset();
+            if !rest.is_zero() {
                 tokio::select! {
-                    () = tokio::time::sleep(HELD_PAUSE) => {}
+                    () = tokio::time::sleep(rest) => {}
                     () = shutdown.cancelled() => return Ok(()),
                 }
             }
         }
     }
 
-    /// Does what the messages say, and waits out a database that is away.
-    async fn obey(&self, messages: &[CommandMessage]) -> Result<Done, Interrupted> {
-        let (mut done, mut good) = (Done::default(), Vec::new());
-        for message in messages {
-            let commands = match &message.content {
-                Ok(commands) => commands,
-                Err(fault) => {
-                    done.parked.push((fault.reason(), message.parked(fault.reason(), &fault.to_string())));
-                    continue;
-                }
-            };
-            let bad = message.bad.iter().map(|(list, bad)| (bad.fault.reason(), message.parked_entry(*list, bad)));
-            done.parked.extend(bad);
-            for command in commands {
-                if self.timers.is_expected(&command.id) {
-                    good.push((message, command));
-                } else {
-                    let detail = format!("timers of the kind {} are not expected here", command.id.kind());
-                    done.park(message, command, ParkReason::UnexpectedTimer, &detail);
-                }
+    /// Publishes until everything is confirmed. Given back meanwhile, the messages would come again at once, and be done twice.
+    async fn publish(&mut self, mut left: Vec<Outgoing>) -> Result<(), Interrupted> {
+        let mut delays = Policy::RECONNECT.delays();
+        while !left.is_empty() {
+            let fates = self.publisher.publish(&left).await;
+            let failure = fates.iter().find_map(|fate| fate.as_ref().err().cloned());
+            let mut fates = fates.into_iter();
+            left.retain(|_| fates.next().is_none_or(|fate| fate.is_err()));
+            if let Some(error) = failure {
+                self.patience.pause(&mut delays, "commands that cannot be done cannot be set aside", &error).await?;
             }
         }
-        let trace = good.iter().find_map(|(message, _)| message.traceparent());
-        let all: Vec<TimerCommand> = good.iter().map(|(_, command)| timer_command(command)).collect();
-        if self.call(&all, trace.as_ref()).await?.is_ok() {
-            return Ok(done);
-        }
-        // One by one it is found which of them fails.
-        for ((message, command), one) in good.into_iter().zip(all) {
-            match self.call_about(&one, message).await? {
-                Ok(()) => {}
-                Err(BookError::Refused(detail)) => {
-                    done.park(message, command, ParkReason::RefusedByDatabase, &detail);
+        Ok(())
+    }
+
+    /// Does what the messages say, and waits out a database that is away.
+    async fn obey(&self, messages: &[CommandMessage]) -> Result<Done, Interrupted> {
+        let (mut done, mut open) = (Done::default(), Vec::new());
+        for message in messages {
+            match &message.content {
+                Ok(commands) => {
+                    let bad = message.bad.iter();
+                    done.parked.extend(bad.map(|(list, it)| (it.fault.reason(), message.parked_entry(*list, it))));
+                    open.extend(commands.iter().map(|command| (message, command)));
                 }
-                // Another transaction holds the timer.
-                Err(_) => done.again.push(message.command_again(command)),
+                Err(fault) => done.parked.push((fault.reason(), message.parked(fault.reason(), &fault.to_string()))),
+            }
+        }
+        let is_expected = |(_, command): &(&CommandMessage, &Command)| self.timers.is_expected(&command.id);
+        for (message, command) in open.extract_if(.., |about| !is_expected(about)) {
+            let detail = format!("timers of the kind {} are not expected here", command.id.kind());
+            done.park(message, command, ParkReason::UnexpectedTimer, &detail);
+        }
+        // Of each timer the first command, then the second, and so on.
+        while !open.is_empty() {
+            let mut names = HashSet::new();
+            let round: Vec<_> = open.extract_if(.., |(_, command)| names.insert(command.id.clone())).collect();
+            let commands: Vec<TimerCommand> = round.iter().map(|(_, command)| timer_command(command)).collect();
+            let trace = round.iter().find_map(|(message, _)| message.traceparent());
+            let mut reply = self.timers.command(&commands, trace.as_ref(), &self.patience).await?;
+            for (message, command) in round {
+                match reply.items.remove(&command.id) {
+                    Some(ItemReply::Done(())) => {}
+                    Some(ItemReply::Refused(detail)) => {
+                        done.park(message, command, ParkReason::RefusedByDatabase, &detail);
+                    }
+                    Some(ItemReply::Later(wait)) => done.again(message, command, None, wait),
+                    Some(ItemReply::Locked(why)) => done.again(message, command, Some(why), HELD_PAUSE),
+                    _ => done.again(message, command, None, HELD_PAUSE),
+                }
             }
         }
         Ok(done)
-    }
-
-    /// As [`Commander::call`], about one. What is refused whatever the command is no fault of this one, and waited out.
-    async fn call_about(
-        &self,
-        one: &TimerCommand,
-        message: &CommandMessage,
-    ) -> Result<Result<(), BookError>, Interrupted> {
-        let (one, trace) = (std::slice::from_ref(one), message.traceparent());
-        loop {
-            match self.call(one, trace.as_ref()).await? {
-                Err(BookError::Refused(_)) if self.timers.timers.ready_for_commands().await.is_err() => {
-                    self.is_ready().await?;
-                }
-                answer => return Ok(answer),
-            }
-        }
-    }
-
-    /// An error is about these commands.
-    async fn call(
-        &self,
-        commands: &[TimerCommand],
-        trace: Option<&TraceParent>,
-    ) -> Result<Result<(), BookError>, Interrupted> {
-        if commands.is_empty() {
-            return Ok(Ok(()));
-        }
-        let is_answer = |error: &BookError| matches!(error, BookError::Refused(_) | BookError::Slow(_));
-        self.patience.until(TROUBLE, is_answer, || self.timers.timers.command(commands, trace)).await
     }
 }
 
 impl Done {
     fn park(&mut self, message: &CommandMessage, command: &Command, reason: ParkReason, detail: &str) {
         self.parked.push((reason, message.parked_command(command, reason, detail)));
+    }
+
+    /// The command is to be tried again. Where it is its timer that is `held`, that is not done for ever.
+    fn again(&mut self, message: &CommandMessage, command: &Command, held: Option<String>, wait: Duration) {
+        self.rest = self.rest.max(wait);
+        let attempts: Attempts = message.attempts();
+        let Some(why) = held else {
+            self.again.push(message.command_again(command, &attempts));
+            return;
+        };
+        let attempts = attempts.plus(OffsetDateTime::now_utc(), &RetryReason::Locked);
+        if attempts.made >= TRIES_MAX {
+            let detail = format!("{} tries; the last: {why}", attempts.made);
+            self.park(message, command, ParkReason::StaysLocked, &detail);
+        } else {
+            self.again.push(message.command_again(command, &attempts));
+        }
     }
 }
 

@@ -165,12 +165,8 @@ impl<I: Clone + Eq + Hash + Send + Sync + 'static> Evidence<I> {
         let (succeeded_at, alike) = {
             let mut state = self.state();
             let room = ALIKE - state.failed_since.len().min(ALIKE);
-            let others: Vec<I> = ids
-                .iter()
-                .filter(|id| !state.failed_since.contains(**id))
-                .take(room)
-                .map(|id| (*id).clone())
-                .collect();
+            let others: Vec<I> =
+                ids.iter().filter(|id| !state.failed_since.contains(**id)).take(room).map(|id| (*id).clone()).collect();
             state.failed_since.extend(others);
             (state.succeeded_at, state.failed_since.len() >= ALIKE)
         };

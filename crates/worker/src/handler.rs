@@ -13,7 +13,11 @@ use crate::patience::{Interrupted, Patience};
 #[async_trait]
 pub(crate) trait Handler: Send + Sync {
     /// Handles these orders, or timers, with their attempts so far, until the outcome of each is known.
-    async fn handle(&self, due: &BTreeMap<TimeoutId, Attempts>, context: &Context) -> Result<Settled<TimeoutId>, Interrupted>;
+    async fn handle(
+        &self,
+        due: &BTreeMap<TimeoutId, Attempts>,
+        context: &Context,
+    ) -> Result<Settled<TimeoutId>, Interrupted>;
 
     /// Waits until the servers answer that handling needs. While they do not, nothing needs to be taken from a queue. Returns the
     /// book's time, if it tells.

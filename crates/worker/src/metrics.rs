@@ -84,13 +84,8 @@ const LATENESS_BUCKETS_S: [f64; 14] =
     [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0];
 
 /// How timers can end.
-const TIMER_OUTCOMES: [OutcomeKind; 5] = [
-    OutcomeKind::Fired,
-    OutcomeKind::Unchanged,
-    OutcomeKind::Waiting,
-    OutcomeKind::LookedAtAgain,
-    OutcomeKind::Parked,
-];
+const TIMER_OUTCOMES: [OutcomeKind; 5] =
+    [OutcomeKind::Fired, OutcomeKind::Unchanged, OutcomeKind::Waiting, OutcomeKind::LookedAtAgain, OutcomeKind::Parked];
 
 /// So many kinds of timers have a label of their own; the rest share `other`.
 const TIMER_KINDS_MAX: usize = 64;
@@ -272,11 +267,7 @@ impl WorkerMetrics {
         self.count_in(&self.timer_outcomes, outcomes);
     }
 
-    fn count_in<'a>(
-        &self,
-        family: &Outcomes,
-        outcomes: impl Iterator<Item = &'a Outcome>,
-    ) {
+    fn count_in<'a>(&self, family: &Outcomes, outcomes: impl Iterator<Item = &'a Outcome>) {
         let mut counts = [0; OutcomeKind::ALL.len()];
         for outcome in outcomes {
             counts[outcome.kind() as usize] += 1;

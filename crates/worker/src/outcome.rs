@@ -106,9 +106,7 @@ impl Outcome {
             ItemReply::Done(reply) => done(reply),
             ItemReply::Changed | ItemReply::Unknown => None,
             ItemReply::Locked(why) => Some(Self::look_again_when_free(attempts, why, now)),
-            ItemReply::Later(wait) => {
-                Some(Self::LookAgain { attempts: attempts.clone(), when: When::at(now + wait) })
-            }
+            ItemReply::Later(wait) => Some(Self::LookAgain { attempts: attempts.clone(), when: When::at(now + wait) }),
             ItemReply::Refused(detail) => Some(Self::Parked { reason: ParkReason::RefusedByDatabase, detail }),
         }
     }

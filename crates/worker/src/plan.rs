@@ -135,7 +135,9 @@ impl Rules {
                 ItemReply::Refused(detail) => {
                     plan.end(open.id, parked(ParkReason::UnreadableOrder, detail.clone()));
                 }
-                ItemReply::Locked(why) => plan.end(open.id, Outcome::look_again_when_free(open.attempts, why.clone(), now)),
+                ItemReply::Locked(why) => {
+                    plan.end(open.id, Outcome::look_again_when_free(open.attempts, why.clone(), now))
+                }
                 ItemReply::Later(wait) => {
                     let when = When::at(now + *wait);
                     plan.end(open.id, Outcome::LookAgain { attempts: open.attempts.clone(), when });

@@ -129,7 +129,12 @@ impl Settler {
         Ok(progress.settled)
     }
 
-    fn calls<'a>(&'a self, evidence: &'a Evidence, patience: &'a Patience, trouble: &'static str) -> Calls<'a, OrderId> {
+    fn calls<'a>(
+        &'a self,
+        evidence: &'a Evidence,
+        patience: &'a Patience,
+        trouble: &'static str,
+    ) -> Calls<'a, OrderId> {
         Calls { to: &self.book, warnings: &self.book.warnings, evidence, patience, trouble }
     }
 

@@ -95,14 +95,17 @@ impl Sweep {
         }
     }
 
-    /// Timers come first: they wait for no gateway.
+    /// Orders and timers beside each other: trouble with the ones holds up none of the others.
     async fn round(&mut self, lead: &Lead) -> Result<(), Unfinished> {
         let SweepSettings { grace, page_orders, .. } = self.settings;
-        let timers = self.timer_rounds.round(grace, page_orders, || lead.check()).await;
-        let orders = match &mut self.rounds {
-            Some(rounds) => rounds.round(grace, page_orders, || lead.check()).await,
-            None => Ok(()),
+        let orders = async {
+            match &mut self.rounds {
+                Some(rounds) => rounds.round(grace, page_orders, || lead.check()).await,
+                None => Ok(()),
+            }
         };
+        let timers = self.timer_rounds.round(grace, page_orders, || lead.check());
+        let (orders, timers) = tokio::join!(orders, timers);
         if matches!(orders, Err(Unfinished::NoPages)) {
             tracing::warn!("no sweep of orders: this order book cannot tell which are overdue");
             self.rounds = None;

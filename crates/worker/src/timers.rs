@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use book::{Actor, BookError, Fired, Firing, ItemReply, Reply, ServerTime, Timers};
+use book::{Actor, BookError, Fired, Firing, ItemReply, Reply, ServerTime, TimerCommand, Timers};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use order::{Attempts, ParkReason, RetryReason, TimeoutId, TimerDecision, TimerFacts, TimerId, decide_timer};
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use trace::Throttle;
+use trace::{Throttle, TraceParent};
 use tracing::Span;
 
 use crate::evidence::{Evidence, Ready};
@@ -29,6 +29,7 @@ pub struct SharedTimers {
     pub(crate) timers: Timers,
     loads: Evidence<TimerId>,
     writes: Evidence<TimerId>,
+    commands: Evidence<TimerId>,
     warnings: Throttle,
     /// The kinds that are expected; `None`: all are.
     expected: Option<Arc<BTreeSet<String>>>,
@@ -70,6 +71,7 @@ impl SharedTimers {
             timers,
             loads: Evidence::default(),
             writes: Evidence::default(),
+            commands: Evidence::default(),
             warnings: Throttle::default(),
             expected: expected.map(Arc::new),
             metrics,
@@ -107,11 +109,6 @@ impl SharedTimers {
         context: &Context,
     ) -> Result<Settled<TimerId>, Interrupted> {
         let mut progress = Progress::new(due);
-        progress.open.retain(|id| self.is_expected(id));
-        for id in due.keys().filter(|id| !self.is_expected(id)) {
-            let detail = format!("timers of the kind {} are not expected here", id.kind());
-            progress.end(id, Outcome::Parked { reason: ParkReason::UnexpectedTimer, detail });
-        }
         let (patience, trace) = (&context.patience, context.trace.as_ref());
         for _ in 0..ROUNDS_MAX {
             if progress.open.is_empty() {
@@ -123,7 +120,11 @@ impl SharedTimers {
             let loaded = loads.in_parts(&open, progress.settled.time, load).await?;
             progress.settled.time = loaded.time;
             let now = loaded.time.now();
-            let firings = progress.decide(loaded, now);
+            let mut firings = progress.decide(loaded, now);
+            for Firing { id, .. } in firings.extract_if(.., |firing| !self.is_expected(&firing.id)) {
+                let detail = format!("timers of the kind {} are not expected here", id.kind());
+                progress.end(&id, Outcome::Parked { reason: ParkReason::UnexpectedTimer, detail });
+            }
             let writes = self.calls(&self.writes, patience, "timers cannot be fired");
             let fire = |part| self.timers.fire(part, trace).boxed();
             let fired = writes.in_parts(&firings, progress.settled.time, fire).await?;
@@ -136,7 +137,8 @@ impl SharedTimers {
         }
         let now = progress.settled.time.now();
         for id in std::mem::take(&mut progress.open) {
-            let outcome = Outcome::look_again_when_free(progress.attempts(&id), "it changes at each look".to_owned(), now);
+            let outcome =
+                Outcome::look_again_when_free(progress.attempts(&id), "it changes at each look".to_owned(), now);
             progress.end(&id, outcome);
         }
         self.report(&progress.settled);
@@ -148,6 +150,31 @@ impl SharedTimers {
     #[must_use]
     pub fn is_expected(&self, id: &TimerId) -> bool {
         self.expected.as_ref().is_none_or(|kinds| kinds.contains(id.kind()))
+    }
+
+    /// Does what commands say. The reply has an item for each.
+    pub(crate) async fn command(
+        &self,
+        commands: &[TimerCommand],
+        trace: Option<&TraceParent>,
+        patience: &Patience,
+    ) -> Result<Reply<(), TimerId>, Interrupted> {
+        let calls = self.calls(&self.commands, patience, "commands to arm and cancel timers are not taken");
+        let known = ServerTime::from(OffsetDateTime::now_utc());
+        calls.in_parts(commands, known, |part| self.timers.command(part, trace).boxed()).await
+    }
+
+    /// Waits until commands can be done.
+    pub(crate) async fn wait_for_commands(&self, patience: &Patience) -> Result<(), Interrupted> {
+        let trouble = "commands to arm and cancel timers are not taken";
+        patience.until(trouble, |_| false, || self.timers.ready_for_commands()).await.map(drop)
+    }
+
+    /// What keeps every timer from being fired, and for how long it has; `None`: nothing that is known.
+    #[must_use]
+    pub fn trouble(&self) -> Option<(String, Duration)> {
+        let known = [&self.writes, &self.loads, &self.commands].into_iter().find_map(Evidence::trouble);
+        known.map(|trouble| (trouble.text, trouble.since.elapsed()))
     }
 
     fn calls<'a>(

@@ -5,14 +5,14 @@ use std::fmt::{Debug, Display};
 use std::hash::Hash;
 use std::time::Duration;
 
-use book::{BookError, Closing, Firing, ItemReply, Payment, Reply, ServerTime};
+use book::{BookError, Closing, Firing, ItemReply, Payment, Reply, ServerTime, TimerCommand};
 use futures_util::future::BoxFuture;
 use order::{OrderId, TimerId};
 use retry::{Delays, Policy};
 use trace::Throttle;
 
-use crate::patience::{Interrupted, Patience};
 use crate::evidence::{ALIKE, Evidence, Fault, Ready};
+use crate::patience::{Interrupted, Patience};
 
 /// What a call is about: one order, or one timer.
 pub(crate) trait About {
@@ -51,6 +51,14 @@ impl About for TimerId {
 }
 
 impl About for Firing {
+    type Id = TimerId;
+
+    fn id(&self) -> &TimerId {
+        &self.id
+    }
+}
+
+impl About for TimerCommand {
     type Id = TimerId;
 
     fn id(&self) -> &TimerId {

@@ -7,7 +7,7 @@ with due as (
 -- By name alone, in the order of names: were state or time asked for, the planner could take the index of armed timers, and read
 -- all timers of one instant for each one. What another transaction holds is left out; the others come as they are under the lock.
 locked as materialized (
-    select t.kind, t.subject, t.data,
+    select t.kind, t.subject, t.data, t.changed_at,
            t.state = 'armed' and t.due_at = due.due_at and t.revision = due.revision as stands
     from due
     join timers t on t.kind = due.kind and t.subject = due.subject
@@ -20,7 +20,7 @@ fired as (
     set state = 'fired', fired_at = clock_timestamp(), changed_at = clock_timestamp()
     from locked
     where locked.stands and t.kind = locked.kind and t.subject = locked.subject
-    returning t.kind, t.subject, t.due_at, t.revision, t.fired_at, t.data
+    returning t.kind, t.subject, t.due_at, t.revision, t.fired_at, t.data, locked.changed_at as armed_at
 ),
 events as (
     select subject as order_id, fired_at as due_at, $5::text as traceparent, 'timer.' || kind as event,
@@ -33,6 +33,7 @@ events as (
 changed as (
     select kind, subject from locked where not stands
 )
-select kind, subject, extract(epoch from fired_at - due_at)::float8 as late_s, clock_timestamp() as now from fired
+-- What was armed for the past is late from its arming on.
+select kind, subject, extract(epoch from fired_at - greatest(due_at, armed_at))::float8 as late_s, clock_timestamp() as now from fired
 union all
 select kind, subject, null, clock_timestamp() from changed

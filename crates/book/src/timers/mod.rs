@@ -1,6 +1,6 @@
 //! Timers in PostgreSQL: looked up, fired, found by the sweep, and deleted in the end.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ pub struct Firing {
 /// A timer has fired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fired {
-    /// From the moment at which it was due, by the database's clock.
+    /// From the moment at which it was due, or was armed for the past, by the database's clock.
     pub lateness: Duration,
 }
 
@@ -150,7 +150,7 @@ impl Timers {
         Ok(Reply { time: ServerTime::from(now(&rows)?), items })
     }
 
-    /// A page of timers that are armed although they were due longer ago than the grace.
+    /// A page of timers that are armed although they were due, and armed, longer ago than the grace.
     ///
     /// # Errors
     /// [`BookError`].
@@ -166,6 +166,7 @@ impl Timers {
                 .prepare_cached(
                     "select due_at::text as due, kind, subject from timers
                      where state = 'armed' and due_at < statement_timestamp() - $1 * interval '1 second'
+                       and changed_at < statement_timestamp() - $1 * interval '1 second'
                        and (due_at, kind, subject) > ($2::text::timestamptz, $3, $4)
                      order by timers.due_at, kind, subject limit $5",
                 )
@@ -204,24 +205,38 @@ impl Timers {
         Ok(usize::try_from(deleted.await?).unwrap_or(usize::MAX))
     }
 
-    /// Arms and cancels, all of it or none. A command whose version is not higher than that of one before does nothing. The trace is
-    /// the one that the timers belong to.
+    /// Arms and cancels; each timer may stand in `commands` once. A command whose version is not higher than that of one before does
+    /// nothing. Those about timers that another transaction holds are left out. The trace is the one that the timers belong to.
     ///
     /// # Errors
     /// [`BookError`]: then nothing was done, or it is not known.
-    pub async fn command(&self, commands: &[TimerCommand], trace: Option<&TraceParent>) -> Result<(), BookError> {
+    pub async fn command(&self, commands: &[TimerCommand], trace: Option<&TraceParent>) -> TimerReply<()> {
         let (kinds, subjects) = names(commands.iter().map(|command| &command.id));
-        let dues: Vec<Option<OffsetDateTime>> =
-            commands.iter().map(|command| command.due.map(Deadline::instant)).collect();
-        let data: Vec<Option<&str>> = commands.iter().map(|command| command.data.as_deref()).collect();
-        let versions: Vec<Option<i64>> = commands.iter().map(|command| command.version).collect();
         let trace = trace.map(TraceParent::as_str);
+        let mut held = HashSet::new();
         let done = self.client.within(is_bad, async |client| {
-            let statement = client.prepare_cached(include_str!("command.sql")).await?;
-            client.query(&statement, &[&kinds, &subjects, &dues, &data, &versions, &trace]).await
+            let hold = client.prepare_cached(include_str!("hold.sql")).await?;
+            let command = client.prepare_cached(include_str!("command.sql")).await?;
+            let transaction = client.transaction().await?;
+            for row in transaction.query(&hold, &[&kinds, &subjects]).await? {
+                held.extend(id(&row)?);
+            }
+            let free: Vec<&TimerCommand> = commands.iter().filter(|command| !held.contains(&command.id)).collect();
+            let (kinds, subjects) = names(free.iter().map(|command| &command.id));
+            let dues: Vec<Option<OffsetDateTime>> = free.iter().map(|it| it.due.map(Deadline::instant)).collect();
+            let data: Vec<Option<&str>> = free.iter().map(|command| command.data.as_deref()).collect();
+            let versions: Vec<Option<i64>> = free.iter().map(|command| command.version).collect();
+            transaction.query(&command, &[&kinds, &subjects, &dues, &data, &versions, &trace]).await?;
+            transaction.commit().await
         });
         done.await?;
-        Ok(())
+        let reply = |command: &TimerCommand| match held.contains(&command.id) {
+            true => ItemReply::Locked("another transaction holds it locked".to_owned()),
+            false => ItemReply::Done(()),
+        };
+        let items = commands.iter().map(|command| (command.id.clone(), reply(command))).collect();
+        // The time is of no use to commands.
+        Ok(Reply { time: ServerTime::from(OffsetDateTime::UNIX_EPOCH), items })
     }
 
     /// Whether commands can be done at all. Changes nothing.

@@ -11,3 +11,4 @@ pub(crate) mod refunds;
 pub(crate) mod stock;
 pub(crate) mod timer;
 pub(crate) mod topology;
+pub(crate) mod webhook;

@@ -1,7 +1,7 @@
 use api::{TimerList, TimerView};
 use clap::Subcommand;
 use comfy_table::{Table, presets};
-use order::{Deadline, TimerId, TimerState, check_kind};
+use order::{Deadline, TimerId, TimerState, check_kind, check_timer_due};
 use outbox::{TimerDue, TimerFilter};
 use serde_json::value::RawValue;
 
@@ -93,6 +93,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
                 (Some(at), _) => TimerDue::At(at),
                 (None, after) => TimerDue::After(after.map_or_else(Default::default, |after| after.0)),
             };
+            if let TimerDue::At(at) = due {
+                check_timer_due(at).map_err(|error| Failure::negative(error.to_string()))?;
+            }
             let mut connection = servers::migrated_database(&database).await?;
             outbox::arm_timer(&mut connection, &id, due, data.as_ref().map(|data| data.get())).await?;
             let timer = outbox::timer(&mut connection, &id).await?.ok_or_else(|| unknown(&id))?;

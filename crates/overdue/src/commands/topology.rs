@@ -4,7 +4,7 @@ use clap::Subcommand;
 use crate::failure::Failure;
 use crate::output::{complain, print};
 use crate::servers;
-use crate::settings::{BrokerSettings, LaneSettings, ManagementSettings};
+use crate::settings::{BrokerSettings, LaneSettings, ManagementSettings, WebhookSettings};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Args {
@@ -14,6 +14,8 @@ pub(crate) enum Args {
         broker: BrokerSettings,
         #[command(flatten)]
         lanes: LaneSettings,
+        #[command(flatten)]
+        webhooks: WebhookSettings,
     },
     /// Compare the live broker with what it should be; change nothing; exit 1 when something is off
     Verify {
@@ -22,12 +24,16 @@ pub(crate) enum Args {
         #[command(flatten)]
         lanes: LaneSettings,
         #[command(flatten)]
+        webhooks: WebhookSettings,
+        #[command(flatten)]
         management: ManagementSettings,
     },
     /// Print the same as a definitions file, for `rabbitmqctl import_definitions`
     Export {
         #[command(flatten)]
         lanes: LaneSettings,
+        #[command(flatten)]
+        webhooks: WebhookSettings,
         /// The virtual host that the file is for
         #[arg(long, default_value = "/")]
         vhost: String,
@@ -42,28 +48,31 @@ pub(crate) enum Args {
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     match args {
-        Args::Declare { broker, lanes } => {
+        Args::Declare { broker, lanes, webhooks } => {
+            let topology = webhooks.topology(&lanes.lanes())?;
             let broker = servers::broker(&broker, "topology").await?;
-            broker::declare(&Topology::new(&lanes.lanes()), &broker).await?;
+            broker::declare(&topology, &broker).await?;
             print(format_args!("the topology is declared in virtual host {}", broker.vhost()));
             Ok(())
         }
-        Args::Verify { broker, lanes, management } => verify(&broker, &lanes, &management).await,
+        Args::Verify { broker, lanes, webhooks, management } => {
+            verify(&broker, &webhooks.topology(&lanes.lanes())?, &management).await
+        }
         Args::Users { vhost } => {
             print(format_args!("{:#}", broker::user_definitions(&vhost)));
             Ok(())
         }
-        Args::Export { lanes, vhost } => {
-            print(format_args!("{:#}", Topology::new(&lanes.lanes()).definitions(&vhost)));
+        Args::Export { lanes, webhooks, vhost } => {
+            print(format_args!("{:#}", webhooks.topology(&lanes.lanes())?.definitions(&vhost)));
             Ok(())
         }
     }
 }
 
-async fn verify(broker: &BrokerSettings, lanes: &LaneSettings, management: &ManagementSettings) -> Result<(), Failure> {
+async fn verify(broker: &BrokerSettings, topology: &Topology, management: &ManagementSettings) -> Result<(), Failure> {
     let management = management.management()?;
     let broker = servers::broker(broker, "topology").await?;
-    let verification = broker::verify(&Topology::new(&lanes.lanes()), &broker, management.as_ref()).await?;
+    let verification = broker::verify(topology, &broker, management.as_ref()).await?;
     for finding in &verification.findings {
         print(finding);
     }

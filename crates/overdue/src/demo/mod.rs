@@ -23,7 +23,7 @@ use crate::failure::Failure;
 use crate::output::print;
 use crate::run::{REPORT_EVERY, Roles, SHUTDOWN_TIMEOUT};
 use crate::servers;
-use crate::settings::{BrokerSettings, DatabaseSettings, HttpSettings, RoleSettings, TimerSettings};
+use crate::settings::{BrokerSettings, DatabaseSettings, HttpSettings, RoleSettings, TimerSettings, WebhookSettings};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -66,7 +66,8 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
     };
     let (tuning, gateways) = gateway::settings(gateway.as_ref())?;
     let (database, broker, timers) = (args.database.clone(), args.broker.clone(), TimerSettings::default());
-    let settings = RoleSettings { database, broker, tuning, gateways, timers };
+    let webhooks = WebhookSettings::default();
+    let settings = RoleSettings { database, broker, tuning, gateways, timers, webhooks };
     let shutdown = CancellationToken::new();
     let mut roles = Roles::start(&[], &settings, &HttpSettings::default(), lanes, &shutdown).await?;
     let pool = servers::pool(&args.database, CONNECTIONS, Purpose::Shop)?;

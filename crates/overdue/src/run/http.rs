@@ -9,6 +9,7 @@ use database::{DatabaseUrl, Purpose, SqlxPool};
 use prometheus_client::registry::Registry;
 use relay::RelayMetrics;
 use tokio_util::sync::CancellationToken;
+use webhook::WebhookMetrics;
 use worker::{Gateways, Notifications, PassiveClose, SharedBook, SharedTimers};
 
 use super::samples::{Sampler, Samples};
@@ -35,10 +36,13 @@ pub(super) struct Parts<'a> {
     pub(super) orders: Option<(PassiveClose, SharedTimers, Notifications)>,
     /// What orders are settled in, if they are here.
     pub(super) book: Option<SharedBook>,
+    /// What timers are fired in, if they are here.
+    pub(super) timers: Option<SharedTimers>,
     pub(super) gateways: Gateways,
     /// Whether orders are settled in this process, so that there is something to be counted.
     pub(super) settles: bool,
     pub(super) relay: Option<RelayMetrics>,
+    pub(super) webhooks: Option<WebhookMetrics>,
     pub(super) samples: Samples,
     pub(super) shutdown: CancellationToken,
 }
@@ -74,11 +78,24 @@ impl Http {
 
     /// Serves until the program is to stop.
     pub(super) async fn start(self, parts: Parts<'_>) -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
-        let Parts { database, broker, topology, orders, book, gateways, settles, relay, mut samples, shutdown } = parts;
+        let Parts {
+            database,
+            broker,
+            topology,
+            orders,
+            book,
+            timers,
+            gateways,
+            settles,
+            relay,
+            webhooks,
+            mut samples,
+            shutdown,
+        } = parts;
         let client = servers::client(database, VITAL_CONNECTIONS, Purpose::Shop)?;
         let service = match orders.filter(|_| self.serves_orders) {
             None => None,
-            Some((passive, timers, notifications)) => {
+            Some((passive, fired, notifications)) => {
                 let pool = servers::pool(database, ORDER_CONNECTIONS, Purpose::Clients)?;
                 let counted = pool.clone();
                 samples.add_pool("orders", move || counted.state());
@@ -88,7 +105,7 @@ impl Http {
                     pool,
                     replica,
                     passive,
-                    timers,
+                    timers: fired,
                     notifications,
                     gateways: gateways.clone(),
                     token,
@@ -103,9 +120,13 @@ impl Http {
         if let Some(relay) = relay {
             relay.register(&mut registry);
         }
+        if let Some(webhooks) = webhooks {
+            webhooks.register(&mut registry);
+        }
         registry.register_collector(Box::new(samples.clone()));
         let trouble = |book: SharedBook| -> Trouble { Box::new(move || Some(book.trouble()?.0)) };
         let mut troubles: Vec<Trouble> = book.map(trouble).into_iter().collect();
+        troubles.extend(timers.map(|timers| -> Trouble { Box::new(move || Some(timers.trouble()?.0)) }));
         troubles.extend(service.as_ref().map(|service| exhausted(service.pool.clone())));
         let vhost = broker.as_ref().map(|broker| broker.vhost().to_owned());
         let vitals = Vitals {

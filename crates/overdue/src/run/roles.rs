@@ -2,15 +2,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use book::{ParkedTable, PostgresBook, Refunds, Timers, Trades};
-use broker::{Broker, Topology};
+use book::{ParkedTable, PostgresBook, Refunds, StoppedEndpoints, Timers, Trades};
+use broker::Broker;
 use database::{Client, Purpose, SqlxPool};
 use order::Lanes;
 use relay::{Relay, RelayMetrics};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use webhook::{Endpoint, WebhookMetrics, Webhooks};
 use worker::{
-    Attendant, Commander, Gateways, Notifications, PassiveClose, PipelineSettings, Refunder, SharedBook, SharedTimers, Sweep, Worker, WorkerMetrics,
+    Attendant, Commander, Gateways, Notifications, PassiveClose, PipelineSettings, Refunder, SharedBook, SharedTimers,
+    Sweep, Worker, WorkerMetrics,
 };
 
 use super::http::{Http, Parts};
@@ -19,7 +21,7 @@ use super::samples::Samples;
 use crate::failure::{Failure, Kind};
 use crate::gateways::{agree, gateways};
 use crate::servers;
-use crate::settings::{DatabaseSettings, HttpSettings, Role, RoleSettings};
+use crate::settings::{DatabaseSettings, HttpSettings, Role, RoleSettings, WebhookSettings, topology};
 
 /// Roles at work in this process.
 pub(crate) struct Roles {
@@ -29,6 +31,7 @@ pub(crate) struct Roles {
     tasks: JoinSet<Result<(), anyhow::Error>>,
     relay: Option<RelayMetrics>,
     pub(crate) worker: Option<WorkerMetrics>,
+    webhooks: Option<WebhookMetrics>,
     shutdown: CancellationToken,
 }
 
@@ -39,6 +42,9 @@ struct Books {
     orders: SharedBook,
     timers: SharedTimers,
 }
+
+/// How many connections there are for looking at which endpoints are stopped.
+const WEBHOOK_CONNECTIONS: usize = 1;
 
 /// How many connections there are for orders that clients look at over HTTP.
 const PASSIVE_CONNECTIONS: usize = 8;
@@ -53,12 +59,17 @@ impl Roles {
         shutdown: &CancellationToken,
     ) -> Result<Self, Failure> {
         let wanted = |role| match only {
-            [] => role != Role::Api || http.listen.is_some(),
+            [] => match role {
+                Role::Api => http.listen.is_some(),
+                Role::Webhooks => settings.webhooks.webhooks.is_some(),
+                _ => true,
+            },
             only => only.contains(&role),
         };
         // Before anything is connected to: settings that cannot be used are found at once.
         let settles = [Role::Worker, Role::Sweep, Role::Api].into_iter().any(wanted);
         let gateways = if settles { gateways(&settings.gateways)? } else { Gateways::none() };
+        let endpoints = if wanted(Role::Webhooks) { endpoints(&settings.webhooks)? } else { Vec::new() };
         let http = Http::bind(http, wanted(Role::Api)).await?;
         // Whatever the roles are, the database is looked at through the relay's connections: then its first is there already.
         let relay_pool = servers::migrated_pool(&settings.database, Relay::CONNECTIONS, Purpose::Relay).await?;
@@ -66,9 +77,9 @@ impl Roles {
             let client = servers::client(&settings.database, 1, Purpose::Shop)?;
             agree(&gateways, &settings.gateways, &client, wanted(Role::Worker) || wanted(Role::Sweep)).await?;
         }
-        let topology = Topology::new(&lanes);
+        let topology = topology(&lanes, &endpoints);
         // Sweep and HTTP work without a broker.
-        let broker = if wanted(Role::Relay) || wanted(Role::Worker) {
+        let broker = if [Role::Relay, Role::Worker, Role::Webhooks].into_iter().any(wanted) {
             let broker = servers::broker(&settings.broker, "run").await?;
             broker::check_presence(&topology, &broker).await?;
             Some(broker)
@@ -81,12 +92,16 @@ impl Roles {
             tasks: JoinSet::new(),
             relay: None,
             worker: settles.then(|| gateways.metrics()),
+            webhooks: None,
             shutdown: shutdown.clone(),
         };
         let mut samples = Samples::default();
         let mut shared: Option<Books> = None;
         if let (true, Some(broker)) = (wanted(Role::Relay), &broker) {
             roles.start_relay(settings, relay_pool, broker.clone(), lanes.clone());
+        }
+        if let (true, Some(broker)) = (wanted(Role::Webhooks), &broker) {
+            roles.start_webhooks(settings, endpoints, broker.clone(), lanes.clone())?;
         }
         if wanted(Role::Worker) || wanted(Role::Sweep) {
             let PipelineSettings { pipelines, gateway_pipelines, timer_pipelines, .. } = settings.pipelines();
@@ -137,10 +152,12 @@ impl Roles {
                 topology: broker.as_ref().map(|_| topology),
                 broker,
                 orders,
+                timers: shared.as_ref().map(|books| books.timers.clone()),
                 book: shared.map(|books| books.orders),
                 gateways,
                 settles,
                 relay: roles.relay.clone(),
+                webhooks: roles.webhooks.clone(),
                 samples,
                 shutdown: shutdown.clone(),
             };
@@ -154,6 +171,26 @@ impl Roles {
         self.names.push("relay");
         self.relay = Some(relay.metrics());
         self.spawn(relay.run(self.shutdown.clone()));
+    }
+
+    fn start_webhooks(
+        &mut self,
+        settings: &RoleSettings,
+        endpoints: Vec<Endpoint>,
+        broker: Broker,
+        lanes: Lanes,
+    ) -> Result<(), Failure> {
+        self.names.push("webhooks");
+        let store = StoppedEndpoints::new(servers::client(&settings.database, WEBHOOK_CONNECTIONS, Purpose::Shop)?);
+        let confirm_timeout = settings.broker.confirm_timeout();
+        let webhooks = Webhooks::new(broker, endpoints, lanes, store, confirm_timeout).map_err(Failure::settings)?;
+        let webhooks = match settings.tuning.probe_every {
+            Some(probe_every) => webhooks.probing_every(probe_every.0),
+            None => webhooks,
+        };
+        self.webhooks = Some(webhooks.metrics());
+        self.spawn(webhooks.run(self.shutdown.clone()));
+        Ok(())
     }
 
     fn start_worker(
@@ -235,6 +272,17 @@ impl Roles {
 
     fn report_line(&self) -> String {
         report::line(self.relay.as_ref(), self.worker.as_ref())
+    }
+}
+
+/// The endpoints of a process that is to deliver to them.
+fn endpoints(settings: &WebhookSettings) -> Result<Vec<Endpoint>, Failure> {
+    let endpoints = settings.endpoints()?;
+    match endpoints.is_empty() {
+        false => Ok(endpoints),
+        true => Err(Failure::settings(
+            "the role webhooks needs --webhooks FILE (OVERDUE_WEBHOOKS) with an endpoint in it; docs/webhooks.md describes it".to_owned(),
+        )),
     }
 }
 

@@ -11,6 +11,7 @@ mod parse;
 mod roles;
 mod secret;
 mod timers;
+mod webhooks;
 
 pub(crate) use self::broker::{BrokerSettings, ManagementSettings};
 pub(crate) use self::database::DatabaseSettings;
@@ -21,3 +22,4 @@ pub(crate) use self::log::{LogFormat, LogSettings};
 pub(crate) use self::parse::{Human, Parsed, duration, gone, parsed, positive};
 pub(crate) use self::roles::{Role, RoleSettings, Tuning};
 pub(crate) use self::timers::{TimerKinds, TimerSettings};
+pub(crate) use self::webhooks::{WebhookSettings, topology};

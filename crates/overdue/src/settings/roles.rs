@@ -5,7 +5,7 @@ use relay::RelaySettings;
 use worker::{PipelineSettings, SweepSettings};
 
 use super::parse::{Human, duration, positive_up_to_a_day, up_to_a_day};
-use super::{BrokerSettings, DatabaseSettings, GatewaySettings, TimerSettings};
+use super::{BrokerSettings, DatabaseSettings, GatewaySettings, TimerSettings, WebhookSettings};
 use crate::failure::Failure;
 
 /// What the roles work with and how.
@@ -21,6 +21,8 @@ pub(crate) struct RoleSettings {
     pub(crate) gateways: GatewaySettings,
     #[command(flatten)]
     pub(crate) timers: TimerSettings,
+    #[command(flatten)]
+    pub(crate) webhooks: WebhookSettings,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -31,6 +33,8 @@ pub(crate) enum Role {
     Worker,
     /// Closes overdue orders, and fires timers, whose message never arrived; one process at a time, the others stand by
     Sweep,
+    /// Delivers events to endpoints over HTTP
+    Webhooks,
     /// Serves orders and timers over HTTP
     Api,
 }
@@ -62,6 +66,9 @@ pub(crate) struct Tuning {
     /// Relay: when a claim is void and another relay may send its orders; longer than the confirm timeout
     #[arg(long, hide = true, value_parser = positive_up_to_a_day)]
     claim_lease: Option<Human>,
+    /// Webhooks: how often an endpoint is tried that was given up
+    #[arg(long, hide = true, value_parser = positive_up_to_a_day)]
+    pub(crate) probe_every: Option<Human>,
 }
 
 impl RoleSettings {

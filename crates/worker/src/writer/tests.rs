@@ -1,12 +1,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use book::{BookResult, Actor, Closed, OrderBook, Revision};
+use book::{Actor, BookResult, Closed, OrderBook, Revision};
 use order::OrderStatus;
 
 use super::*;
-use crate::shared_book::SharedBook;
 use crate::fakes::{FakeBook, context, deadline, id, overdue, receipt};
+use crate::shared_book::SharedBook;
 
 fn book(orders: usize) -> (Arc<FakeBook>, SharedBook, Vec<Closing>) {
     let names: Vec<String> = (0..orders).map(|number| format!("o-{number}")).collect();
@@ -32,7 +32,8 @@ async fn try_to_close(
     patience: &Patience,
 ) -> Result<Reply<Closed>, Interrupted> {
     let by = Actor::on_timeout("worker");
-    let calls = Calls { to: shared, warnings: &shared.warnings, evidence: &shared.writes, patience, trouble: "trouble" };
+    let calls =
+        Calls { to: shared, warnings: &shared.warnings, evidence: &shared.writes, patience, trouble: "trouble" };
     calls.in_parts(closings, known(), |part| shared.book.settle(part, &by, None)).await
 }
 
@@ -165,7 +166,13 @@ async fn what_the_book_was_not_asked_about_is_left_out() {
         Box::pin(async { Ok(Reply { time: known(), items }) })
     };
     let patience = context().patience;
-    let calls = Calls { to: &shared, warnings: &shared.warnings, evidence: &shared.loads, patience: &patience, trouble: "trouble" };
+    let calls = Calls {
+        to: &shared,
+        warnings: &shared.warnings,
+        evidence: &shared.loads,
+        patience: &patience,
+        trouble: "trouble",
+    };
     let reply = calls.in_parts(&closings, known(), call).await.unwrap();
     assert_eq!(reply.items, HashMap::from([(id("o-0"), ItemReply::Done(())), (id("o-1"), ItemReply::Changed)]));
 }

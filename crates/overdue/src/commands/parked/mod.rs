@@ -8,7 +8,7 @@ use book::{KEPT_FOR, ParkedFilter, ParkedRow, ParkedState, ParkedTable};
 use broker::{Outgoing, Publisher};
 use clap::Subcommand;
 use database::Purpose;
-use order::{OrderId, ParkReason};
+use order::{OrderId, ParkReason, TimerId};
 use tokio_util::sync::CancellationToken;
 use worker::Attendant;
 
@@ -96,9 +96,18 @@ pub(crate) struct Selection {
     /// Only those parked for this reason, such as unknown_order
     #[arg(long)]
     reason: Option<String>,
-    /// Only those that name this order
-    #[arg(long, value_name = "ID")]
-    order: Option<OrderId>,
+    /// Only those that name this order, or this timer (KIND:SUBJECT)
+    #[arg(long, value_name = "ID", value_parser = named)]
+    order: Option<String>,
+    /// Only events for this endpoint of webhooks
+    #[arg(long, value_name = "NAME")]
+    endpoint: Option<String>,
+    /// Only events of this type, such as order.closed, for endpoints
+    #[arg(long, value_name = "TYPE")]
+    event: Option<String>,
+    /// Only those parked within this time
+    #[arg(long, value_name = "DURATION")]
+    newer_than: Option<Human>,
     /// Only those parked so long ago or longer
     #[arg(long, value_name = "DURATION")]
     older_than: Option<Human>,
@@ -160,23 +169,35 @@ impl Servers {
 
 /// Messages that are to be changed must be named.
 fn check(selection: &Selection) -> Result<(), Failure> {
-    let Selection { ids, reason, order, older_than, all } = selection;
-    if ids.is_empty() && reason.is_none() && order.is_none() && older_than.is_none() && !all {
-        return Err(Failure::settings(
-            "say which messages: by ID, --reason, --order, --older-than, or --all".to_owned(),
-        ));
+    let Selection { ids, reason, order, endpoint, event, newer_than, older_than, all } = selection;
+    let texts = [reason, order, endpoint, event];
+    let is_chosen = !ids.is_empty() || texts.iter().any(|text| text.is_some());
+    if !is_chosen && newer_than.is_none() && older_than.is_none() && !all {
+        let advice =
+            "say which messages: by ID, --reason, --order, --endpoint, --event, --newer-than, --older-than, or --all";
+        return Err(Failure::settings(advice.to_owned()));
     }
     Ok(())
 }
 
 fn filter(selection: &Selection) -> ParkedFilter {
-    let Selection { ids, reason, order, older_than, .. } = selection;
+    let Selection { ids, reason, order, endpoint, event, newer_than, older_than, .. } = selection;
     ParkedFilter {
         ids: ids.clone(),
         reason: reason.clone(),
-        order: order.as_ref().map(ToString::to_string),
+        order: order.clone(),
+        endpoint: endpoint.clone(),
+        event: event.clone(),
+        newer_than: newer_than.map(|age| age.0),
         older_than: older_than.map(|age| age.0),
     }
+}
+
+/// The name of an order or of a timer.
+fn named(text: &str) -> Result<String, String> {
+    let is_timer = text.parse::<TimerId>().is_ok();
+    let order = OrderId::new(text).map(drop).map_err(|error| error.to_string());
+    if is_timer { Ok(()) } else { order }.map(|()| text.to_owned())
 }
 
 fn tell(count: u64, what: &str, otherwise: &str) -> Result<(), Failure> {
@@ -219,20 +240,22 @@ async fn requeue(table: &ParkedTable, mut publisher: Publisher, selection: &Sele
     let (mut count, mut unknown) = (0, None);
     let outcome = each_page(table, &filter, ParkedState::Held, async |rows| {
         let (mut ids, mut messages) = (Vec::new(), Vec::new());
-        for ParkedRow { id, parking, .. } in rows {
+        for ParkedRow { id, times, parking, .. } in rows {
             let again =
                 Outgoing::sent_in_again(&parking.routing_key, parking.body, &parking.properties, &parking.headers);
             match again {
                 Ok(again) => {
-                    ids.push(id);
+                    ids.push((id, times));
                     messages.push(again);
                 }
                 Err(kind) => unknown = Some(kind),
             }
         }
         let fates = publisher.publish(&messages).await;
-        let sent: Vec<i64> = ids.iter().zip(&fates).filter(|(_, fate)| fate.is_ok()).map(|(id, _)| *id).collect();
-        count += table.change(&sent, (ParkedState::Held, ParkedState::Requeued), &operator()).await?;
+        let sent: Vec<(i64, i64)> =
+            ids.iter().zip(&fates).filter(|(_, fate)| fate.is_ok()).map(|(id, _)| *id).collect();
+        table.sent_in_again(&sent, &operator()).await?;
+        count += sent.len() as u64;
         fates.into_iter().collect::<Result<(), _>>().map_err(Failure::from)
     })
     .await;
