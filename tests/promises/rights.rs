@@ -12,7 +12,7 @@ use lapin::{BasicProperties, Connection, ConnectionProperties, ExchangeKind};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-use tests::{Process, World, eventually, management, simulator};
+use tests::{Process, Receiver, Reply, World, eventually, management, simulator};
 use url::Url;
 
 const PASSWORD: &str = "secret-of-a-test";
@@ -27,6 +27,17 @@ async fn broker_user(world: &World, user: &BrokerUser) -> String {
     url.set_username(&name).unwrap();
     url.set_password(Some(PASSWORD)).unwrap();
     url.to_string()
+}
+
+/// A file with one endpoint.
+fn endpoint(world: &World, url: &str) -> String {
+    let path = std::env::temp_dir().join(format!("overdue-{}-rights.toml", world.vhost));
+    let key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let text = format!(
+        "[[endpoint]]\nname = \"shop\"\nurl = \"{url}\"\ntypes = [\"order.*\"]\nkeys = [\"{key}\"]\nallow_private = true\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
 }
 
 async fn delete_users(world: &World) {
@@ -89,6 +100,7 @@ async fn all_works_under_the_users_of_the_broker() {
     let [publisher, relay_user, worker, operator] =
         ["overdue-publisher", "overdue-relay", "overdue-worker", "overdue-operator"].map(user);
     let timers = broker_user(&world, &user("overdue-timers")).await;
+    let webhooks_user = broker_user(&world, &user("overdue-webhooks")).await;
     let [publisher, relay_user, worker, operator] = [
         broker_user(&world, &publisher).await,
         broker_user(&world, &relay_user).await,
@@ -145,7 +157,21 @@ async fn all_works_under_the_users_of_the_broker() {
             worker_process.says("settled").await;
         }
     }
-    for process in [relay, worker_process] {
+    // Events are delivered, come back by a lane, and are parked.
+    let receiver = Receiver::start().await;
+    receiver.answers(|received| Reply::status(if received.event()["id"] == "refused" { 422 } else { 204 }));
+    let file = endpoint(&world, &receiver.url());
+    let mut declare = command(&operator, &["topology", "declare", "--webhooks", &file]);
+    assert!(declare.output().await.unwrap().status.success());
+    let webhooks = world.start_command(command(&webhooks_user, &["run", "--only", "webhooks", "--webhooks", &file]));
+    webhooks.says("running").await;
+    for event in [r#"{"id":"refused","type":"order.closed"}"#, r#"{"id":"fine","type":"order.closed"}"#] {
+        foreign.publish("overdue.events", "order.closed", event.as_bytes(), BasicProperties::default()).await;
+    }
+    eventually("both were sent", async || receiver.received().len() == 2).await;
+    foreign.queue_holds("overdue.v1.webhook.shop", 0).await;
+    std::fs::remove_file(&file).unwrap();
+    for process in [relay, worker_process, webhooks] {
         assert!(!process.log_text().contains("refused access"), "{}", process.log_text());
         process.kill().await;
     }
@@ -155,6 +181,8 @@ async fn all_works_under_the_users_of_the_broker() {
         (&publisher, Deed::Publish("overdue.events")),
         (&publisher, Deed::Publish("overdue.lanes")),
         (&publisher, Deed::Publish("overdue.commands")),
+        (&webhooks_user, Deed::Publish("overdue.events")),
+        (&webhooks_user, Deed::Consume("overdue.v1.due.payment")),
         (&timers, Deed::Publish("overdue.delay")),
         (&timers, Deed::Publish("overdue.events")),
         (&timers, Deed::Consume("overdue.v1.commands")),
@@ -193,7 +221,7 @@ struct DatabaseRoles<'a> {
 }
 
 impl<'a> DatabaseRoles<'a> {
-    const NAMES: [&'static str; 5] = ["relay", "worker", "api", "operator", "timers"];
+    const NAMES: [&'static str; 6] = ["relay", "worker", "api", "operator", "timers", "webhooks"];
 
     async fn create(world: &'a World) -> Self {
         // Roles belong to all databases of a server, and other tests must not see these.
@@ -246,7 +274,7 @@ impl<'a> DatabaseRoles<'a> {
             let (name, login) = (format!("{}_{role}", self.world.vhost), Self::login(self.world, role));
             self.world.execute(&format!("drop owned by {login}, {name}; drop role {login}")).await;
         }
-        for role in ["api", "relay", "worker", "operator", "timers"] {
+        for role in ["api", "relay", "worker", "operator", "timers", "webhooks"] {
             self.world.execute(&format!("drop role {}_{role}", self.world.vhost)).await;
         }
     }
@@ -324,12 +352,27 @@ async fn all_works_under_the_roles_of_the_database() {
         "{metrics}"
     );
 
+    // An endpoint that wants nothing more is stopped by the role, and let go on by the operator.
+    let receiver = Receiver::start().await;
+    receiver.answers(|_| Reply::status(410));
+    let file = endpoint(&world, &receiver.url());
+    assert!(world.overdue(&["topology", "declare", "--webhooks", &file]).await.status.success());
+    let webhooks =
+        roles.start("webhooks", &["run", "--only", "webhooks", "--webhooks", &file, "--listen", "127.0.0.1:0"]);
+    webhooks.says("running").await;
+    let event = br#"{"id":"e","type":"order.closed"}"#;
+    world.foreign().await.publish("overdue.events", "order.closed", event, BasicProperties::default()).await;
+    webhooks.says("it is stopped").await;
+    let mut resume = world.command(&["webhook", "resume", "shop"]);
+    assert!(resume.env("OVERDUE_DATABASE_URL", roles.url("operator")).output().await.unwrap().status.success());
+    std::fs::remove_file(&file).unwrap();
+
     for arguments in [&["audit"][..], &["order", "show", "A-1"], &["refunds", "list"]] {
         let mut command = world.command(arguments);
         let output = command.env("OVERDUE_DATABASE_URL", roles.url("operator")).output().await.unwrap();
         assert!(output.status.success(), "{arguments:?}: {output:?}");
     }
-    for process in [relay, worker, api] {
+    for process in [relay, worker, api, webhooks] {
         assert!(!process.log_text().contains("permission denied"), "{}", process.log_text());
         process.kill().await;
     }
@@ -350,6 +393,8 @@ async fn all_works_under_the_roles_of_the_database() {
             "create temp table t (id text); create trigger mine after insert on t for each row execute function overdue_order_ended()",
         ),
         ("timers", "select * from orders"),
+        ("webhooks", "select * from orders"),
+        ("webhooks", "delete from webhook_endpoints"),
         ("relay", "select overdue_arm('sms', '9', now())"),
         ("worker", "update timers set due_at = now()"),
         ("worker", "insert into orders (id, amount_minor, currency, payment_deadline) values ('x', 1, 'CNY', now())"),

@@ -56,7 +56,12 @@ fn metrics(text: &str) -> BTreeSet<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn alerts_and_dashboard_name_metrics_that_there_are() {
     let world = World::new().await;
-    let mut command = world.command(&["run", "--listen", "127.0.0.1:0"]);
+    let file = std::env::temp_dir().join(format!("overdue-{}-watched.toml", world.vhost));
+    let endpoint = "[[endpoint]]\nname = \"shop\"\nurl = \"https://shop.invalid/\"\ntypes = [\"nothing\"]\nkeys = [\"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"]\n";
+    std::fs::write(&file, endpoint).unwrap();
+    let webhooks = ["--webhooks", file.to_str().unwrap()];
+    assert_success(&world.overdue(&[&["topology", "declare"], &webhooks[..]].concat()).await);
+    let mut command = world.command(&[&["run", "--listen", "127.0.0.1:0"], &webhooks[..]].concat());
     command.env("OVERDUE_MANAGEMENT_URL", env("OVERDUE_MANAGEMENT_URL"));
     let process = world.start_command(command);
     let url = format!("{}/metrics", process.http_base().await);
@@ -97,5 +102,6 @@ async fn alerts_and_dashboard_name_metrics_that_there_are() {
     linter.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
     assert_success(&linter.wait_with_output().unwrap());
     process.kill().await;
+    std::fs::remove_file(&file).unwrap();
     world.close().await;
 }

@@ -11,6 +11,7 @@ use crate::alarms::alarms;
 use crate::connection::close;
 use crate::finding::{Finding, Verification};
 use crate::ready::try_publishing;
+use crate::routing::endpoint_of_queue;
 use crate::topology::{EVENTS_EXCHANGE, LANES_EXCHANGE, PARKED_EXCHANGE, PARKED_QUEUE, UNREADABLE_QUEUE};
 use crate::verify::verify;
 use crate::{Broker, BrokerError, Management, Topology};
@@ -69,7 +70,8 @@ async fn try_writing(broker: &Broker, findings: &mut Vec<Finding>) -> Result<(),
 /// Whether this user may consume what the roles do, and whether the due queues have consumers.
 async fn try_reading(broker: &Broker, topology: &Topology, findings: &mut Vec<Finding>) -> Result<(), BrokerError> {
     let connection = broker.connect("doctor").await?;
-    for queue in topology.due_queues.iter().map(String::as_str).chain([PARKED_QUEUE, UNREADABLE_QUEUE]) {
+    let ours = topology.due_queues.iter().chain(&topology.webhook_queues).map(String::as_str);
+    for queue in ours.chain([PARKED_QUEUE, UNREADABLE_QUEUE]) {
         let channel = broker.channel(&connection).await?;
         let attempt = async {
             let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
@@ -108,6 +110,10 @@ fn queue_finding(queue: &str, messages: u32, consumers: u32) -> Option<Finding> 
             "start a worker, or run `overdue parked list`",
         ),
         PARKED_QUEUE => return None,
+        _ if consumers == 0 && endpoint_of_queue(queue).is_some() => (
+            format!("has no consumer; {messages} events wait"),
+            "start a process with the role webhooks; if one runs, its endpoint is stopped (`overdue webhook list`) or given up for a while (the log says why)",
+        ),
         _ if consumers == 0 => (
             format!("has no consumer; {messages} messages wait"),
             "start a worker, and look at the log of those that run",

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use book::{BookError, Flaw, GatewayEntry, OrderBook, PageRequest, ParkedGroup, ParkedTable, PostgresBook};
+use book::{
+    BookError, Flaw, GatewayEntry, OrderBook, PageRequest, ParkedGroup, ParkedTable, PostgresBook, StoppedEndpoint,
+    StoppedEndpoints,
+};
 use database::{Client, DatabaseError, Purpose, SchemaError, Seen, SqlxConnection};
 use time::OffsetDateTime;
 
@@ -150,6 +153,12 @@ async fn state(
         let problem = format!("{timers} are armed although they were due a minute ago or more");
         let advice = "start worker and sweep; if they run, their logs name the timers that they cannot fire";
         findings.push(Finding::new("timers", problem, advice));
+    }
+    for stopped in StoppedEndpoints::new(client.clone()).all().await? {
+        let StoppedEndpoint { name, stopped_by, reason, .. } = stopped;
+        let problem = format!("is stopped by {}: {}", plain(&stopped_by), plain(&reason));
+        let advice = format!("`overdue webhook resume {name}` lets it go on");
+        findings.push(Finding::new(format!("endpoint {name}"), problem, advice));
     }
     let is_led = book::is_led(client).await?;
     findings.extend(sweep(&PostgresBook::new(client.clone()), is_led).await?);

@@ -3,7 +3,6 @@
 mod database;
 mod finding;
 
-use broker::Topology;
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -12,7 +11,9 @@ use crate::failure::Failure;
 use crate::gateways::gateways;
 use crate::output::{complain, print, print_json};
 use crate::servers;
-use crate::settings::{BrokerSettings, DatabaseSettings, GatewaySettings, LaneSettings, ManagementSettings};
+use crate::settings::{
+    BrokerSettings, DatabaseSettings, GatewaySettings, LaneSettings, ManagementSettings, WebhookSettings,
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -22,6 +23,8 @@ pub(crate) struct Args {
     broker: BrokerSettings,
     #[command(flatten)]
     lanes: LaneSettings,
+    #[command(flatten)]
+    webhooks: WebhookSettings,
     #[command(flatten)]
     management: ManagementSettings,
     #[command(flatten)]
@@ -78,7 +81,7 @@ async fn examine_broker(args: &Args, clock: Option<OffsetDateTime>, report: &mut
         }
         Err(failure) => return Err(failure),
     };
-    let topology = Topology::new(&args.lanes.lanes());
+    let topology = args.webhooks.topology(&args.lanes.lanes())?;
     let verification = broker::diagnose(&topology, &broker, management.as_ref(), clock).await?;
     report.findings.extend(verification.findings.into_iter().map(Finding::from));
     report.unchecked.extend(verification.unchecked);
