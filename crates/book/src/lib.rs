@@ -8,6 +8,7 @@ mod gateways;
 mod health;
 mod order_book;
 mod parked;
+mod parked_filter;
 mod postgres;
 mod refunds;
 mod rights;
@@ -32,7 +33,8 @@ pub use order_book::{
     Actor, BookError, BookResult, Bookmark, Closed, Closing, Credited, ItemReply, KeptBack, Loaded, MoneyAside,
     OrderBook, OverduePage, PageRequest, Payment, Reply, Revision, TradeFinding, TradeNote,
 };
-pub use parked::{KEPT_FOR, ParkedFilter, ParkedGroup, ParkedRow, ParkedState, ParkedTable, Parking};
+pub use parked::{KEPT_FOR, ParkedGroup, ParkedRow, ParkedTable, Parking};
+pub use parked_filter::{ParkedFilter, ParkedState};
 pub use postgres::PostgresBook;
 pub use refunds::{DueRefund, RefundProgress, RefundRecord, RefundStep, Refunds};
 pub use setup::{Flaw, flaws};

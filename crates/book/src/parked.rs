@@ -11,6 +11,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row, Statement};
 
 use crate::BookError;
+use crate::parked_filter::{CHOSEN, ParkedFilter, ParkedState};
 use crate::postgres::is_bad;
 
 /// The table of parked messages in a database.
@@ -76,36 +77,6 @@ pub struct ParkedGroup {
     pub detail: Option<String>,
 }
 
-/// Which messages: those for which all that is given holds.
-#[derive(Debug, Clone, Default)]
-pub struct ParkedFilter {
-    /// These.
-    pub ids: Vec<i64>,
-    /// Those parked for this reason.
-    pub reason: Option<String>,
-    /// Those that name this order, or timer.
-    pub order: Option<String>,
-    /// Events for this endpoint.
-    pub endpoint: Option<String>,
-    /// Events of this type.
-    pub event: Option<String>,
-    /// Those that have not been there for so long.
-    pub newer_than: Option<Duration>,
-    /// Those that have been there for so long.
-    pub older_than: Option<Duration>,
-}
-
-/// What a person has done with a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ParkedState {
-    /// It waits for a person.
-    Held,
-    /// It was sent in again.
-    Requeued,
-    /// It was dropped.
-    Dropped,
-}
-
 /// For how long a message that was dropped can be had back.
 pub const KEPT_FOR: Duration = Duration::from_hours(24);
 
@@ -122,35 +93,6 @@ const PASSING_HEADERS: [&str; 6] = [
 const COLUMNS: &str =
     "id, reason, detail, orders, routing_key, properties::text as properties, headers::text as headers, body,
     attempts, history, times, first_at, last_at, state, note";
-
-/// `$1` to `$7` are the fields of [`ParkedFilter`], `$8` the state.
-const CHOSEN: &str = "state = $8 and ($1::bigint[] = '{}' or id = any($1)) and ($2::text is null or reason = $2)
-    and ($3::text is null or orders @> array[$3]) and ($4::float8 is null or first_at <= clock_timestamp() - $4 * interval '1 second')
-    and ($5::text is null or headers->>'x-overdue-endpoint' = $5) and ($6::text is null or headers->>'x-overdue-event' = $6)
-    and ($7::float8 is null or last_at > clock_timestamp() - $7 * interval '1 second')";
-
-impl ParkedFilter {
-    /// The older and the newer bound, in seconds.
-    fn ages(&self) -> [Option<f64>; 2] {
-        [self.older_than, self.newer_than].map(|age| age.map(|age| age.as_secs_f64()))
-    }
-
-    /// The values of [`CHOSEN`].
-    fn values<'a>(&'a self, ages: &'a [Option<f64>; 2], state: &'a &str) -> Vec<&'a (dyn ToSql + Sync)> {
-        let [older_than, newer_than] = ages;
-        vec![&self.ids, &self.reason, &self.order, older_than, &self.endpoint, &self.event, newer_than, state]
-    }
-}
-
-impl ParkedState {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Held => "held",
-            Self::Requeued => "requeued",
-            Self::Dropped => "dropped",
-        }
-    }
-}
 
 impl ParkedTable {
     /// The table in this database.

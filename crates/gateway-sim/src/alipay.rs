@@ -10,7 +10,8 @@ use time::macros::{format_description, offset};
 use time::{OffsetDateTime, PrimitiveDateTime};
 
 use crate::keys::{is_signed_by, sign};
-use crate::shared::{Reply, Shared, SimRequest};
+use crate::message::{Reply, SimRequest};
+use crate::shared::Shared;
 use crate::{ALIPAY_APP_ID, Call, Mishap, Signer, State, TradeEntry};
 
 type Form = BTreeMap<String, String>;

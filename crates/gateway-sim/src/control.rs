@@ -8,6 +8,7 @@
 //! | `POST /sim/outage` with a mishap or `null` | lets every call go wrong, or none |
 //! | `POST /sim/delay` with milliseconds | slows every call down |
 //! | `GET /sim/ledger` | trades and refunds as they stand |
+//! | `GET /sim/hooks` | webhooks that came to `/hooks` so far, and those that were refused |
 //! | `GET /sim/statistics` | calls so far, and how many at a time |
 
 use std::time::Duration;
@@ -16,7 +17,8 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::shared::{Reply, Shared, SimRequest};
+use crate::message::{Reply, SimRequest};
+use crate::shared::Shared;
 use crate::{Call, Mishap};
 
 #[derive(Deserialize)]
@@ -47,6 +49,7 @@ pub(crate) fn answer(state: &Shared, request: &SimRequest, path: &[&str]) -> Rep
             json!({})
         }),
         (Method::GET, ["ledger"]) => Ok(json!({ "trades": state.ledger.trades(), "refunds": state.ledger.refunds() })),
+        (Method::GET, ["hooks"]) => Ok(state.hooks.counted()),
         (Method::GET, ["statistics"]) => Ok(json!(state.statistics())),
         _ => return Reply::json(404, &json!({ "error": "no such call; see `overdue-gateway-sim --help`" })),
     };

@@ -6,8 +6,10 @@
 
 mod alipay;
 mod control;
+mod hooks;
 mod keys;
 mod ledger;
+mod message;
 mod mishap;
 mod server;
 mod service;

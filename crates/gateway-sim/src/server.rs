@@ -15,7 +15,8 @@ use percent_encoding::percent_decode_str;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use crate::shared::{Reply, Shared, SimRequest, Statistics};
+use crate::message::{Reply, SimRequest};
+use crate::shared::{Shared, Statistics};
 use crate::{Keys, Ledger, Mishap, Signer, alipay, control, service, wechat};
 
 /// The gateway, serving on 127.0.0.1 until it is dropped.
@@ -162,6 +163,7 @@ async fn answer(
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     let reply = match path.as_slice() {
         ["sim", rest @ ..] => Some(control::answer(&state, &request, rest)),
+        ["hooks"] => Some(state.hooks.answer(&request)),
         ["alipay", "gateway.do"] => state.counted(alipay::answer(&state, &request)).await,
         ["service", rest @ ..] => state.counted(service::answer(&state, &request, rest)).await,
         rest => state.counted(wechat::answer(&state, &request, rest)).await,

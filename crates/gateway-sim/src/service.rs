@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::shared::{Reply, Shared, SimRequest, header_map};
+use crate::message::{Reply, SimRequest};
+use crate::shared::{Shared, header_map};
 use crate::{Call, Mishap, SERVICE_KEY, State};
 
 /// Answers a call; `None`: the connection breaks.

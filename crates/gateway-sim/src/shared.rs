@@ -1,13 +1,15 @@
-//! What all parts of the simulator share: its ledger and keys, the knobs that hold for every call, requests and replies.
+//! What all parts of the simulator share: its ledger and keys, the knobs that hold for every call.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use ring::signature::RsaKeyPair;
 
+use crate::hooks::Hooks;
+use crate::message::Reply;
 use crate::{Keys, Ledger, Mishap, Signer};
 
 /// How the simulator was called.
@@ -22,6 +24,7 @@ pub struct Statistics {
 /// The state of a simulator. All its connections work on it.
 pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
+    pub(crate) hooks: Hooks,
     pub(crate) keys: Keys,
     pub(crate) merchant_public_key: Vec<u8>,
     signers: HashMap<&'static str, (String, RsaKeyPair)>,
@@ -42,23 +45,6 @@ pub(crate) struct Knobs {
     pub(crate) outage: Option<Mishap>,
 }
 
-/// A request with its whole body.
-pub(crate) struct SimRequest {
-    pub(crate) method: Method,
-    pub(crate) uri: Uri,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Vec<u8>,
-}
-
-/// A reply. In its place `None` breaks the connection.
-#[derive(Clone)]
-pub(crate) struct Reply {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: Vec<(&'static str, String)>,
-    pub(crate) body: Vec<u8>,
-    pub(crate) drip: Option<Duration>,
-}
-
 const SIGNERS: [(&str, Signer); 4] = [
     ("certificate 1", Signer::Certificate1),
     ("certificate 2", Signer::Certificate2),
@@ -74,6 +60,7 @@ impl Shared {
         }
         Ok(Self {
             ledger: Ledger::default(),
+            hooks: Hooks::default(),
             merchant_public_key: keys.merchant_public_key()?,
             keys,
             signers,
@@ -118,22 +105,6 @@ impl Shared {
             calls: self.calls.load(Ordering::Relaxed),
             in_flight_max: self.in_flight_max.load(Ordering::Relaxed),
         }
-    }
-}
-
-impl Reply {
-    pub(crate) fn json(status: u16, body: &serde_json::Value) -> Self {
-        Self::new(status, body.to_string().into_bytes()).with("content-type", "application/json")
-    }
-
-    pub(crate) fn new(status: u16, body: Vec<u8>) -> Self {
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status, headers: Vec::new(), body, drip: None }
-    }
-
-    pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
-        self
     }
 }
 

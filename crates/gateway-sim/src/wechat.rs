@@ -10,7 +10,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::keys::{is_signed_by, sign};
-use crate::shared::{Reply, Shared, SimRequest, header_map};
+use crate::message::{Reply, SimRequest};
+use crate::shared::{Shared, header_map};
 use crate::{API_V3_KEY, APPID, Call, MCHID, MERCHANT_SERIAL, Mishap, Signer, State, TradeEntry};
 
 /// Answers a call; `None`: the connection breaks.

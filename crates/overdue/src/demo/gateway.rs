@@ -25,6 +25,9 @@ pub(crate) struct DemoGateway {
     _child: Child,
 }
 
+/// The key that the simulator's service knows.
+const HOOKS_KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
 /// The gateway's ledger, counted.
 #[derive(Debug, Default)]
 pub(crate) struct LedgerCounts {
@@ -38,6 +41,17 @@ pub(crate) struct LedgerCounts {
     pub(crate) open: u64,
     /// Refunds; each number stands for one.
     pub(crate) refunds: u64,
+}
+
+/// What the shop's own service was sent, which the simulator plays as well.
+#[derive(Debug, Default)]
+pub(crate) struct HookCounts {
+    /// Deliveries.
+    pub(crate) received: u64,
+    /// Different events among them.
+    pub(crate) events: u64,
+    /// Deliveries whose signature was wrong.
+    pub(crate) refused: u64,
 }
 
 /// Settings of roles that are read apart from a command.
@@ -134,6 +148,24 @@ impl DemoGateway {
             open: of("not_paid"),
             refunds: ledger["refunds"].as_object().map_or(0, |refunds| refunds.len() as u64),
         })
+    }
+
+    /// The file of endpoints that has the shop's own service deliver to it.
+    pub(crate) fn endpoints(&self) -> Result<PathBuf, Failure> {
+        let path = self.keys.join("endpoints.toml");
+        let text = format!(
+            "[[endpoint]]\nname = \"demo\"\nurl = \"{}/hooks\"\ntypes = [\"timer.remind\"]\nkeys = [\"{HOOKS_KEY}\"]\nallow_private = true\n",
+            self.url
+        );
+        std::fs::write(&path, text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+        Ok(path)
+    }
+
+    /// What that service was sent.
+    pub(crate) async fn hooks(&self) -> Result<HookCounts, Failure> {
+        let counts = self.call(Method::GET, "/sim/hooks", None).await?;
+        let of = |name: &str| counts[name].as_u64().unwrap_or_default();
+        Ok(HookCounts { received: of("received"), events: of("events"), refused: of("refused") })
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {

@@ -9,7 +9,6 @@ mod summary;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use broker::Topology;
 use database::Purpose;
 use order::Lanes;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +16,7 @@ use worker::{OutcomeKind, WorkerMetrics};
 
 use self::gateway::DemoGateway;
 use self::play::{CONNECTIONS, Play};
-use self::summary::{Played, compare, print_summary, tell_of_timers};
+use self::summary::{Played, compare, compare_hooks, print_summary, tell_of_timers};
 use crate::commands::audit;
 use crate::failure::Failure;
 use crate::output::print;
@@ -54,9 +53,7 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
     }
     let lanes = Lanes::standard(&play::timeouts());
     database::migrate(&mut *servers::database(&args.database).await?).await?;
-    let broker = servers::broker(&args.broker, "demo").await?;
-    broker::declare(&Topology::new(&lanes), &broker).await?;
-
+    let server = servers::broker(&args.broker, "demo").await?;
     let gateway = match args.gateway_sim.clone().or_else(gateway::beside_us) {
         Some(program) => Some(DemoGateway::start(&program).await?),
         None => {
@@ -66,7 +63,9 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
     };
     let (tuning, gateways) = gateway::settings(gateway.as_ref())?;
     let (database, broker, timers) = (args.database.clone(), args.broker.clone(), TimerSettings::default());
-    let webhooks = WebhookSettings::default();
+    let webhooks = gateway.as_ref().map(DemoGateway::endpoints).transpose()?;
+    let webhooks = WebhookSettings { webhooks };
+    broker::declare(&webhooks.topology(&lanes)?, &server).await?;
     let settings = RoleSettings { database, broker, tuning, gateways, timers, webhooks };
     let shutdown = CancellationToken::new();
     let mut roles = Roles::start(&[], &settings, &HttpSettings::default(), lanes, &shutdown).await?;
@@ -75,6 +74,7 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
     let before = play.stock().await?;
     let played = play.play(args.orders).await?;
     let after = play.stock().await?;
+    play.until_reminders_have_arrived().await?;
     shutdown.cancel();
     roles.finish(&shutdown, SHUTDOWN_TIMEOUT, REPORT_EVERY).await?;
 
@@ -82,6 +82,9 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
     print_summary(&played, &summary, before, after);
     let timers = shop::timer_summary(&mut *play.pool.get().await?, &play.prefix).await?;
     tell_of_timers(&timers);
+    if let Some(gateway) = &play.gateway {
+        compare_hooks(&gateway.hooks().await?, &timers)?;
+    }
     if let Some(worker) = &roles.worker {
         tell_of_worker(worker, &play, &played).await?;
     }

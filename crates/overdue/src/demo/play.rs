@@ -108,6 +108,20 @@ impl Play {
         }
     }
 
+    /// Waits until each reminder that has fired has arrived at the shop's own service, or for a while.
+    pub(super) async fn until_reminders_have_arrived(&self) -> Result<(), Failure> {
+        let Some(gateway) = &self.gateway else { return Ok(()) };
+        let give_up = Instant::now() + Duration::from_secs(20);
+        loop {
+            let timers = shop::timer_summary(&mut *self.pool.get().await?, &self.prefix).await?;
+            let arrived = i64::try_from(gateway.hooks().await?.events).unwrap_or(i64::MAX);
+            if (timers.armed == 0 && arrived >= timers.fired) || Instant::now() > give_up {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
     /// Whether no trade can be paid any more.
     async fn nothing_is_open(&self) -> Result<bool, Failure> {
         match &self.gateway {

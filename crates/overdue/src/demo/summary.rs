@@ -4,7 +4,7 @@ use comfy_table::{Table, presets};
 use shop::{Stock, Summary, TimerSummary};
 
 use super::customer::{Fate, Visit};
-use super::gateway::LedgerCounts;
+use super::gateway::{HookCounts, LedgerCounts};
 use crate::failure::Failure;
 use crate::output::print;
 
@@ -83,6 +83,19 @@ pub(super) fn tell_of_timers(timers: &TimerSummary) {
         timers.p99.as_millis(),
         timers.cancelled
     ));
+}
+
+/// Each reminder must have arrived at the shop's own service. An earlier demo may have left some behind, which came, too.
+pub(super) fn compare_hooks(hooks: &HookCounts, timers: &TimerSummary) -> Result<(), Failure> {
+    let HookCounts { received, events, refused } = *hooks;
+    print(format_args!(
+        "webhooks: {events} reminders were delivered to the shop's own service in {received} deliveries, {refused} were refused"
+    ));
+    if i64::try_from(events).unwrap_or(i64::MAX) < timers.fired || refused > 0 {
+        let fired = timers.fired;
+        return Err(Failure::negative(format!("{fired} reminders have fired, and {events} have arrived")));
+    }
+    Ok(())
 }
 
 /// Prints how the orders ended, and how late.
