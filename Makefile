@@ -47,7 +47,8 @@ test: ## run everything that must hold, against real servers
 
 faults: ## kill, cut and fill everything, again and again, with orders flowing; prints what was lost (half an hour)
 	$(CARGO) build --workspace $(FEATURES)
-	OVERDUE_FAULT_ROUNDS=$${OVERDUE_FAULT_ROUNDS:-5} $(LOCAL) $(CARGO) test --workspace $(FEATURES) --test faults -- --nocapture
+	libraries="$$(scripts/libraries)" && env $$libraries OVERDUE_FAULT_ROUNDS=$${OVERDUE_FAULT_ROUNDS:-5} \
+	  $(LOCAL) $(CARGO) test --workspace $(FEATURES) --test faults -- --nocapture
 
 fuzz: ## feed what reads messages with whatever bytes, for a minute
 	scripts/fuzz 60

@@ -18,6 +18,19 @@ pub(crate) fn goals(measurements: &[Measurement]) -> Vec<Goal> {
         goals.push(Goal::at_most(10.0, "timers at arbitrary times: lateness p50, ms", p50(odd)));
         goals.push(Goal::at_most(30.0, "timers at arbitrary times: lateness p99, ms", p99(odd)));
     }
+    if let Some(webhooks) = of("webhooks") {
+        goals.push(Goal::at_least(1_000.0, "webhooks: deliveries a second", webhooks.rate()));
+        if let Some(dead) = of("webhooks_dead") {
+            goals.push(Goal::at_least(
+                0.95,
+                "webhooks beside a dead endpoint, of those without",
+                dead.rate() / webhooks.rate(),
+            ));
+        }
+    }
+    if let Some(steady) = of("webhooks_steady") {
+        goals.push(Goal::at_most(5.0, "webhooks: from publishing to the endpoint p50, ms", p50(steady)));
+    }
     if let (Some(clock_time), Some(burst)) = (of("clock_time"), of("clock_time_burst")) {
         let above = p99(clock_time) - p99(burst);
         goals.push(Goal::at_most(30.0, "one clock time: lateness p99 above that of a burst, ms", above));

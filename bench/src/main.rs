@@ -21,6 +21,7 @@ mod servers;
 mod single;
 mod stage;
 mod timers;
+mod webhooks;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -88,6 +89,8 @@ enum Part {
     Snapshot,
     /// Timers: due at one instant, and at arbitrary times
     Timers,
+    /// Webhooks: many that wait, beside a dead endpoint, and steadily
+    Webhooks,
     /// Nothing happens
     Idle,
     /// From the outbox to the confirm (more)
@@ -138,6 +141,10 @@ struct Sizes {
     down_s: u32,
     relay: u32,
     timers: u32,
+    /// Events that wait for an endpoint.
+    webhooks: u32,
+    /// Those for one that is dead.
+    webhooks_dead: u32,
     backlog: &'static [u32],
     gateway: u32,
     scale: u32,
@@ -160,6 +167,8 @@ const FULL: Sizes = Sizes {
     down_s: 60,
     relay: 100_000,
     timers: 100_000,
+    webhooks: 20_000,
+    webhooks_dead: 100_000,
     backlog: &[0, 100_000, 1_000_000, 3_000_000],
     gateway: 4_000,
     scale: 50_000,
@@ -178,6 +187,8 @@ const QUICK: Sizes = Sizes {
     down_s: 20,
     relay: 20_000,
     timers: 30_000,
+    webhooks: 10_000,
+    webhooks_dead: 30_000,
     backlog: &[0, 50_000],
     gateway: 1_000,
     scale: 20_000,
@@ -300,6 +311,14 @@ async fn measure(part: Part, sizes: &Sizes, servers: &Servers, calibration: &Cal
         Part::Timers => {
             let at_once = timers::burst(servers, calibration, sizes.timers, runs).await?;
             return Ok(vec![at_once, timers::odd(servers, calibration, 300, sizes.steady_s, runs).await?]);
+        }
+        Part::Webhooks => {
+            let (events, dead) = (sizes.webhooks, sizes.webhooks_dead);
+            return Ok(vec![
+                webhooks::backlog(servers, calibration, events, 0, runs).await?,
+                webhooks::backlog(servers, calibration, events, dead, runs).await?,
+                webhooks::steady(servers, calibration, 100, sizes.steady_s, runs).await?,
+            ]);
         }
         Part::Idle => idle::measure(servers, calibration, runs).await?,
         Part::Relay => return flows::relay(servers, calibration, runs, sizes.relay).await,

@@ -500,3 +500,35 @@ async fn a_process_that_is_killed_loses_nothing() {
     world.foreign().await.queue_holds("overdue.v1.webhook.shop", 0).await;
     world.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_its_turn_is_not_sent_once_the_endpoint_wants_nothing_more() {
+    let (world, receiver) = (World::new().await, Receiver::start().await);
+    receiver.answers(|_| Reply::status(410));
+    let file = File::with(&world, &[endpoint("shop", &receiver.url(), "per_second = 2")]);
+    let declared = world.overdue(&["topology", "declare", "--webhooks", file.path()]).await;
+    assert!(declared.status.success(), "{declared:?}");
+    announce(&world, (0..5).map(|number| format!("evt_{number}"))).await;
+    let process = start(&world, &file, &[]).await;
+    process.says("an endpoint wants nothing more (410)").await;
+    stop(process).await;
+    assert_eq!(receiver.received().len(), 1);
+    let foreign = world.foreign().await;
+    foreign.queue_holds("overdue.v1.webhook.shop", 5).await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_id_is_sent_again_with_the_one_that_it_was_given() {
+    let (world, receiver) = (World::new().await, Receiver::start().await);
+    receiver.answers(|_| Reply::status(500));
+    let file = File::with(&world, &[endpoint("shop", &receiver.url(), "")]);
+    let process = start(&world, &file, &[]).await;
+    let foreign = world.foreign().await;
+    foreign.publish("overdue.events", "order.closed", b"{}", BasicProperties::default()).await;
+    eventually("it was sent again", async || receiver.received().len() == 2).await;
+    let sent = receiver.received();
+    assert_eq!(sent[0].header("webhook-id"), sent[1].header("webhook-id"));
+    stop(process).await;
+    world.close().await;
+}

@@ -68,11 +68,11 @@ pub(crate) fn tracing() -> Tracing {
 }
 
 fn span(request: &Request) -> Span {
-    let parent = request.headers().get(trace::HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
-    let parents: Vec<TraceParent> = parent.into_iter().collect();
+    let parent: Option<TraceParent> =
+        request.headers().get(trace::HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
     let (method, path) = (request.method(), request.uri().path());
     let span = tracing::info_span!(target: trace::TARGET, "request", %method, path);
-    trace::follow(&span, &parents);
+    trace::follow(&span, &[parent]);
     span
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use data_encoding::HEXLOWER;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
-use lapin::types::AMQPValue;
+use lapin::types::{AMQPValue, FieldTable};
 use order::{Attempts, Hop, ParkReason};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -14,8 +14,8 @@ use trace::TraceParent;
 
 use crate::forward::{carried_on, kept_headers, tells_of_death, without};
 use crate::headers::{
-    ATTEMPT_HEADER, ATTEMPTS_MADE_HEADER, DETAIL_HEADER, ENDPOINT_HEADER, EVENT_HEADER, REASON_HEADER, UNTIL_HEADER,
-    attempts, insert_attempts, insert_text, insert_time,
+    ATTEMPT_HEADER, ATTEMPTS_MADE_HEADER, DETAIL_HEADER, ENDPOINT_HEADER, EVENT_HEADER, ORIGINAL_ID_HEADER,
+    REASON_HEADER, UNTIL_HEADER, attempts, insert_attempts, insert_text, insert_time, text,
 };
 use crate::routing::{webhook_key, webhook_queue};
 use crate::subscription::Subscription;
@@ -90,10 +90,14 @@ impl WebhookMessage {
         Self { endpoint: endpoint.to_owned(), event, body, properties, attempts, tag }
     }
 
-    /// The event's ID. What is no event of ours has one all the same: that of its message, or one made of its bytes.
+    /// The event's ID, the same each time that it comes. What is no event of ours has one all the same: that of its message as it
+    /// came at first, or one made of its bytes.
     #[must_use]
     pub fn event_id(&self) -> String {
-        let of_message = || self.properties.message_id().as_ref().map(|id| id.as_str().to_owned());
+        let of_message = || {
+            let first = self.properties.headers().as_ref().and_then(|headers| text(headers, ORIGINAL_ID_HEADER));
+            first.or_else(|| self.properties.message_id().as_ref().map(|id| id.as_str().to_owned()))
+        };
         let of_bytes = || HEXLOWER.encode(&Sha256::digest(&self.body));
         self.event.id.clone().or_else(of_message).unwrap_or_else(of_bytes)
     }
@@ -129,7 +133,7 @@ impl WebhookMessage {
     /// The event as a message that comes back to its endpoint by way of `hop`, with these attempts behind it.
     #[must_use]
     pub fn again(&self, hop: Hop, attempts: &Attempts, until: OffsetDateTime) -> Outgoing {
-        let mut headers = without(&kept_headers(self.properties.headers().as_ref()), tells_of_death);
+        let mut headers = self.own_headers();
         insert_attempts(&mut headers, ATTEMPT_HEADER, attempts);
         insert_time(&mut headers, UNTIL_HEADER, until);
         let message = self.in_its_place(LANES_EXCHANGE, hop, headers);
@@ -139,7 +143,7 @@ impl WebhookMessage {
     /// The event as a message that goes to the end of its endpoint's queue.
     #[must_use]
     pub fn back(&self) -> Outgoing {
-        let mut headers = without(&kept_headers(self.properties.headers().as_ref()), tells_of_death);
+        let mut headers = self.own_headers();
         insert_attempts(&mut headers, ATTEMPT_HEADER, &self.attempts);
         self.in_its_place(LANES_EXCHANGE, Hop::Now, headers)
     }
@@ -147,18 +151,31 @@ impl WebhookMessage {
     /// The event as a message to be parked.
     #[must_use]
     pub fn parked(&self, reason: ParkReason, detail: &str, attempts: &Attempts) -> Outgoing {
-        let mut headers = kept_headers(self.properties.headers().as_ref());
+        let mut headers = self.marked(kept_headers(self.properties.headers().as_ref()));
         insert_text(&mut headers, REASON_HEADER, reason.code());
         let detail: String = detail.chars().take(DETAIL_CHARACTERS_MAX).collect();
         insert_text(&mut headers, DETAIL_HEADER, &detail);
-        insert_text(&mut headers, ENDPOINT_HEADER, &self.endpoint);
-        insert_text(&mut headers, EVENT_HEADER, self.event.kind.as_deref().unwrap_or_default());
         insert_attempts(&mut headers, ATTEMPTS_MADE_HEADER, attempts);
         // By this key it finds its way back.
         self.in_its_place(PARKED_EXCHANGE, "1s", headers)
     }
 
-    fn in_its_place(&self, exchange: &'static str, lane: impl Display, headers: lapin::types::FieldTable) -> Outgoing {
+    /// What the message goes on with while it is under way.
+    fn own_headers(&self) -> FieldTable {
+        self.marked(without(&kept_headers(self.properties.headers().as_ref()), tells_of_death))
+    }
+
+    /// With whose event it is, so that it is found among what is parked, also if the broker parks it; and with its ID.
+    fn marked(&self, mut headers: FieldTable) -> FieldTable {
+        insert_text(&mut headers, ENDPOINT_HEADER, &self.endpoint);
+        insert_text(&mut headers, EVENT_HEADER, self.event.kind.as_deref().unwrap_or_default());
+        if self.event.id.is_none() {
+            insert_text(&mut headers, ORIGINAL_ID_HEADER, &self.event_id());
+        }
+        headers
+    }
+
+    fn in_its_place(&self, exchange: &'static str, lane: impl Display, headers: FieldTable) -> Outgoing {
         let routing_key = webhook_key(lane, &self.endpoint);
         let properties = carried_on(&self.properties, headers);
         Outgoing { exchange, routing_key, body: self.body.clone(), properties, mandatory: true }

@@ -36,7 +36,7 @@ pub(crate) fn loads(claimed: Vec<ClaimedTimeout>, lanes: &Lanes, window: Duratio
 fn message(group: &[ClaimedTimeout], kind: TimeoutKind, shard: Shard, lanes: &Lanes, now: OffsetDateTime) -> Outgoing {
     let remaining = |timeout: Option<&ClaimedTimeout>| timeout.map_or(Duration::ZERO, |it| it.due.remaining(now));
     let orders: Vec<_> = group.iter().map(|timeout| (timeout.id.clone(), timeout.due)).collect();
-    let parents: Vec<TraceParent> = group.iter().filter_map(|timeout| timeout.traceparent.clone()).collect();
+    let parents: Vec<Option<TraceParent>> = group.iter().map(|timeout| timeout.traceparent.clone()).collect();
     let span = tracing::info_span!(target: trace::TARGET, "send timeout", orders = orders.len());
     trace::follow(&span, &parents);
     let hop = match kind.is_held() {

@@ -58,20 +58,23 @@ impl fmt::Display for TraceParent {
     }
 }
 
-/// The context to hand on from inside this span: its own. A build that makes no traces hands on what came in, if that is
-/// one context.
+/// The context to hand on from inside this span: its own. A build that makes no traces hands on what came in, if all of it
+/// has one context: what belongs to no trace gets none of its neighbours'.
 #[must_use]
-pub fn onward(span: &Span, parents: &[TraceParent]) -> Option<TraceParent> {
-    context(span).or_else(|| {
-        let first = parents.first()?;
-        parents.iter().all(|parent| parent == first).then(|| first.clone())
-    })
+pub fn onward(span: &Span, parents: &[Option<TraceParent>]) -> Option<TraceParent> {
+    context(span).or_else(|| the_one(parents).cloned())
 }
 
-/// Makes a span that has not been entered the continuation of what came in. It becomes the child of one context, and
-/// refers to each of several.
+/// The context of all, if it is one.
+fn the_one(parents: &[Option<TraceParent>]) -> Option<&TraceParent> {
+    let first = parents.first()?.as_ref()?;
+    parents.iter().all(|parent| parent.as_ref() == Some(first)).then_some(first)
+}
+
+/// Makes a span that has not been entered the continuation of what came in. It becomes the child of the context that all
+/// have, and refers to each of several.
 #[cfg(feature = "otel")]
-pub fn follow(span: &Span, parents: &[TraceParent]) {
+pub fn follow(span: &Span, parents: &[Option<TraceParent>]) {
     use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
     use tracing_opentelemetry::OpenTelemetrySpanExt;
     let remote = |parent: &TraceParent| {
@@ -81,26 +84,24 @@ pub fn follow(span: &Span, parents: &[TraceParent]) {
         let flags = u8::from_str_radix(parts[3], 16).unwrap_or(0);
         SpanContext::new(trace, span, TraceFlags::new(flags), true, TraceState::default())
     };
+    if let Some(parent) = the_one(parents) {
+        let context = opentelemetry::Context::new().with_remote_span_context(remote(parent));
+        // Fails where no collector is set up.
+        let _ = span.set_parent(context);
+        return;
+    }
     let mut different: Vec<&TraceParent> = Vec::new();
-    for parent in parents {
+    for parent in parents.iter().flatten() {
         if different.len() < LINKS_MAX && !different.contains(&parent) {
             different.push(parent);
         }
     }
-    match different[..] {
-        [] => {}
-        [parent] => {
-            let context = opentelemetry::Context::new().with_remote_span_context(remote(parent));
-            // Fails where no collector is set up.
-            let _ = span.set_parent(context);
-        }
-        _ => different.iter().for_each(|parent| span.add_link(remote(parent))),
-    }
+    different.into_iter().for_each(|parent| span.add_link(remote(parent)));
 }
 
 /// Does nothing: this build makes no traces.
 #[cfg(not(feature = "otel"))]
-pub fn follow(_span: &Span, _parents: &[TraceParent]) {}
+pub fn follow(_span: &Span, _parents: &[Option<TraceParent>]) {}
 
 #[cfg(feature = "otel")]
 fn context(span: &Span) -> Option<TraceParent> {
@@ -144,8 +145,11 @@ mod tests {
         let one: TraceParent = GOOD.parse().unwrap();
         let other: TraceParent = GOOD.replace("4bf9", "4bf8").parse().unwrap();
         let span = Span::none();
-        assert_eq!(onward(&span, &[one.clone(), one.clone()]), Some(one.clone()));
-        assert_eq!(onward(&span, &[one, other]), None);
+        let (one, other) = (Some(one), Some(other));
+        assert_eq!(onward(&span, &[one.clone(), one.clone()]), one);
+        assert_eq!(onward(&span, &[one.clone(), other]), None);
+        assert_eq!(onward(&span, &[one.clone(), None]), None, "the neighbour belongs to no trace");
+        assert_eq!(onward(&span, &[None, one]), None);
         assert_eq!(onward(&span, &[]), None);
     }
 }

@@ -129,10 +129,10 @@ fn judge(status: StatusCode, headers: &HeaderMap) -> Attempt {
 fn retry_after(headers: &HeaderMap, now: OffsetDateTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
+        return Some(Duration::from_secs(seconds)).filter(|rest| !rest.is_zero());
     }
     let date = OffsetDateTime::parse(&text.replace("GMT", "+0000"), &Rfc2822).ok()?;
-    Duration::try_from(date - now).ok()
+    Duration::try_from(date - now).ok().filter(|rest| !rest.is_zero())
 }
 
 #[cfg(test)]

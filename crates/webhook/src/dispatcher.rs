@@ -18,7 +18,7 @@ use trace::Throttle;
 use crate::circuit::Circuit;
 use crate::client::{Attempt, EndpointClient, Failure};
 use crate::metrics::{DeliveryOutcome, WebhookMetrics};
-use crate::schedule::delay_after;
+use crate::schedule::{RETRY_AFTER_MAX, delay_after};
 
 /// The loop of one endpoint. It shares nothing with those of others but the machine.
 pub(crate) struct Dispatcher {
@@ -54,8 +54,12 @@ enum Ended {
     /// The endpoint is stopped, left alone for a while, or back again.
     Changed,
     /// The broker ended it; why.
-    Broken(String),
+    Broken(&'static str, String),
 }
+
+/// What broke, in the log.
+const QUEUE: &str = "the queue of an endpoint cannot be consumed";
+const SETTLE: &str = "what follows from a delivery cannot be done; the event comes again";
 
 type UnderWay = FuturesUnordered<BoxFuture<'static, Done>>;
 
@@ -69,19 +73,19 @@ impl Dispatcher {
             let prefetch = if self.circuit.is_open() { 1 } else { endpoint.concurrency.saturating_mul(2) };
             let ended = match WebhookQueue::open(&self.broker, &endpoint.name, prefetch).await {
                 Ok(mut queue) => {
-                    let ended = self.work(&mut queue).await;
+                    let ended = self.work(&mut queue, || delays.reset()).await;
                     queue.close().await;
                     ended
                 }
-                Err(error) => Ended::Broken(error.to_string()),
+                Err(error) => Ended::Broken(QUEUE, error.to_string()),
             };
             match ended {
                 Ended::Shutdown => break,
                 Ended::Changed => delays.reset(),
-                Ended::Broken(error) => {
+                Ended::Broken(what, error) => {
                     let delay = delays.next_delay();
                     let (endpoint, retry_in_ms) = (&self.client.endpoint().name, delay.as_millis());
-                    tracing::warn!(endpoint, error, retry_in_ms, "the queue of an endpoint cannot be consumed");
+                    tracing::warn!(endpoint, error, retry_in_ms, "{what}");
                     self.sleep(delay).await;
                 }
             }
@@ -118,29 +122,41 @@ impl Dispatcher {
     }
 
     /// Delivers until something changes. Then what is under way comes to its end; what was only sent ahead goes back to the queue.
-    async fn work(&mut self, queue: &mut WebhookQueue) -> Ended {
+    /// Calls `alive` once an event has come.
+    async fn work(&mut self, queue: &mut WebhookQueue, mut alive: impl FnMut()) -> Ended {
         let is_probe = self.circuit.is_open();
         let concurrency = if is_probe { 1 } else { self.client.endpoint().concurrency.into() };
         let (mut under_way, mut watched) = (UnderWay::new(), self.stopped.clone());
         let stopped = async move { drop(watched.wait_for(|stopped| *stopped != Some(false)).await) };
         tokio::pin!(stopped);
         let mut ended = None;
+        let mut is_lost = false;
         while ended.is_none() || !under_way.is_empty() {
             let takes_more = ended.is_none() && under_way.len() < concurrency;
             tokio::select! {
                 biased;
                 Some(done) = under_way.next(), if !under_way.is_empty() => {
+                    if is_lost && !matches!(done.attempt, Attempt::Delivered) {
+                        // Nothing more can be written down for now, and each try would take its time. The event comes again.
+                        continue;
+                    }
                     match self.settle(queue, done, is_probe).await {
                         Ok(true) => {}
                         Ok(false) => drop(ended.get_or_insert(Ended::Changed)),
-                        Err(error) => drop(ended.get_or_insert(Ended::Broken(error))),
+                        Err(error) => {
+                            is_lost = true;
+                            ended.get_or_insert(Ended::Broken(SETTLE, error));
+                        }
                     }
                 }
                 () = self.shutdown.cancelled(), if ended.is_none() => ended = Some(Ended::Shutdown),
                 () = &mut stopped, if ended.is_none() => ended = Some(Ended::Changed),
-                received = queue.receive(), if takes_more => match received {
-                    Some(message) => under_way.push(self.delivery(message)),
-                    None => ended = Some(Ended::Broken("the subscription has ended".to_owned())),
+                received = next(queue, self.next_at), if takes_more => match received {
+                    Some(message) => {
+                        alive();
+                        under_way.push(self.delivery(message));
+                    }
+                    None => ended = Some(Ended::Broken(QUEUE, "the subscription has ended".to_owned())),
                 },
             }
         }
@@ -149,14 +165,10 @@ impl Dispatcher {
 
     fn delivery(&mut self, message: WebhookMessage) -> BoxFuture<'static, Done> {
         let (client, per_second) = (Arc::clone(&self.client), self.client.endpoint().per_second);
-        let begins_at = self.next_at.max(Instant::now());
         if per_second > 0 {
-            self.next_at = begins_at + Duration::from_secs(1) / per_second;
+            self.next_at = self.next_at.max(Instant::now()) + Duration::from_secs(1) / per_second;
         }
         Box::pin(async move {
-            if per_second > 0 {
-                tokio::time::sleep_until(begins_at.into()).await;
-            }
             let begun = Instant::now();
             let attempt = client.deliver(&message).await;
             Done { message, attempt, took: begun.elapsed() }
@@ -171,6 +183,8 @@ impl Dispatcher {
         let (outcome, follow_up, goes_on) = match attempt {
             Attempt::Delivered => (DeliveryOutcome::Delivered, None, !self.answers()),
             Attempt::Gone => {
+                // Soon the watch says so, too. Until then nothing is sent, also if the database is away.
+                self.rests_until = Some(Instant::now() + self.probe_every);
                 let stopped =
                     self.store.stop(&endpoint, "the receiver answered 410: it wants nothing more", "webhooks");
                 if stopped.await.map_err(|error| error.to_string())? {
@@ -179,14 +193,15 @@ impl Dispatcher {
                         "an endpoint wants nothing more (410); it is stopped: `overdue webhook resume` lets it go on"
                     );
                 }
-                // Soon the watch says so, too. Until then nothing is sent.
-                self.rests_until = Some(Instant::now() + self.probe_every);
                 (DeliveryOutcome::Gone, Some(message.back()), false)
             }
             Attempt::Failed(Failure { why, is_final: true, .. }) => {
                 let attempts = message.attempts().clone().plus(OffsetDateTime::now_utc(), &unclear(&why));
                 let parked = message.parked(ParkReason::WebhookRefused, &why, &attempts);
-                tracing::warn!(endpoint, event = message.event_id(), why, "an endpoint refuses an event; it is parked");
+                if let Some(more) = self.warnings.lets_through(&why) {
+                    let event = message.event_id();
+                    tracing::warn!(endpoint, event, why, more, "an endpoint refuses an event; it is parked");
+                }
                 (DeliveryOutcome::Refused, Some(parked), !self.answers())
             }
             Attempt::Failed(failure) => self.failed(&message, &failure, is_probe),
@@ -228,10 +243,15 @@ impl Dispatcher {
             self.rests_until = Some(now + (*rest).min(self.probe_every));
         }
         let goes_on = !self.circuit.is_open() && retry_after.is_none();
-        if !is_charged {
-            return (DeliveryOutcome::Probed, Some(message.back()), goes_on);
-        }
         let at = OffsetDateTime::now_utc();
+        if !is_charged {
+            let later = |rest: Duration| {
+                let hop = self.lanes.at_least(rest.min(RETRY_AFTER_MAX));
+                message.again(hop, message.attempts(), at + hop.wait())
+            };
+            let longer = retry_after.filter(|rest| *rest > self.probe_every);
+            return (DeliveryOutcome::Probed, Some(longer.map_or_else(|| message.back(), later)), goes_on);
+        }
         let attempts: Attempts = message.attempts().clone().plus(at, &unclear(why));
         let Some(delay) = delay_after(attempts.made, *retry_after) else {
             let (made, event) = (attempts.made, message.event_id());
@@ -247,6 +267,12 @@ impl Dispatcher {
         let again = message.again(hop, &attempts, at + hop.wait());
         (DeliveryOutcome::Retried, Some(again), goes_on)
     }
+}
+
+/// The next event, once a delivery may begin. What is taken is delivered at once: nothing waits here that could wait in the queue.
+async fn next(queue: &mut WebhookQueue, at: Instant) -> Option<WebhookMessage> {
+    tokio::time::sleep_until(at.into()).await;
+    queue.receive().await
 }
 
 fn unclear(why: &str) -> RetryReason {

@@ -86,8 +86,8 @@ pub fn read_endpoints(path: &Path) -> Result<Vec<Endpoint>, BadFile> {
     let text = read(path)?;
     let malformed = |error: toml::de::Error| {
         // Its own display shows the line, which may have a key.
-        let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
-        BadFile::Malformed { path: path.to_owned(), reason: format!("line {line}: {}", error.message()) }
+        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        BadFile::Malformed { path: path.to_owned(), reason: format!("line {line}: {}", without_text(error.message())) }
     };
     let document: Document = toml::from_str(&text).map_err(malformed)?;
     let mut names = HashSet::new();
@@ -132,6 +132,14 @@ fn endpoint(entry: Entry) -> Result<Endpoint, BadFile> {
     }
 }
 
+/// The message without what it quotes of the file: that may be a key in the wrong place.
+fn without_text(message: &str) -> String {
+    match (message.find('"'), message.rfind('"')) {
+        (Some(first), Some(last)) if first < last => format!("{}\"…\"{}", &message[..first], &message[last + 1..]),
+        _ => message.to_owned(),
+    }
+}
+
 fn read(path: &Path) -> Result<String, BadFile> {
     let unreadable = |error: std::io::Error| BadFile::Unreadable { path: path.to_owned(), reason: error.to_string() };
     std::fs::read_to_string(path).map_err(unreadable)
@@ -173,14 +181,18 @@ mod tests {
             (with("keys = [\"hunter2\"]"), "key 1: a key begins with whsec_"),
             (with(&format!("keys = [\"{KEY}\", \"{KEY}\", \"{KEY}\"]")), "it has 3 keys"),
             (with(&format!("keys = [\"{KEY}\"]\nurls = 1")), "line 6: unknown field `urls`"),
-            (with("keys = \"hunter2\""), "line 5: invalid type: string"),
+            (with("keys = \"hunter2\""), "line 5: invalid type: string \"…\", expected a sequence"),
+            (
+                with(&format!("keys = [\"{KEY}\"]\ntimeout_s = \"{KEY}\"")),
+                "line 6: invalid type: string \"…\", expected u64",
+            ),
             (with("key_files = [\"/nowhere/key\"]"), "cannot read /nowhere/key"),
             (with(&format!("keys = [\"{KEY}\"]\ntimeout_s = 31")), "timeout must be"),
             (format!("{0}{0}", with(&format!("keys = [\"{KEY}\"]"))), "two endpoints are called crm"),
             ("endpoint = 1".to_owned(), "line 1"),
         ] {
             let Err(said) = endpoints(&text) else { panic!("{text} was read") };
-            assert!(said.contains(words) && !said.contains("hunter2\"") && !said.contains(KEY), "{text}: {said}");
+            assert!(said.contains(words) && !said.contains("hunter2") && !said.contains(KEY), "{text}: {said}");
         }
     }
 }

@@ -25,7 +25,7 @@ pub const ATTEMPTS_MAX: u32 = DELAYS.len() as u32 + 1;
 const VARIATION: f64 = 0.2;
 
 /// The longest that a receiver may put an event off.
-const RETRY_AFTER_MAX: Duration = Duration::from_hours(24);
+pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_hours(24);
 
 /// How long to wait after this many attempts that failed, the last of which the receiver may have answered with a wish of its own.
 /// `None`: there is no further attempt.

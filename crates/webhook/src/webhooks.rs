@@ -96,7 +96,16 @@ impl Webhooks {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };
-        let work = async { while tasks.join_next().await.is_some() {} };
+        let work = async {
+            while let Some(ended) = tasks.join_next().await {
+                if let Err(error) = ended
+                    && let Ok(panic) = error.try_into_panic()
+                {
+                    // A role that breaks takes the process with it.
+                    std::panic::resume_unwind(panic);
+                }
+            }
+        };
         tokio::select! {
             () = look => {}
             () = work => {}

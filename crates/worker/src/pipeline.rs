@@ -87,7 +87,7 @@ struct Work<'a> {
     due: BTreeMap<TimeoutId, Attempts>,
     /// Orders that go on to another lane.
     onward: Vec<(TimeoutId, Deadline)>,
-    parents: Vec<TraceParent>,
+    parents: Vec<Option<TraceParent>>,
 }
 
 /// After a batch of so many messages there are more to come, and the next batch waits a little for them: more orders share
@@ -361,7 +361,7 @@ fn work<'a>(arrived: &'a Arrived, taken: &'a [Taken]) -> Work<'a> {
     });
     let due = due(arrived_orders.chain(taken.iter().filter_map(Taken::order)));
     let messages: Vec<&Incoming> = arrived.due.iter().chain(messages_of(taken)).collect();
-    let parents = messages.iter().copied().chain(&arrived.onward).filter_map(Incoming::traceparent).collect();
+    let parents = messages.iter().copied().chain(&arrived.onward).map(Incoming::traceparent).collect();
     Work { messages, due, onward: arrived.orders_onward(), parents }
 }
 

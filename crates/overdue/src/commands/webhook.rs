@@ -25,7 +25,9 @@ pub(crate) enum Args {
     Stop {
         #[command(flatten)]
         database: DatabaseSettings,
-        /// The endpoint
+        #[command(flatten)]
+        webhooks: WebhookSettings,
+        /// The endpoint; one of the file, where one is given
         name: String,
         /// Why
         #[arg(long, value_name = "TEXT", default_value = "stopped by hand")]
@@ -76,11 +78,17 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             let nothing = "there are no endpoints: --webhooks FILE names them";
             print_list(&listed, json, nothing, table)?;
         }
-        Args::Stop { database, name, reason } => {
+        Args::Stop { database, webhooks, name, reason } => {
+            let endpoints = webhooks.endpoints()?;
+            if !endpoints.is_empty() && !endpoints.iter().any(|endpoint| endpoint.name == name) {
+                let known: Vec<&str> = endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
+                let text = format!("no endpoint is called {name}; the file has {}", known.join(", "));
+                return Err(Failure::negative(text));
+            }
             let by = std::env::var("USER").unwrap_or_else(|_| "operator".to_owned());
             if store(&database).await?.stop(&name, &reason, &by).await? {
                 print(format_args!(
-                    "endpoint {name} is sent nothing more; `overdue webhook resume {name}` lets it go on"
+                    "endpoint {name} is sent nothing more, in two seconds at the latest; `overdue webhook resume {name}` lets it go on"
                 ));
             } else {
                 print(format_args!("endpoint {name} is stopped already"));
