@@ -179,6 +179,8 @@ async fn the_audit_finds_each_kind_of_wrong() {
              insert into refunds (refund_no, order_id, gateway, trade_no, transaction_id, amount_minor, currency, reason, state, created_at)
              values ('overdue-r', 'o-4', 'wechat', 'o-4', 't', 1, 'CNY', 'late', 'needs_person', now()),
                     ('overdue-s', 'o-9', 'wechat', 'o-9', 't', 1, 'CNY', 'late', 'requested', now() - interval '2 hours');
+             insert into timers (kind, subject, due_at, changed_at) values ('late', 't', now() - interval '1 hour', now() - interval '1 hour');
+             insert into timers (kind, subject, due_at, state, fired_at) values ('early', 't', now() - interval '1 hour', 'fired', now() - interval '2 hours');
              insert into parked (reason, orders, routing_key, body, fingerprint, first_at, last_at)
              values ('payment_unknown', '{o-1}', '1s.payment', 'o-1', 'f', now() - interval '1 hour', now() - interval '1 hour')",
         )
@@ -188,7 +190,7 @@ async fn the_audit_finds_each_kind_of_wrong() {
     for check in json["checks"].as_array().unwrap() {
         assert_eq!(check["violations"], 1, "{check}");
     }
-    refused(&broken, 1, "16 rules are broken");
+    refused(&broken, 1, "18 rules are broken");
     let table = out(&world.overdue(&["audit"]).await);
     assert!(table.contains("no order is pending past its deadline") && table.contains("o-0"), "{table}");
     world.close().await;
