@@ -43,6 +43,8 @@ async fn timers_are_armed_moved_fired_and_cancelled_over_http() {
     let (status, again) = put(path, &[], json!({ "due_at": AT, "data": { "to": ["a", 1.0] } })).await;
     assert_eq!((status, again), (StatusCode::OK, view));
     // Only what the client has seen.
+    let there = put(path, &[("If-None-Match", "*")], json!({ "after_s": 1 })).await;
+    problem(&there, 412, "precondition-failed");
     let other = put(path, &[("If-Match", "\"7\"")], json!({ "after_s": 1 })).await;
     problem(&other, 412, "precondition-failed");
     let (status, moved) = put(path, &[("If-Match", "\"1\"")], json!({ "after_s": 3600 })).await;

@@ -57,7 +57,7 @@ fn metrics(text: &str) -> BTreeSet<String> {
 async fn alerts_and_dashboard_name_metrics_that_there_are() {
     let world = World::new().await;
     let file = std::env::temp_dir().join(format!("overdue-{}-watched.toml", world.vhost));
-    let endpoint = "[[endpoint]]\nname = \"shop\"\nurl = \"https://shop.invalid/\"\ntypes = [\"nothing\"]\nkeys = [\"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"]\n";
+    let endpoint = "[[endpoint]]\nname = \"shop\"\nurl = \"https://shop.invalid/\"\ntypes = [\"timer.nothing\"]\nkeys = [\"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"]\n";
     std::fs::write(&file, endpoint).unwrap();
     let webhooks = ["--webhooks", file.to_str().unwrap()];
     assert_success(&world.overdue(&[&["topology", "declare"], &webhooks[..]].concat()).await);

@@ -439,8 +439,9 @@ async fn private_addresses_are_refused_before_anything_is_sent() {
     let public = |name: &str, url: &str| endpoint(name, url, "").replace("allow_private = true\n", "");
     for (url, words) in [
         (receiver.url(), "no public address"),
-        ("https://169.254.169.254/latest/meta-data".to_owned(), "no public address"),
-        ("https://[fe80::1]/".to_owned(), "no public address"),
+        ("https://169.254.169.254/latest/meta-data".to_owned(), "link-local"),
+        ("https://[fe80::1]/".to_owned(), "link-local"),
+        ("http://localhost:1/".to_owned(), "no public address"),
         ("https://10.1.2.3/".to_owned(), "no public address"),
         ("http://shop.example/".to_owned(), "http only for this machine"),
     ] {
@@ -451,7 +452,7 @@ async fn private_addresses_are_refused_before_anything_is_sent() {
     }
     // A name is resolved when it is connected to, and may lead anywhere.
     let port = receiver.url().split(['/', ':']).nth(4).unwrap().to_owned();
-    let file = File::with(&world, &[public("shop", &format!("http://localhost:{port}/"))]);
+    let file = File::with(&world, &[public("shop", &format!("https://localhost:{port}/"))]);
     let process = start(&world, &file, &[]).await;
     announce(&world, one("e-1")).await;
     process.says("no public address").await;

@@ -48,7 +48,7 @@ fn answer(asked: &HeaderMap, tag: &str, body: String) -> Response {
 }
 
 /// Compared weakly, as the RFC asks for here.
-fn has_it(asked: &HeaderMap, tag: &str) -> bool {
+pub(crate) fn has_it(asked: &HeaderMap, tag: &str) -> bool {
     let values = asked.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let mut tags = values.flat_map(|value| value.split(',')).map(str::trim);
     tags.any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)

@@ -16,7 +16,7 @@ use utoipa::IntoParams;
 
 use crate::body::{ArmTimer, TimerList, TimerView};
 use crate::change::{change, made_by};
-use crate::etag::{is_other, tagged, tagged_as};
+use crate::etag::{has_it, is_other, tagged, tagged_as};
 use crate::idempotency::Answer;
 use crate::input::{PathTimer, invalid, parse};
 use crate::problem::{Problem, ProblemKind};
@@ -42,9 +42,9 @@ pub(crate) struct Wanted {
 }
 
 /// Arm a timer, or move it: the last call wins, and the same call again changes nothing. With `If-Match` and a revision it is
-/// moved only if it stands as the client has seen it.
+/// moved only if it stands as the client has seen it; with `If-None-Match: *` it is armed only if there is none of this name.
 #[utoipa::path(put, path = "/timers/{kind}/{subject}", request_body = ArmTimer, tag = "timers", security(("bearer" = [])),
-    params(PathTimer, ("If-Match" = Option<String>, Header)),
+    params(PathTimer, ("If-Match" = Option<String>, Header), ("If-None-Match" = Option<String>, Header)),
     responses((status = 200, body = TimerView), (status = 201, body = TimerView, description = "There was none of this name"),
               (status = "4XX", body = Problem, content_type = "application/problem+json"),
               (status = "5XX", body = Problem, content_type = "application/problem+json")))]
@@ -64,7 +64,7 @@ pub(crate) async fn arm(
             let (id, headers, ArmTimer { data, .. }) = &*wanted;
             let before = outbox::lock_timer(connection, id).await?;
             let tag = before.as_ref().map(tag);
-            if is_other(headers, tag.as_deref()) {
+            if is_other(headers, tag.as_deref()) || tag.as_ref().is_some_and(|tag| has_it(headers, tag)) {
                 let stands = tag.map_or("is not there".to_owned(), |tag| format!("has the tag {tag} by now"));
                 return Err(Problem::new(ProblemKind::PreconditionFailed, format!("timer {id} {stands}")));
             }

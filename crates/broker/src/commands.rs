@@ -219,15 +219,15 @@ fn decode(body: &[u8]) -> Result<Decoded, Fault> {
     let text = std::str::from_utf8(body).map_err(|error| Fault::NotUtf8(error.valid_up_to()))?;
     let parts: Parts<'_> = envelope(text)?;
     let entries = |list: Option<&'_ RawValue>| -> Result<Vec<Box<RawValue>>, Fault> {
-        list.map_or(Ok(Vec::new()), |list| serde_json::from_str(list.get()).map_err(|_| Fault::NoOrders))
+        list.map_or(Ok(Vec::new()), |list| serde_json::from_str(list.get()).map_err(|_| illegal_list()))
     };
     let lists = [(CommandList::Arm, entries(parts.arm)?), (CommandList::Cancel, entries(parts.cancel)?)];
     let count = lists.iter().map(|(_, entries)| entries.len()).sum();
     if count == 0 {
-        return Err(Fault::NoOrders);
+        return Err(illegal_list());
     }
     if count > ORDERS_MAX {
-        return Err(Fault::TooManyOrders(count));
+        return Err(Fault::IllegalCommand(format!("{count} commands; at most {ORDERS_MAX} fit into a message")));
     }
     let (mut commands, mut bad) = (Vec::with_capacity(count), Vec::new());
     for (list, entries) in lists {
@@ -239,6 +239,10 @@ fn decode(body: &[u8]) -> Result<Decoded, Fault> {
         }
     }
     Ok((commands, bad))
+}
+
+fn illegal_list() -> Fault {
+    Fault::IllegalCommand("`arm`, `cancel` or both must be lists, not all of them empty".to_owned())
 }
 
 fn command(list: CommandList, json: &str) -> Result<Command, Fault> {
@@ -306,9 +310,9 @@ mod tests {
             (b"\xff", "not_utf8"),
             (b"{}", "unknown_version"),
             (br#"{"v":2,"arm":[]}"#, "unknown_version"),
-            (br#"{"v":1}"#, "no_orders"),
-            (br#"{"v":1,"arm":[],"cancel":[]}"#, "no_orders"),
-            (br#"{"v":1,"arm":{}}"#, "no_orders"),
+            (br#"{"v":1}"#, "illegal_command"),
+            (br#"{"v":1,"arm":[],"cancel":[]}"#, "illegal_command"),
+            (br#"{"v":1,"arm":{}}"#, "illegal_command"),
         ] {
             let Err(fault) = decode(body) else { panic!("{body:?} was read") };
             assert_eq!(fault.reason().code(), code, "{body:?}");

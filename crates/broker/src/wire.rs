@@ -72,7 +72,7 @@ pub enum Fault {
     #[error(transparent)]
     IllegalId(#[from] BadTimeoutId),
     /// A command that is none; why.
-    #[error("the command is none: {0}")]
+    #[error("this is no command: {0}")]
     IllegalCommand(String),
     /// A routing key that names no kind of timeout of this version.
     #[error(transparent)]

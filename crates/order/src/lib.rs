@@ -44,4 +44,4 @@ pub use status::{BadStatus, OrderStatus};
 pub use timeout_id::{BadTimeoutId, TimeoutId};
 pub use timeout_kind::{TimeoutKind, UnknownKind};
 pub use timer::{BadTimerDue, BadTimerState, TimerDecision, TimerFacts, TimerState, check_timer_due, decide_timer};
-pub use timer_id::{BadSubject, BadTimerId, TimerId, check_kind};
+pub use timer_id::{BadSubject, BadTimerId, TimerId, check_kind, check_subject};

@@ -70,7 +70,7 @@ impl TimerId {
     /// [`BadTimerId`] says which rule is broken.
     pub fn new(kind: &str, subject: &str) -> Result<Self, BadTimerId> {
         check_kind(kind)?;
-        OrderId::new(subject).map_err(|error| BadTimerId::BadSubject(error.into()))?;
+        check_subject(subject)?;
         // At most 16.
         Ok(Self { name: format!("{kind}:{subject}").into(), kind_length: kind.len() as u8 })
     }
@@ -92,6 +92,14 @@ impl TimerId {
     pub fn as_str(&self) -> &str {
         &self.name
     }
+}
+
+/// Whether a text is a timer's subject.
+///
+/// # Errors
+/// [`BadTimerId`] says why not.
+pub fn check_subject(subject: &str) -> Result<(), BadTimerId> {
+    OrderId::new(subject).map(drop).map_err(|error| BadTimerId::BadSubject(error.into()))
 }
 
 /// Whether a word is a kind of timer.

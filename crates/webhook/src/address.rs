@@ -7,18 +7,18 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 /// Resolves names to addresses that may be connected to. What it has checked is what is connected to: nobody resolves the name
 /// once more.
-pub(crate) struct PublicResolver {
+pub(crate) struct CheckedResolver {
     pub(crate) allows_private: bool,
 }
 
-impl Resolve for PublicResolver {
+impl Resolve for CheckedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let allows_private = self.allows_private;
         Box::pin(async move {
             let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            // One that is private is enough to refuse: which of them is connected to is not ours to say.
-            if let Some(address) = found.iter().find(|address| !allows_private && !is_public(address.ip())) {
-                let text = format!("{} leads to {}, which is {REFUSED}", name.as_str(), address.ip());
+            // One that is refused is enough: which of them is connected to is not ours to say.
+            if let Some(why) = found.iter().find_map(|address| refusal(address.ip(), allows_private)) {
+                let text = format!("{} leads to {why}", name.as_str());
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, text).into());
             }
             Ok(Box::new(found.into_iter()) as Addrs)
@@ -26,8 +26,30 @@ impl Resolve for PublicResolver {
     }
 }
 
-/// What is said of an address that is not connected to.
-pub(crate) const REFUSED: &str = "no public address: nothing is sent there (allow_private = true, if it is meant)";
+/// Why an address is not connected to, if it is not. One of the link alone never is: there the clouds keep the credentials of their
+/// machines.
+pub(crate) fn refusal(address: IpAddr, allows_private: bool) -> Option<String> {
+    let address = address.to_canonical();
+    let why = if is_link_local(address) {
+        "which is link-local: nothing is ever sent there"
+    } else if !allows_private && !is_public(address) {
+        "which is no public address: nothing is sent there (allow_private = true, if it is meant)"
+    } else {
+        return None;
+    };
+    Some(format!("{address}, {why}"))
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        // The second is where one cloud keeps its credentials in IPv6.
+        IpAddr::V6(address) => address.is_unicast_link_local() || address == AWS_METADATA,
+    }
+}
+
+/// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html>
+const AWS_METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254);
 
 /// Whether an address is one of the public Internet, as the registries of special-purpose addresses have it
 /// (<https://www.iana.org/assignments/iana-ipv4-special-registry>, <https://www.iana.org/assignments/iana-ipv6-special-registry>).
@@ -81,6 +103,18 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_on_the_link_is_refused_always_and_what_is_private_unless_it_is_meant() {
+        let refused = |text: &str, allows_private| refusal(text.parse().unwrap(), allows_private).is_some();
+        for text in ["169.254.169.254", "fe80::1", "::ffff:169.254.169.254", "fd00:ec2::254"] {
+            assert!(refused(text, true) && refused(text, false), "{text}");
+        }
+        for text in ["127.0.0.1", "10.1.2.3", "::1", "fd12::1"] {
+            assert!(refused(text, false) && !refused(text, true), "{text}");
+        }
+        assert!(!refused("8.8.8.8", false));
+    }
 
     #[test]
     fn only_addresses_of_the_public_internet_are_public() {

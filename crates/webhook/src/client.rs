@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use trace::causes;
 
-use crate::address::PublicResolver;
+use crate::address::CheckedResolver;
 use crate::endpoint::Endpoint;
 use crate::signing::{Signer, message_id};
 
@@ -58,7 +58,7 @@ impl EndpointClient {
             .connect_timeout(endpoint.timeout)
             .redirect(Policy::none())
             .no_proxy()
-            .dns_resolver(Arc::new(PublicResolver { allows_private: endpoint.allows_private }))
+            .dns_resolver(Arc::new(CheckedResolver { allows_private: endpoint.allows_private }))
             .pool_max_idle_per_host(endpoint.concurrency.into())
             .user_agent(concat!("overdue/", env!("CARGO_PKG_VERSION")))
             .build()

@@ -5,13 +5,11 @@ use std::time::{Duration, Instant};
 
 use book::StoppedEndpoints;
 use broker::{Broker, Outgoing, Publisher, WebhookMessage, WebhookQueue};
-use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use order::{Attempts, Lanes, ParkReason, RetryReason};
 use retry::Policy;
 use time::OffsetDateTime;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use trace::Throttle;
 
@@ -60,8 +58,6 @@ enum Ended {
 /// What broke, in the log.
 const QUEUE: &str = "the queue of an endpoint cannot be consumed";
 const SETTLE: &str = "what follows from a delivery cannot be done; the event comes again";
-
-type UnderWay = FuturesUnordered<BoxFuture<'static, Done>>;
 
 impl Dispatcher {
     /// Works until told to stop.
@@ -126,7 +122,8 @@ impl Dispatcher {
     async fn work(&mut self, queue: &mut WebhookQueue, mut alive: impl FnMut()) -> Ended {
         let is_probe = self.circuit.is_open();
         let concurrency = if is_probe { 1 } else { self.client.endpoint().concurrency.into() };
-        let (mut under_way, mut watched) = (UnderWay::new(), self.stopped.clone());
+        // Each is a task of its own, so that none waits for what follows from another.
+        let (mut under_way, mut watched) = (JoinSet::<Done>::new(), self.stopped.clone());
         let stopped = async move { drop(watched.wait_for(|stopped| *stopped != Some(false)).await) };
         tokio::pin!(stopped);
         let mut ended = None;
@@ -135,7 +132,8 @@ impl Dispatcher {
             let takes_more = ended.is_none() && under_way.len() < concurrency;
             tokio::select! {
                 biased;
-                Some(done) = under_way.next(), if !under_way.is_empty() => {
+                Some(done) = under_way.join_next(), if !under_way.is_empty() => {
+                    let done = done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
                     if is_lost && !matches!(done.attempt, Attempt::Delivered) {
                         // Nothing more can be written down for now, and each try would take its time. The event comes again.
                         continue;
@@ -154,7 +152,7 @@ impl Dispatcher {
                 received = next(queue, self.next_at), if takes_more => match received {
                     Some(message) => {
                         alive();
-                        under_way.push(self.delivery(message));
+                        under_way.spawn(self.delivery(message));
                     }
                     None => ended = Some(Ended::Broken(QUEUE, "the subscription has ended".to_owned())),
                 },
@@ -163,16 +161,16 @@ impl Dispatcher {
         ended.unwrap_or(Ended::Changed)
     }
 
-    fn delivery(&mut self, message: WebhookMessage) -> BoxFuture<'static, Done> {
+    fn delivery(&mut self, message: WebhookMessage) -> impl Future<Output = Done> + use<> {
         let (client, per_second) = (Arc::clone(&self.client), self.client.endpoint().per_second);
         if per_second > 0 {
             self.next_at = self.next_at.max(Instant::now()) + Duration::from_secs(1) / per_second;
         }
-        Box::pin(async move {
+        async move {
             let begun = Instant::now();
             let attempt = client.deliver(&message).await;
             Done { message, attempt, took: begun.elapsed() }
-        })
+        }
     }
 
     /// Does what follows from a delivery. `false`: nothing more is to be taken for now.

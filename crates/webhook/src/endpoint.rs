@@ -1,9 +1,10 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use order::EventKind;
 use url::{Host, Url};
 
-use crate::address::{REFUSED, is_public};
+use crate::address::refusal;
 use crate::signing::Key;
 
 /// Where events are delivered to.
@@ -40,6 +41,9 @@ pub enum BadEndpoint {
         "{0:?} is no type of events: words with dots between them, such as order.closed; * for any word, # for any number"
     )]
     BadType(String),
+    /// A type that no event has.
+    #[error("no event is ever of the type {0:?}: there are {1}, and timer.* with the kinds of timers")]
+    UnknownType(String, String),
     /// No type at all.
     #[error("types is empty: say which events it wants, such as [\"order.closed\", \"timer.*\"]")]
     NoTypes,
@@ -74,6 +78,9 @@ impl Endpoint {
         if let Some(bad) = self.types.iter().find(|text| !is_pattern(text)) {
             return Err(BadEndpoint::BadType(bad.clone()));
         }
+        if let Some(unknown) = self.types.iter().find(|text| !is_of_an_event(text)) {
+            return Err(BadEndpoint::UnknownType(unknown.clone(), EventKind::ALL.map(EventKind::as_str).join(", ")));
+        }
         let shared = self.keys.iter().filter(|key| matches!(key, Key::Shared(_))).count();
         if self.keys.is_empty() || shared > 2 || self.keys.len() - shared > 2 {
             return Err(BadEndpoint::KeyCount(self.keys.len()));
@@ -106,6 +113,11 @@ fn check_url(url: &Url, allows_private: bool) -> Result<(), BadEndpoint> {
     let is_here = address.is_some_and(|address| address.is_loopback()) || url.host_str() == Some("localhost");
     match url.scheme() {
         "https" => {}
+        "http" if is_here && !allows_private => {
+            return bad(
+                "this machine has no public address: nothing is sent there (allow_private = true, if it is meant)",
+            );
+        }
         "http" if is_here => {}
         "http" => return bad("http only for this machine (127.0.0.1, localhost); https for all others"),
         _ => return bad("it begins with neither https:// nor http://"),
@@ -116,11 +128,9 @@ fn check_url(url: &Url, allows_private: bool) -> Result<(), BadEndpoint> {
     if url.fragment().is_some() {
         return bad("it has a fragment (#…), which is never sent");
     }
-    match address {
-        Some(address) if !allows_private && !is_public(address) => {
-            Err(BadEndpoint::BadUrl(format!("{address} is {REFUSED}")))
-        }
-        _ => Ok(()),
+    match address.and_then(|address| refusal(address, allows_private)) {
+        Some(why) => Err(BadEndpoint::BadUrl(format!("it leads to {why}"))),
+        None => Ok(()),
     }
 }
 
@@ -131,6 +141,26 @@ fn is_pattern(text: &str) -> bool {
                 && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'))
     };
     text.len() <= 100 && text.split('.').all(is_word)
+}
+
+/// Whether there are events that the pattern matches.
+fn is_of_an_event(pattern: &str) -> bool {
+    let pattern: Vec<&str> = pattern.split('.').collect();
+    // A timer's kind may be any word.
+    let types = EventKind::ALL.iter().map(|kind| kind.as_str()).chain(["timer.*"]);
+    types.map(|text| text.split('.').collect::<Vec<&str>>()).any(|words| may_match(&pattern, &words))
+}
+
+/// As a topic exchange matches (<https://www.rabbitmq.com/tutorials/amqp-concepts#exchange-topic>).
+fn may_match(pattern: &[&str], words: &[&str]) -> bool {
+    match (pattern.split_first(), words.split_first()) {
+        (None, None) => true,
+        (Some((&"#", rest)), _) => may_match(rest, words) || !words.is_empty() && may_match(pattern, &words[1..]),
+        (Some((wanted, pattern)), Some((word, words))) => {
+            (*wanted == "*" || *word == "*" || wanted == word) && may_match(pattern, words)
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -165,7 +195,8 @@ mod tests {
             ("https://user:secret@shop.example/", "a user or a password"),
             ("https://shop.example/#x", "fragment"),
             ("https://10.0.0.1/", "no public address"),
-            ("https://169.254.169.254/latest/meta-data", "no public address"),
+            ("https://169.254.169.254/latest/meta-data", "link-local"),
+            ("http://localhost:8080/", "no public address"),
             ("https://[::1]/", "no public address"),
             ("http://127.0.0.1:8080/", "no public address"),
         ] {
@@ -175,6 +206,12 @@ mod tests {
         assert_eq!(endpoint("shop", url, &[]), Err(BadEndpoint::NoTypes));
         for text in ["", "order..closed", "Order", "order closed"] {
             assert!(matches!(endpoint("shop", url, &[text]), Err(BadEndpoint::BadType(_))), "{text}");
+        }
+        for text in ["#", "*.*", "order.#", "*.closed", "timer.sms", "timer.#", "#.refunded", "endpoint.stopped"] {
+            assert_eq!(endpoint("shop", url, &[text]), Ok(()), "{text}");
+        }
+        for text in ["order.closd", "orders.*", "order", "timer", "timer.a.b", "*", "order.closed.now"] {
+            assert!(matches!(endpoint("shop", url, &[text]), Err(BadEndpoint::UnknownType(..))), "{text}");
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -14,10 +15,20 @@ use crate::signing::{BadKey, Key};
 /// Why a file of endpoints cannot be used. No message has a key in it.
 #[derive(Debug, thiserror::Error)]
 pub enum BadFile {
-    /// It, or a file that it names, cannot be read.
+    /// It cannot be read.
     #[error("cannot read {path}: {reason}")]
     Unreadable {
         /// Which.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A file with a key of an endpoint cannot be read.
+    #[error("endpoint {name}: cannot read the key in {path}: {reason}")]
+    UnreadableKey {
+        /// The endpoint's name.
+        name: String,
+        /// The file.
         path: PathBuf,
         /// Why.
         reason: String,
@@ -83,7 +94,8 @@ struct Entry {
 /// # Errors
 /// [`BadFile`].
 pub fn read_endpoints(path: &Path) -> Result<Vec<Endpoint>, BadFile> {
-    let text = read(path)?;
+    let unreadable = |error: io::Error| BadFile::Unreadable { path: path.to_owned(), reason: error.to_string() };
+    let text = fs::read_to_string(path).map_err(unreadable)?;
     let malformed = |error: toml::de::Error| {
         // Its own display shows the line, which may have a key.
         let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
@@ -103,8 +115,11 @@ pub fn read_endpoints(path: &Path) -> Result<Vec<Endpoint>, BadFile> {
 
 fn endpoint(entry: Entry) -> Result<Endpoint, BadFile> {
     let mut texts: Vec<SecretString> = entry.keys.into_iter().map(SecretString::from).collect();
-    for file in &entry.key_files {
-        texts.push(read(file)?.into());
+    for path in entry.key_files {
+        match fs::read_to_string(&path) {
+            Ok(text) => texts.push(text.into()),
+            Err(error) => return Err(BadFile::UnreadableKey { name: entry.name, path, reason: error.to_string() }),
+        }
     }
     let mut keys = Vec::with_capacity(texts.len());
     for (index, text) in texts.iter().enumerate() {
@@ -138,11 +153,6 @@ fn without_text(message: &str) -> String {
         (Some(first), Some(last)) if first < last => format!("{}\"…\"{}", &message[..first], &message[last + 1..]),
         _ => message.to_owned(),
     }
-}
-
-fn read(path: &Path) -> Result<String, BadFile> {
-    let unreadable = |error: std::io::Error| BadFile::Unreadable { path: path.to_owned(), reason: error.to_string() };
-    std::fs::read_to_string(path).map_err(unreadable)
 }
 
 #[cfg(test)]
@@ -186,7 +196,7 @@ mod tests {
                 with(&format!("keys = [\"{KEY}\"]\ntimeout_s = \"{KEY}\"")),
                 "line 6: invalid type: string \"…\", expected u64",
             ),
-            (with("key_files = [\"/nowhere/key\"]"), "cannot read /nowhere/key"),
+            (with("key_files = [\"/nowhere/key\"]"), "endpoint crm: cannot read the key in /nowhere/key"),
             (with(&format!("keys = [\"{KEY}\"]\ntimeout_s = 31")), "timeout must be"),
             (format!("{0}{0}", with(&format!("keys = [\"{KEY}\"]"))), "two endpoints are called crm"),
             ("endpoint = 1".to_owned(), "line 1"),

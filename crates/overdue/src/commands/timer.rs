@@ -1,7 +1,7 @@
 use api::{TimerList, TimerView};
-use clap::Subcommand;
+use clap::{ArgGroup, Subcommand};
 use comfy_table::{Table, presets};
-use order::{Deadline, TimerId, TimerState, check_kind, check_timer_due};
+use order::{BadDeadline, Deadline, TimerId, TimerState, check_kind, check_subject, check_timer_due};
 use outbox::{TimerDue, TimerFilter};
 use serde_json::value::RawValue;
 
@@ -13,6 +13,7 @@ use crate::settings::{DatabaseSettings, Human, TimerKinds, duration};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Args {
     /// Arm a timer, or move it; the last call wins
+    #[command(group = ArgGroup::new("due").required(true))]
     Arm {
         #[command(flatten)]
         database: DatabaseSettings,
@@ -21,10 +22,10 @@ pub(crate) enum Args {
         #[command(flatten)]
         name: Name,
         /// When it fires, in RFC 3339 form; in the past: at once
-        #[arg(long, value_name = "TIME", required_unless_present = "after", conflicts_with = "after")]
+        #[arg(long, value_parser = due_at, value_name = "TIME", group = "due")]
         due_at: Option<Deadline>,
-        /// In how long it fires
-        #[arg(long, value_parser = duration, value_name = "DURATION")]
+        /// In how long it fires; this or --due-at
+        #[arg(long, value_parser = duration, value_name = "DURATION", group = "due")]
         after: Option<Human>,
         /// What goes along with its event: JSON of at most 8,192 bytes
         #[arg(long, value_name = "JSON", value_parser = json)]
@@ -47,12 +48,12 @@ pub(crate) enum Args {
         #[arg(long)]
         json: bool,
     },
-    /// List timers, those that are due first first
+    /// List timers that are armed, or all of a subject; those that are due first first
     List {
         #[command(flatten)]
         database: DatabaseSettings,
-        /// Of this subject, such as an order's ID
-        #[arg(long)]
+        /// Of this subject, such as an order's ID: in every state, unless --state names one
+        #[arg(long, value_parser = subject)]
         subject: Option<String>,
         /// Of this kind
         #[arg(long, value_parser = kind)]
@@ -93,9 +94,6 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
                 (Some(at), _) => TimerDue::At(at),
                 (None, after) => TimerDue::After(after.map_or_else(Default::default, |after| after.0)),
             };
-            if let TimerDue::At(at) = due {
-                check_timer_due(at).map_err(|error| Failure::negative(error.to_string()))?;
-            }
             let mut connection = servers::migrated_database(&database).await?;
             outbox::arm_timer(&mut connection, &id, due, data.as_ref().map(|data| data.get())).await?;
             let timer = outbox::timer(&mut connection, &id).await?.ok_or_else(|| unknown(&id))?;
@@ -123,6 +121,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             }
         }
         Args::List { database, subject, kind, state, limit, json } => {
+            // Those of all subjects that have fired are many, and over.
+            let state = state.or(subject.is_none().then_some(TimerState::Armed));
             let filter = TimerFilter { subject, kind, state };
             let mut connection = servers::migrated_database(&database).await?;
             let found = outbox::timers(&mut connection, &filter, limit.saturating_add(1)).await?;
@@ -168,6 +168,15 @@ fn table(timers: &[TimerView]) -> Table {
 
 fn kind(text: &str) -> Result<String, String> {
     check_kind(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn subject(text: &str) -> Result<String, String> {
+    check_subject(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn due_at(text: &str) -> Result<Deadline, String> {
+    let at: Deadline = text.parse().map_err(|error: BadDeadline| error.to_string())?;
+    check_timer_due(at).map(|()| at).map_err(|error| error.to_string())
 }
 
 fn json(text: &str) -> Result<Box<RawValue>, String> {

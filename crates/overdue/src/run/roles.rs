@@ -183,11 +183,13 @@ impl Roles {
         self.names.push("webhooks");
         let store = StoppedEndpoints::new(servers::client(&settings.database, WEBHOOK_CONNECTIONS, Purpose::Shop)?);
         let confirm_timeout = settings.broker.confirm_timeout();
+        let names: Vec<String> = endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
         let webhooks = Webhooks::new(broker, endpoints, lanes, store, confirm_timeout).map_err(Failure::settings)?;
         let webhooks = match settings.tuning.probe_every {
             Some(probe_every) => webhooks.probing_every(probe_every.0),
             None => webhooks,
         };
+        tracing::info!(endpoints = names.join(" "), "delivering to endpoints");
         self.webhooks = Some(webhooks.metrics());
         self.spawn(webhooks.run(self.shutdown.clone()));
         Ok(())

@@ -14,10 +14,10 @@ use crate::failure::Failure;
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "HTTP")]
 pub(crate) struct HttpSettings {
-    /// Where to serve /healthz, /readyz and /metrics, and with the role `api` the orders; without it there is no HTTP
+    /// Where to serve /healthz, /readyz and /metrics, and with the role `api` the orders and timers; without it there is no HTTP
     #[arg(long, env = "OVERDUE_LISTEN", value_name = "ADDRESS:PORT")]
     pub(crate) listen: Option<SocketAddr>,
-    /// The bearer token for everything under /orders, 16 bytes or more; needed unless only this machine can connect
+    /// The bearer token for everything under /orders and /timers, 16 bytes or more; needed unless only this machine can connect
     #[arg(long, env = "OVERDUE_API_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     api_token: Option<SecretString>,
     /// A file that holds the token
