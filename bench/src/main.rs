@@ -167,7 +167,7 @@ const FULL: Sizes = Sizes {
     down_s: 60,
     relay: 100_000,
     timers: 100_000,
-    webhooks: 20_000,
+    webhooks: 60_000,
     webhooks_dead: 100_000,
     backlog: &[0, 100_000, 1_000_000, 3_000_000],
     gateway: 4_000,

@@ -196,6 +196,20 @@ impl Stage {
         self.watch((0..processes).map(start).collect(), says).await
     }
 
+    /// Waits until the broker has written down what it was sent: until it idles for a second, for a minute at most.
+    pub(crate) async fn broker_idles(&self) -> Result<()> {
+        let mut before = self.servers.cpu(&[])?;
+        for _ in 0..60 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let now = self.servers.cpu(&[])?;
+            if now.since(before).broker < 0.1 {
+                break;
+            }
+            before = now;
+        }
+        Ok(())
+    }
+
     /// Waits until these processes are at work.
     pub(crate) async fn watch(&self, processes: Vec<Process>, says: &str) -> Result<Watched> {
         for process in &processes {

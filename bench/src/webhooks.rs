@@ -36,8 +36,9 @@ pub(crate) async fn backlog(
         let (stage, receiver) = (Stage::set(servers).await, Receiver::start().await);
         let arrivals = Arrivals::of(&receiver);
         let file = Endpoints::declare(&stage, &receiver).await?;
-        publish(&stage, "dead.letter", 0..dead).await?;
+        publish(&stage, "payment.late", 0..dead).await?;
         publish(&stage, "order.closed", 0..events).await?;
+        stage.broker_idles().await?;
         let watched = stage.start_quietly(&["--only", "webhooks", "--webhooks", file.path()], "running").await?;
         arrivals.reach(events).await;
         let cpu = stage.used(&watched)?;
@@ -96,7 +97,7 @@ impl Endpoints {
                  keys = [\"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"]\n"
             )
         };
-        let text = endpoint("shop", &receiver.url(), "order.*") + &endpoint("dead", DEAD, "dead.*");
+        let text = endpoint("shop", &receiver.url(), "order.*") + &endpoint("dead", DEAD, "payment.*");
         let file = Self(std::env::temp_dir().join(format!("overdue-{}-endpoints.toml", stage.world.vhost)));
         std::fs::write(&file.0, text)?;
         let declared = stage.world.overdue(&["topology", "declare", "--webhooks", file.path()]).await;
