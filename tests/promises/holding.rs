@@ -208,7 +208,7 @@ async fn a_worker_that_is_restarted_again_and_again_while_it_holds_parks_no_good
         // A subscription that is being opened would outlive this crash, as it would not outlive a process.
         eventually("it holds them", async || {
             let counted = worker.counted();
-            (counted.held_orders, counted.consumers_open) == (i64::from(ORDERS), 5)
+            (counted.held_orders, counted.consumers_open) == (i64::from(ORDERS), 6)
         })
         .await;
         worker.crash().await;

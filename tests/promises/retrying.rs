@@ -81,6 +81,7 @@ async fn a_batch_that_was_held_for_too_long_goes_back_and_comes_again_when_the_d
     let worker = world.worker_with(PipelineSettings {
         pipelines: 1,
         gateway_pipelines: 0,
+        timer_pipelines: 0,
         hold_max: Duration::from_millis(600),
         ..PipelineSettings::default()
     });

@@ -149,16 +149,18 @@ async fn timers_are_armed_and_cancelled_from_a_shell() {
     assert!(run(&["list", "--limit", "1"], 0).await.contains("more than 1"));
     run(&["cancel", "sms", "842317"], 0).await;
     assert!(run(&["cancel", "sms", "1"], 1).await.contains("there is no timer sms:1"));
+    assert!(!run(&["list"], 0).await.contains("sms"), "those that are armed");
+    assert!(run(&["list", "--subject", "842317"], 0).await.contains("sms"), "all of a subject");
     for (arguments, words) in [
         (&["arm", "Receipt", "1", "--after", "1s"][..], "a letter first"),
         (&["arm", "receipt", "a b", "--after", "1s"], "not allowed"),
-        (&["arm", "receipt", "1"], "--due-at"),
+        (&["arm", "receipt", "1"], "--after"),
+        (&["arm", "receipt", "1", "--due-at", "9999-01-01T00:00:00Z"], "cannot be due at"),
+        (&["list", "--subject", "a b"], "not allowed"),
         (&["arm", "receipt", "1", "--after", "1s", "--data", "{"], "not JSON"),
     ] {
         assert!(run(arguments, 2).await.contains(words), "{arguments:?}");
     }
-    let year_9999 = ["arm", "receipt", "1", "--due-at", "9999-01-01T00:00:00Z"];
-    assert!(run(&year_9999, 1).await.contains("cannot be due at"));
     let worker = [world.relay(), world.worker()];
     run(&["arm", "sms", "842317", "--after", "0s"], 0).await;
     becomes(&world, "sms:842317", TimerState::Fired).await;

@@ -28,7 +28,7 @@ pub struct PipelineSettings {
     pub pipelines: usize,
     /// How many pipelines ask gateways, in addition to those.
     pub gateway_pipelines: usize,
-    /// How many pipelines fire timers, in addition to those. What a timer costs is a small part of what an order does.
+    /// How many pipelines fire timers, in addition to those. With one, a burst of timers leaves half of the database idle.
     pub timer_pipelines: usize,
     /// A batch is closed when its messages name this many orders.
     pub batch_orders_max: usize,
@@ -54,7 +54,7 @@ impl Default for PipelineSettings {
         Self {
             pipelines: 2,
             gateway_pipelines: 2,
-            timer_pipelines: 1,
+            timer_pipelines: 2,
             batch_orders_max: 2048,
             prefetch_messages: 2048,
             confirm_timeout: Publisher::CONFIRM_TIMEOUT,
