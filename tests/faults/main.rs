@@ -1,5 +1,5 @@
 //! With orders flowing in, paid, cancelled and duplicated, one thing after another is killed, cut or filled. After each:
-//! no order and no timer is lost, the books are clean, the stock is exact, and every fact was announced. The last six are no faults of ours but
+//! no order and no timer is lost, the books are clean, the stock is exact, and every fact was announced and delivered. The last six are no faults of ours but
 //! foreign neighbours; the table shows how late the shop's own orders were closed beside them.
 //!
 //! `make faults` does each often and prints the table; `make test` does each once. The servers that are killed are the
@@ -9,6 +9,7 @@ mod neighbours;
 mod scenarios;
 mod shop;
 mod stage;
+mod webhooks;
 
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -53,7 +54,7 @@ async fn whatever_breaks_nothing_is_lost() {
 
 fn table(rows: &[Row]) -> String {
     let mut text = format!(
-        "{:44} {:>5} {:>7} {:>7} {:>6} {:>9} {:>8} {:>7} {:>7} {:>5} {:>8} {:>5}  books\n",
+        "{:44} {:>5} {:>7} {:>7} {:>6} {:>9} {:>8} {:>7} {:>7} {:>9} {:>5} {:>8} {:>5}  books\n",
         "fault",
         "times",
         "orders",
@@ -63,6 +64,7 @@ fn table(rows: &[Row]) -> String {
         "rescued",
         "timers",
         "events",
+        "delivered",
         "lost",
         "late max",
         "took"
@@ -70,7 +72,7 @@ fn table(rows: &[Row]) -> String {
     for Row { name, times, books, took_s } in rows {
         let _ = writeln!(
             text,
-            "{name:44} {times:>5} {:>7} {:>7} {:>6} {:>9} {:>8} {:>7} {:>7} {:>5} {:>7.2}s {took_s:>4}s  {}",
+            "{name:44} {times:>5} {:>7} {:>7} {:>6} {:>9} {:>8} {:>7} {:>7} {:>9} {:>5} {:>7.2}s {took_s:>4}s  {}",
             books.orders,
             books.closed,
             books.paid,
@@ -78,6 +80,7 @@ fn table(rows: &[Row]) -> String {
             books.rescued,
             books.timers,
             books.events,
+            books.delivered,
             books.lost,
             books.late_max_s,
             books.verdict()

@@ -33,6 +33,7 @@ scenarios! {
     "worker killed (-9)" => worker_killed,
     "relay killed (-9)" => relay_killed,
     "sweep leader killed (-9)" => sweep_leader_killed,
+    "webhooks killed (-9)" => webhooks_killed,
     "one of each killed at random" => killed_at_random,
     "broker stopped and started" => broker_stopped,
     "broker killed (-9) and started" => broker_killed,
@@ -61,6 +62,10 @@ async fn worker_killed(rounds: u32) -> (u32, Books) {
 
 async fn relay_killed(rounds: u32) -> (u32, Books) {
     kill_each(rounds, [0, 1]).await
+}
+
+async fn webhooks_killed(rounds: u32) -> (u32, Books) {
+    kill_each(rounds, [6, 7]).await
 }
 
 /// Both, one after the other; at times both are dead.
@@ -346,7 +351,9 @@ fn add(all: &mut Books, books: Books) {
     all.paid += books.paid;
     all.cancelled += books.cancelled;
     all.rescued += books.rescued;
+    all.timers += books.timers;
     all.events += books.events;
+    all.delivered += books.delivered;
     all.lost += books.lost;
     all.late_max_s = all.late_max_s.max(books.late_max_s);
     all.wrong.extend(books.wrong);

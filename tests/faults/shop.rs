@@ -41,6 +41,8 @@ pub(crate) struct Books {
     pub(crate) timers: u64,
     /// Different ones that were heard.
     pub(crate) events: u64,
+    /// Different ones that were delivered by webhooks.
+    pub(crate) delivered: u64,
     /// Orders that are pending still.
     pub(crate) lost: u64,
     /// From the deadline of an order to its close, at worst.
@@ -50,6 +52,19 @@ pub(crate) struct Books {
 }
 
 impl Books {
+    /// What is announced once each: an end of an order, and a timer that fires. No timer is armed twice.
+    pub(crate) fn facts(&self) -> u64 {
+        self.closed + self.paid + self.timers
+    }
+
+    /// So many different events were delivered by webhooks.
+    pub(crate) fn deliver(&mut self, delivered: u64) {
+        self.delivered = delivered;
+        if delivered != self.facts() {
+            self.wrong.push(format!("{delivered} events delivered for {} facts", self.facts()));
+        }
+    }
+
     pub(crate) fn verdict(&self) -> String {
         match (self.lost, self.wrong.as_slice()) {
             (0, []) => "clean".to_owned(),
@@ -158,8 +173,7 @@ impl Shop {
         if count(world, armed).await != Some(0) {
             books.wrong.push("timers are armed still".to_owned());
         }
-        // No timer is armed twice, so each has one event at the most: and exactly one, if it has fired.
-        let facts = books.closed + books.paid + books.timers;
+        let facts = books.facts();
         books.events = heard(world, facts).await;
         if books.events != facts {
             books.wrong.push(format!("{} events for {facts} facts", books.events));

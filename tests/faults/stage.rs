@@ -9,20 +9,22 @@ use tokio::process::Command;
 use url::Url;
 
 use crate::shop::{Books, Shop};
+use crate::webhooks::Listener;
 
 pub(crate) struct Stage {
     pub(crate) world: Arc<World>,
     pub(crate) shop: Shop,
-    /// Relays, workers and sweeps, in this order: two of each.
+    /// Relays, workers, sweeps and webhooks, in this order: two of each.
     cast: Vec<(&'static str, Option<Process>)>,
     /// Between the roles and the broker.
     pub(crate) to_broker: Proxy,
     /// Between the roles and the database.
     pub(crate) to_database: Proxy,
     environment: Vec<(String, String)>,
+    listener: Listener,
 }
 
-pub(crate) const ROLES: [&str; 6] = ["relay", "relay", "worker", "worker", "sweep", "sweep"];
+pub(crate) const ROLES: [&str; 8] = ["relay", "relay", "worker", "worker", "sweep", "sweep", "webhooks", "webhooks"];
 
 impl Stage {
     pub(crate) async fn set() -> Self {
@@ -43,12 +45,16 @@ impl Stage {
         }
         let (to_broker, amqp_url) = between(target.as_str()).await;
         let (to_database, database_url) = between(&world.database_url).await;
-        let mut all =
-            vec![("OVERDUE_AMQP_URL".to_owned(), amqp_url), ("OVERDUE_DATABASE_URL".to_owned(), database_url)];
+        let listener = Listener::open(&world).await;
+        let mut all = vec![
+            ("OVERDUE_AMQP_URL".to_owned(), amqp_url),
+            ("OVERDUE_DATABASE_URL".to_owned(), database_url),
+            ("OVERDUE_WEBHOOKS".to_owned(), listener.file().to_owned()),
+        ];
         all.extend(environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let shop = Shop::open(&world).await;
         let cast = ROLES.map(|role| (role, None)).into();
-        let mut stage = Self { world, shop, cast, to_broker, to_database, environment: all };
+        let mut stage = Self { world, shop, cast, to_broker, to_database, environment: all, listener };
         for index in 0..ROLES.len() {
             stage.start(index).await;
         }
@@ -104,6 +110,7 @@ impl Stage {
             }
         }
         let mut books = self.shop.close(&self.world).await;
+        books.deliver(self.listener.taken(books.facts()).await);
         for (role, process) in self.cast {
             let Some(mut process) = process else { continue };
             if process.has_ended() {
