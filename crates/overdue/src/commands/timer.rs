@@ -122,13 +122,19 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         }
         Args::List { database, subject, kind, state, limit, json } => {
             // Those of all subjects that have fired are many, and over.
-            let state = state.or(subject.is_none().then_some(TimerState::Armed));
+            let is_of_armed = state.is_none() && subject.is_none();
+            let state = if is_of_armed { Some(TimerState::Armed) } else { state };
+            let nothing = if is_of_armed {
+                "no such timer is armed; --state or --subject finds others"
+            } else {
+                "there are no such timers"
+            };
             let filter = TimerFilter { subject, kind, state };
             let mut connection = servers::migrated_database(&database).await?;
             let found = outbox::timers(&mut connection, &filter, limit.saturating_add(1)).await?;
             let is_cut = found.len() > limit;
             let list = TimerList { timers: found.into_iter().take(limit).map(TimerView::from).collect() };
-            print_list(&list.timers, json, "there are no such timers", table)?;
+            print_list(&list.timers, json, nothing, table)?;
             if is_cut {
                 complain(format_args!("there are more than {limit}: --limit"));
             }
