@@ -26,14 +26,17 @@ impl Resolve for CheckedResolver {
     }
 }
 
+/// What is said of an address that is not public, and not meant to be.
+pub(crate) const PRIVATE: &str =
+    "which is no public address: nothing is sent there (allow_private = true, if it is meant)";
+
 /// Why an address is not connected to, if it is not. One of the link alone never is: there the clouds keep the credentials of their
 /// machines.
 pub(crate) fn refusal(address: IpAddr, allows_private: bool) -> Option<String> {
-    let address = address.to_canonical();
     let why = if is_link_local(address) {
         "which is link-local: nothing is ever sent there"
     } else if !allows_private && !is_public(address) {
-        "which is no public address: nothing is sent there (allow_private = true, if it is meant)"
+        PRIVATE
     } else {
         return None;
     };
@@ -44,7 +47,11 @@ fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local(),
         // The second is where one cloud keeps its credentials in IPv6.
-        IpAddr::V6(address) => address.is_unicast_link_local() || address == AWS_METADATA,
+        IpAddr::V6(address) => {
+            embedded(address).is_some_and(|address| address.is_link_local())
+                || address.is_unicast_link_local()
+                || address == AWS_METADATA
+        }
     }
 }
 
@@ -79,20 +86,24 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     !special
 }
 
-fn is_public_v6(address: Ipv6Addr) -> bool {
-    // An address of the old Internet in the clothes of the new one: mapped, compatible, translated, 6to4.
-    let segments = address.segments();
-    let embedded = match segments {
+/// An address of the old Internet in the clothes of the new one: mapped, compatible, translated, 6to4.
+fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let (high, low) = match address.segments() {
         [0, 0, 0, 0, 0, 0xffff, high, low] | [0, 0, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
-            Some((high, low))
+            (high, low)
         }
-        [0x2002, high, low, ..] => Some((high, low)),
-        _ => None,
+        [0x2002, high, low, ..] => (high, low),
+        _ => return None,
     };
-    if let Some((high, low)) = embedded {
-        let [[a, b], [c, d]] = [high.to_be_bytes(), low.to_be_bytes()];
-        return is_public_v4(Ipv4Addr::new(a, b, c, d));
+    let [[a, b], [c, d]] = [high.to_be_bytes(), low.to_be_bytes()];
+    Some(Ipv4Addr::new(a, b, c, d))
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    if let Some(address) = embedded(address) {
+        return is_public_v4(address);
     }
+    let segments = address.segments();
     // Global unicast alone, without what of it is for documents, benchmarks and tunnels.
     let is_global = segments[0] & 0xe000 == 0x2000;
     let is_special = segments[0] == 0x2001 && (segments[1] < 0x0200 || segments[1] == 0x0db8)
@@ -107,7 +118,14 @@ mod tests {
     #[test]
     fn what_is_on_the_link_is_refused_always_and_what_is_private_unless_it_is_meant() {
         let refused = |text: &str, allows_private| refusal(text.parse().unwrap(), allows_private).is_some();
-        for text in ["169.254.169.254", "fe80::1", "::ffff:169.254.169.254", "fd00:ec2::254"] {
+        for text in [
+            "169.254.169.254",
+            "fe80::1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+            "2002:a9fe:a9fe::1",
+            "fd00:ec2::254",
+        ] {
             assert!(refused(text, true) && refused(text, false), "{text}");
         }
         for text in ["127.0.0.1", "10.1.2.3", "::1", "fd12::1"] {

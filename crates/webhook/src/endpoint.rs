@@ -4,7 +4,7 @@ use std::time::Duration;
 use order::EventKind;
 use url::{Host, Url};
 
-use crate::address::refusal;
+use crate::address::{PRIVATE, refusal};
 use crate::signing::Key;
 
 /// Where events are delivered to.
@@ -114,9 +114,7 @@ fn check_url(url: &Url, allows_private: bool) -> Result<(), BadEndpoint> {
     match url.scheme() {
         "https" => {}
         "http" if is_here && !allows_private => {
-            return bad(
-                "this machine has no public address: nothing is sent there (allow_private = true, if it is meant)",
-            );
+            return Err(BadEndpoint::BadUrl(format!("it leads to this machine, {PRIVATE}")));
         }
         "http" if is_here => {}
         "http" => return bad("http only for this machine (127.0.0.1, localhost); https for all others"),
