@@ -65,6 +65,16 @@ grant select, update on gateways to overdue_operator;
 grant select, insert, delete on webhook_endpoints to overdue_operator;
 grant insert on outbox to overdue_operator;
 
+-- Every process says that it is at work. The one that sweeps deletes what is too old.
+grant select, insert, update, delete on processes to overdue_relay, overdue_worker, overdue_webhooks;
+grant select, insert, update on process_minutes to overdue_relay, overdue_worker, overdue_webhooks;
+grant delete on process_minutes to overdue_worker;
+-- What happens to orders on their way is written down.
+grant insert on order_trail to overdue_relay, overdue_worker, overdue_webhooks;
+grant select (at), delete on order_trail to overdue_worker;
+grant select on probes to overdue_relay, overdue_worker, overdue_webhooks;
+grant select on processes, process_minutes, probes to overdue_operator;
+
 -- Health and metrics (`--listen`) read these in every process.
 grant select (created_at, event, events) on outbox to overdue_worker, overdue_api;
 grant select (status, payment_deadline) on orders to overdue_relay;

@@ -255,7 +255,7 @@ impl From<shop::OrderView> for OrderView {
 
 impl From<shop::PaymentView> for PaymentView {
     fn from(view: shop::PaymentView) -> Self {
-        let shop::PaymentView { gateway, trade_no, prepay, state, transaction_id, refund } = view;
+        let shop::PaymentView { gateway, trade_no, prepay, state, transaction_id, refund, .. } = view;
         Self { gateway, trade_no, prepay, state, transaction_id, refund }
     }
 }

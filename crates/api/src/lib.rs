@@ -23,6 +23,7 @@ mod tidy;
 mod timers;
 mod token;
 
+pub use axum::Router;
 pub use body::{Item, LogEntry, OrderView, PaymentView, TimelineEntry, TimerList, TimerView};
 pub use health::{Readiness, Trouble};
 pub use metrics::Metrics;

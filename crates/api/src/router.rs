@@ -8,8 +8,8 @@ use crate::metrics::metrics as show_metrics;
 use crate::service::{OrderService, Vitals};
 use crate::{auth, changes, health, input, limits, notify, openapi, orders, problem, timers};
 
-/// Health and metrics, and the order service if there is one.
-pub fn router(vitals: Vitals, service: Option<OrderService>) -> Router {
+/// Health and metrics, the order service if there is one, and pages of another part of the program, if there are any.
+pub fn router(vitals: Vitals, service: Option<OrderService>, pages: Option<Router>) -> Router {
     let Vitals { readiness, metrics } = vitals;
     let mut router = Router::new()
         .route("/healthz", get(health::healthz))
@@ -17,6 +17,9 @@ pub fn router(vitals: Vitals, service: Option<OrderService>) -> Router {
         .merge(Router::new().route("/metrics", get(show_metrics)).with_state(metrics));
     if let Some(service) = service {
         router = router.merge(service_router(Arc::new(service)));
+    }
+    if let Some(pages) = pages {
+        router = router.merge(pages);
     }
     router
         .fallback(problem::not_found)

@@ -238,6 +238,22 @@ pub enum Credited {
     Unchanged,
 }
 
+impl Credited {
+    /// The same in words.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Paid => "the order is paid",
+            Self::Late => "too late, it goes back",
+            Self::Already => "it was on record",
+            Self::Twice => "the order was paid before, it goes back",
+            Self::Disputed => "the order was paid otherwise, a person must look",
+            Self::Shared => "the transaction is on record for another trade, a person must look",
+            Self::Unchanged => "the order stayed pending",
+        }
+    }
+}
+
 /// Money that a gateway has taken and that cannot be credited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MoneyAside {

@@ -60,6 +60,10 @@ pub struct ParkedRow {
     pub state: String,
     /// Why it was dropped, where no person has dropped it.
     pub note: Option<String>,
+    /// When it was sent in again, or dropped.
+    pub changed_at: Option<OffsetDateTime>,
+    /// Who did that.
+    pub changed_by: Option<String>,
 }
 
 /// Messages that are held for the same reason.
@@ -75,6 +79,8 @@ pub struct ParkedGroup {
     pub last_at: OffsetDateTime,
     /// The detail of the last.
     pub detail: Option<String>,
+    /// The number of the last.
+    pub last_id: i64,
 }
 
 /// For how long a message that was dropped can be had back.
@@ -92,7 +98,7 @@ const PASSING_HEADERS: [&str; 6] = [
 
 const COLUMNS: &str =
     "id, reason, detail, orders, routing_key, properties::text as properties, headers::text as headers, body,
-    attempts, history, times, first_at, last_at, state, note";
+    attempts, history, times, first_at, last_at, state, note, changed_at, changed_by";
 
 impl ParkedTable {
     /// The table in this database.
@@ -150,19 +156,24 @@ impl ParkedTable {
     pub async fn groups(&self) -> Result<Vec<ParkedGroup>, BookError> {
         let rows = self.client.within(is_bad, async |client| {
             let groups = "select reason, count(*) as messages, min(first_at) as first_at, max(last_at) as last_at,
-                              (array_agg(detail order by last_at desc))[1] as detail
+                              (array_agg(detail order by last_at desc))[1] as detail, max(id) as last_id
                           from parked where state = 'held' group by reason order by messages desc, reason";
             client.query(groups, &[]).await
         });
-        let group = |row: &Row| {
-            Ok(ParkedGroup {
-                reason: row.try_get("reason")?,
-                messages: row.try_get("messages")?,
-                first_at: row.try_get("first_at")?,
-                last_at: row.try_get("last_at")?,
-                detail: row.try_get("detail")?,
-            })
-        };
+        rows.await?.iter().map(group).collect()
+    }
+
+    /// As [`ParkedTable::groups`], in the order of the reasons, and each counted up to a bound: of a group that has more than
+    /// `count_max`, one more is told. The times are those of the message that was parked first, and last.
+    ///
+    /// # Errors
+    /// [`BookError`] where the database cannot be asked.
+    pub async fn groups_up_to(&self, count_max: i64) -> Result<Vec<ParkedGroup>, BookError> {
+        let bound = count_max.saturating_add(1);
+        let rows = self.client.within(is_bad, async |client| {
+            let groups = client.prepare_cached(include_str!("parked_groups.sql")).await?;
+            client.query(&groups, &[&bound]).await
+        });
         rows.await?.iter().map(group).collect()
     }
 
@@ -181,7 +192,7 @@ impl ParkedTable {
         let (ages, state) = (filter.ages(), state.as_str());
         let rows = self.client.within(is_bad, async |client| {
             let page =
-                format!("select {COLUMNS} from parked where {CHOSEN} and id > $9 and id <= $10 order by id limit $11");
+                format!("select {COLUMNS} from parked where {CHOSEN} and id > $10 and id <= $11 order by id limit $12");
             let mut values = filter.values(&ages, &state);
             values.extend([&after as &(dyn ToSql + Sync), &until, &count_max]);
             client.query(&page, &values).await
@@ -201,6 +212,28 @@ impl ParkedTable {
         });
         let row = row.await?;
         Ok((row.try_get(0)?, row.try_get(1)?))
+    }
+
+    /// How many messages up to the number `until` are chosen and in this state; no more than `count_max` are counted.
+    ///
+    /// # Errors
+    /// [`BookError`] where the database cannot be asked.
+    pub async fn count_up_to(
+        &self,
+        filter: &ParkedFilter,
+        state: ParkedState,
+        until: i64,
+        count_max: i64,
+    ) -> Result<i64, BookError> {
+        let (ages, state) = (filter.ages(), state.as_str());
+        let row = self.client.within(is_bad, async |client| {
+            let count =
+                format!("select count(*) from (select from parked where {CHOSEN} and id <= $10 limit $11) chosen");
+            let mut values = filter.values(&ages, &state);
+            values.extend([&until as &(dyn ToSql + Sync), &count_max]);
+            client.query_one(&count, &values).await
+        });
+        Ok(row.await?.try_get(0)?)
     }
 
     /// One message, in whatever state.
@@ -308,6 +341,17 @@ async fn add_one(transaction: &Transaction<'_>, add: &Statement, parking: &Parki
     transaction.execute(add, &arguments).await.map(drop)
 }
 
+fn group(row: &Row) -> Result<ParkedGroup, BookError> {
+    Ok(ParkedGroup {
+        reason: row.try_get("reason")?,
+        messages: row.try_get("messages")?,
+        first_at: row.try_get("first_at")?,
+        last_at: row.try_get("last_at")?,
+        detail: row.try_get("detail")?,
+        last_id: row.try_get("last_id")?,
+    })
+}
+
 fn parked_row(row: &Row) -> Result<ParkedRow, BookError> {
     let json = |name: &str| -> Result<Map<String, Value>, BookError> {
         Ok(serde_json::from_str(row.try_get(name)?).unwrap_or_default())
@@ -330,6 +374,8 @@ fn parked_row(row: &Row) -> Result<ParkedRow, BookError> {
         last_at: row.try_get("last_at")?,
         state: row.try_get("state")?,
         note: row.try_get("note")?,
+        changed_at: row.try_get("changed_at")?,
+        changed_by: row.try_get("changed_by")?,
     })
 }
 

@@ -21,6 +21,8 @@ pub struct ParkedFilter {
     pub newer_than: Option<Duration>,
     /// Those that have been there for so long.
     pub older_than: Option<Duration>,
+    /// Those that were sent in again, or dropped, by this.
+    pub changed_by: Option<String>,
 }
 
 /// What a person has done with a message.
@@ -34,11 +36,11 @@ pub enum ParkedState {
     Dropped,
 }
 
-/// `$1` to `$7` are the fields of [`ParkedFilter`], `$8` the state.
+/// `$1` to `$7` and `$9` are the fields of [`ParkedFilter`], `$8` the state.
 pub(crate) const CHOSEN: &str = "state = $8 and ($1::bigint[] = '{}' or id = any($1)) and ($2::text is null or reason = $2)
     and ($3::text is null or orders @> array[$3]) and ($4::float8 is null or first_at <= clock_timestamp() - $4 * interval '1 second')
     and ($5::text is null or headers->>'x-overdue-endpoint' = $5) and ($6::text is null or headers->>'x-overdue-event' = $6)
-    and ($7::float8 is null or last_at > clock_timestamp() - $7 * interval '1 second')";
+    and ($7::float8 is null or last_at > clock_timestamp() - $7 * interval '1 second') and ($9::text is null or changed_by = $9)";
 
 impl ParkedFilter {
     /// The older and the newer bound, in seconds.
@@ -49,7 +51,17 @@ impl ParkedFilter {
     /// The values of [`CHOSEN`].
     pub(crate) fn values<'a>(&'a self, ages: &'a [Option<f64>; 2], state: &'a &str) -> Vec<&'a (dyn ToSql + Sync)> {
         let [older_than, newer_than] = ages;
-        vec![&self.ids, &self.reason, &self.order, older_than, &self.endpoint, &self.event, newer_than, state]
+        vec![
+            &self.ids,
+            &self.reason,
+            &self.order,
+            older_than,
+            &self.endpoint,
+            &self.event,
+            newer_than,
+            state,
+            &self.changed_by,
+        ]
     }
 }
 

@@ -7,6 +7,7 @@ use order::{Money, OrderId};
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use crate::BookError;
 use crate::postgres::is_bad;
@@ -104,6 +105,9 @@ pub struct RefundRecord {
     pub succeeded_at: Option<OffsetDateTime>,
     /// What the gateway has signed, where a person must look at it.
     pub said: Option<String>,
+    /// When it is looked at next, unless it has come to its end.
+    #[serde(with = "time::serde::rfc3339")]
+    pub next_attempt_at: OffsetDateTime,
 }
 
 impl Refunds {
@@ -157,12 +161,52 @@ impl Refunds {
     /// # Errors
     /// [`BookError`] where the database cannot be asked.
     pub async fn list(&self, state: Option<&str>, count_max: i64) -> Result<Vec<RefundRecord>, BookError> {
+        self.records(
+            "$1::text is null or state = $1 order by created_at desc, refund_no limit $2",
+            &[&state, &count_max],
+        )
+        .await
+    }
+
+    /// Refunds that need a person, the oldest first, after the one of this time and number.
+    ///
+    /// # Errors
+    /// [`BookError`] where the database cannot be asked.
+    pub async fn needing_person(
+        &self,
+        after: Option<(OffsetDateTime, &str)>,
+        count_max: i64,
+    ) -> Result<Vec<RefundRecord>, BookError> {
+        let (at, refund_no) = after.unwrap_or((OffsetDateTime::UNIX_EPOCH, ""));
+        let which =
+            "state = 'needs_person' and (created_at, refund_no) > ($1, $2) order by created_at, refund_no limit $3";
+        self.records(which, &[&at, &refund_no, &count_max]).await
+    }
+
+    /// The refunds of an order, the oldest first.
+    ///
+    /// # Errors
+    /// [`BookError`] where the database cannot be asked.
+    pub async fn of_order(&self, id: &str) -> Result<Vec<RefundRecord>, BookError> {
+        self.records("order_id = $1 order by created_at, refund_no limit 100", &[&id]).await
+    }
+
+    /// One refund.
+    ///
+    /// # Errors
+    /// [`BookError`] where the database cannot be asked.
+    pub async fn get(&self, refund_no: &str) -> Result<Option<RefundRecord>, BookError> {
+        Ok(self.records("refund_no = $1", &[&refund_no]).await?.pop())
+    }
+
+    async fn records(&self, which: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<RefundRecord>, BookError> {
         let rows = self.client.within(is_bad, async |client| {
-            let list =
+            let list = format!(
                 "select refund_no, order_id, gateway, trade_no, transaction_id, amount_minor, currency, reason, state, problem,
-                               attempts, created_at, succeeded_at, said
-                        from refunds where $1::text is null or state = $1 order by created_at desc, refund_no limit $2";
-            client.query(list, &[&state, &count_max]).await
+                     attempts, created_at, succeeded_at, said, next_attempt_at
+                 from refunds where {which}"
+            );
+            client.query(&list, values).await
         });
         Ok(rows.await?.iter().map(record).collect::<Result<_, _>>()?)
     }
@@ -237,5 +281,6 @@ fn record(row: &Row) -> Result<RefundRecord, tokio_postgres::Error> {
         created_at: row.try_get("created_at")?,
         succeeded_at: row.try_get("succeeded_at")?,
         said: row.try_get::<_, Option<&[u8]>>("said")?.map(|bytes| String::from_utf8_lossy(bytes).into_owned()),
+        next_attempt_at: row.try_get("next_attempt_at")?,
     })
 }

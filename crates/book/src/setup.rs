@@ -22,7 +22,7 @@ pub struct Flaw {
 }
 
 impl Flaw {
-    fn new(object: impl Into<String>, problem: impl Into<String>, advice: impl Into<String>) -> Self {
+    pub(crate) fn new(object: impl Into<String>, problem: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { object: object.into(), problem: problem.into(), advice: advice.into() }
     }
 }

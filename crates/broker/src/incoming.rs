@@ -101,6 +101,12 @@ impl Incoming {
         self.tag
     }
 
+    /// The lane by which it came, as its key tells; of what was sent straight to the due queue, its key.
+    #[must_use]
+    pub fn lane(&self) -> &str {
+        self.routing_key.split_once('.').map_or(&self.routing_key, |(lane, _)| lane)
+    }
+
     /// How many bytes its body has.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -114,6 +114,27 @@ pub(crate) struct FeatureFlag {
 }
 
 impl QueueState {
+    /// A queue of which no more is known than what could be delivered.
+    pub(crate) fn ready(name: &str, messages: u64, consumers: u64) -> Self {
+        Self {
+            name: name.to_owned(),
+            messages,
+            messages_ready: messages,
+            messages_unacknowledged: 0,
+            consumers,
+            arguments: Map::new(),
+            policy: None,
+            operator_policy: None,
+            effective_policy_definition: Value::Null,
+        }
+    }
+
+    /// For how long a message waits in it, in milliseconds, as it was declared; `None`: it is no lane.
+    #[must_use]
+    pub fn ttl_ms(&self) -> Option<u64> {
+        self.arguments.get("x-message-ttl").and_then(Value::as_u64)
+    }
+
     /// Messages that have expired and are held until their next queue has confirmed them. There is no other sign of a
     /// dead-lettered message that cannot be routed.
     #[must_use]

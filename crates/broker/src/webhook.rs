@@ -31,7 +31,7 @@ pub struct WebhookQueue {
 /// An event that an endpoint is to be sent.
 pub struct WebhookMessage {
     endpoint: String,
-    /// Its ID and type, as far as it tells.
+    /// Its ID, type and subject, as far as it tells.
     event: EventHead,
     body: Vec<u8>,
     properties: BasicProperties,
@@ -44,6 +44,7 @@ struct EventHead {
     id: Option<String>,
     #[serde(rename = "type")]
     kind: Option<String>,
+    subject: Option<String>,
 }
 
 /// The most characters of a detail: all headers must fit into one frame.
@@ -100,6 +101,18 @@ impl WebhookMessage {
         };
         let of_bytes = || HEXLOWER.encode(&Sha256::digest(&self.body));
         self.event.id.clone().or_else(of_message).unwrap_or_else(of_bytes)
+    }
+
+    /// The order that it is about, or a timer's subject, if it says so.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        self.event.subject.as_deref()
+    }
+
+    /// Its type, if it says so.
+    #[must_use]
+    pub fn event_type(&self) -> Option<&str> {
+        self.event.kind.as_deref()
     }
 
     /// Its bytes.

@@ -4,7 +4,7 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqlSafeStr as _};
 
 /// The files of `migrations/`. sqlx has a macro for this, which costs half a minute of compiling.
-const FILES: [(&str, &str); 13] = [
+const FILES: [(&str, &str); 14] = [
     ("0001_orders", include_str!("../../../migrations/0001_orders.sql")),
     ("0002_payments", include_str!("../../../migrations/0002_payments.sql")),
     ("0003_events", include_str!("../../../migrations/0003_events.sql")),
@@ -18,6 +18,7 @@ const FILES: [(&str, &str); 13] = [
     ("0011_on_time", include_str!("../../../migrations/0011_on_time.sql")),
     ("0012_timers", include_str!("../../../migrations/0012_timers.sql")),
     ("0013_webhooks", include_str!("../../../migrations/0013_webhooks.sql")),
+    ("0014_console", include_str!("../../../migrations/0014_console.sql")),
 ];
 
 /// Where it is written down which migrations were applied. A table of our own: a shop may use sqlx as well, in the same database.

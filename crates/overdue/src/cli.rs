@@ -2,7 +2,8 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    audit, gateway, migrate, openapi, order, parked, publish, refunds, stock, timer, topology, webhook,
+    audit, console_password, gateway, migrate, openapi, order, parked, publish, refunds, stock, timer, topology,
+    webhook,
 };
 use crate::failure::{EXIT_CODES, Failure};
 use crate::settings::LogSettings;
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     Doctor(Box<doctor::Args>),
     /// Check the books; exit 1 when something is off
     Audit(audit::Args),
+    /// Hash a password for the console's file of users; reads it from standard input
+    ConsolePassword,
     /// Watch some thousand orders be paid, cancelled and closed
     Demo(demo::Args),
 }
@@ -80,6 +83,7 @@ impl Command {
             Self::Gateway(args) => gateway::run(args).await,
             Self::Doctor(args) => doctor::run(&args).await,
             Self::Audit(args) => audit::run(&args).await,
+            Self::ConsolePassword => console_password::run(),
             Self::Demo(args) => demo::run(&args).await,
         }
     }

@@ -156,6 +156,15 @@ impl From<DatabaseError> for Failure {
     }
 }
 
+impl From<worker::RequeueError> for Failure {
+    fn from(error: worker::RequeueError) -> Self {
+        match error {
+            worker::RequeueError::Book(error) => error.into(),
+            worker::RequeueError::Broker(error) => error.into(),
+        }
+    }
+}
+
 impl From<BookError> for Failure {
     fn from(error: BookError) -> Self {
         Self::new(Kind::Unreachable, error)

@@ -10,6 +10,7 @@ use trace::TraceParent;
 
 use crate::claim::{ClaimedEvent, Unsendable};
 use crate::timeouts::Load;
+use crate::trail::Told;
 
 /// In the place of an event's type: the row has a list of events.
 const BATCH: &str = "batch";
@@ -30,21 +31,29 @@ struct Entry<'a> {
 }
 
 /// The messages of these events, and rows that are none; `source` is what the events call their source.
-pub(crate) fn loads(claimed: &[ClaimedEvent], source: &str) -> (Vec<Load>, Vec<Unsendable>) {
+pub(crate) fn loads(claimed: &[ClaimedEvent], source: &str, is_told: bool) -> (Vec<Load>, Vec<Unsendable>) {
     let (mut loads, mut unsendable) = (Vec::with_capacity(claimed.len()), Vec::new());
     for row in claimed {
-        match messages(row, source) {
-            Ok(messages) => loads.push(Load { rows: vec![row.id], messages }),
+        let mut told = Vec::new();
+        match messages(row, source, is_told.then_some(&mut told)) {
+            Ok(messages) => loads.push(Load { rows: vec![row.id], messages, told }),
             Err((reason, detail)) => unsendable.push(Unsendable { row: row.id, reason, detail }),
         }
     }
     (loads, unsendable)
 }
 
-fn messages(row: &ClaimedEvent, source: &str) -> Result<Vec<Outgoing>, (ParkReason, String)> {
+fn messages(
+    row: &ClaimedEvent,
+    source: &str,
+    mut told: Option<&mut Vec<Told>>,
+) -> Result<Vec<Outgoing>, (ParkReason, String)> {
     let not_json = |error: serde_json::Error| (ParkReason::NotJson, error.to_string());
     let traceparent = row.traceparent.as_ref().and_then(|text| text.parse::<TraceParent>().ok());
-    let message = |kind: &str, id: &str, order: &str, time, data: &RawValue| {
+    let mut message = |kind: &str, id: &str, order: &str, time, data: &RawValue| {
+        if let Some(told) = told.as_deref_mut() {
+            told.push((order.to_owned(), kind.to_owned()));
+        }
         let order = OrderId::new(order).map_err(|error| (ParkReason::IllegalOrderId, error.to_string()))?;
         Ok(Event { id, source, kind, subject: &order, time, data, traceparent: traceparent.as_ref() }.into())
     };
@@ -53,9 +62,9 @@ fn messages(row: &ClaimedEvent, source: &str) -> Result<Vec<Outgoing>, (ParkReas
         return Ok(vec![message(&row.event, &row.event_id, &row.order_id, Deadline::at(row.due_at), data)?]);
     }
     let entries: Vec<Entry<'_>> = serde_json::from_str(&row.data).map_err(not_json)?;
-    let message = |entry: &Entry<'_>| {
+    let mut message = |entry: &Entry<'_>| {
         let time = entry.time.parse().map_err(|error: order::BadDeadline| (ParkReason::NotJson, error.to_string()))?;
         message(&entry.event, &entry.id, &entry.order_id, time, entry.data)
     };
-    entries.iter().map(message).collect()
+    entries.iter().map(&mut message).collect()
 }

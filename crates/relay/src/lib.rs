@@ -9,6 +9,7 @@ mod metrics;
 mod pace;
 mod relay;
 mod timeouts;
+mod trail;
 
 pub use backlog::{Backlog, backlog};
 pub use metrics::RelayMetrics;

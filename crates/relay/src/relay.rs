@@ -6,12 +6,14 @@ use order::{COALESCE_WINDOW, Lanes};
 use retry::Policy;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
+use trace::Throttle;
 
 use crate::claim::{self, Claimed, Unsendable, claim_events, claim_timeouts, delete, oversized_events, release};
 use crate::event_flow::EventFlow;
 use crate::frontier::Frontier;
 use crate::pace::Pace;
 use crate::timeouts::Load;
+use crate::trail::{self, Told, TrailLimit};
 use crate::{RelayMetrics, events, timeouts};
 
 /// How the relay works.
@@ -71,6 +73,8 @@ struct Forwarder {
     metrics: RelayMetrics,
     frontier: Frontier,
     events: EventFlow,
+    trail: TrailLimit,
+    warnings: Throttle,
 }
 
 /// Which rows of the outbox a forwarder sends.
@@ -141,6 +145,8 @@ impl Relay {
             metrics: self.metrics.clone(),
             frontier: Frontier::default(),
             events: EventFlow::default(),
+            trail: TrailLimit::default(),
+            warnings: Throttle::default(),
         }
     }
 }
@@ -196,14 +202,14 @@ impl Forwarder {
         }
         let (mut carried, mut messages) = (Vec::with_capacity(loads.len()), Vec::new());
         for load in loads {
-            carried.push((load.rows, load.messages.len()));
+            carried.push((load.rows, load.messages.len(), load.told));
             messages.extend(load.messages);
         }
         let mut fates = self.publisher.publish(&messages).await.into_iter();
 
-        let (mut sent, mut refused, mut unsent) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut sent, mut refused, mut unsent, mut told) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut events, mut failure) = (0, None);
-        for (rows, count) in carried {
+        for (rows, count, told_of_it) in carried {
             let failures: Vec<NotPublished> = fates.by_ref().take(count).filter_map(Result::err).collect();
             self.metrics.messages.inc_by((count - failures.len()) as u64);
             self.metrics.failures.inc_by(failures.len() as u64);
@@ -211,6 +217,7 @@ impl Forwarder {
                 None => {
                     events += count;
                     sent.extend(rows);
+                    told.extend(told_of_it);
                 }
                 // The fault of this lane: the others must not wait for it.
                 Some(error @ (NotPublished::Unroutable(_) | NotPublished::Refused)) => {
@@ -232,8 +239,23 @@ impl Forwarder {
         self.frontier.give_back(&unsent);
         self.answered(release(connection, &refused, REFUSED_AGAIN_AFTER)).await?;
         self.answered(release(connection, &unsent, Duration::ZERO)).await?;
+        self.tell(connection, &told).await?;
         tracing::debug!(rows = ?self.rows, sent = sent.len(), messages = messages.len(), "sent");
         failure.map_or(Ok(found), |error| Err(error.into()))
+    }
+
+    /// Nothing depends on it that it is written down.
+    async fn tell(&self, connection: &mut PgConnection, told: &[Told]) -> Result<(), RelayError> {
+        let step = if self.rows == RowKind::Timeouts { "relayed" } else { "announced" };
+        match self.answered(trail::write(connection, step, told)).await {
+            Err(RelayError::Database(error)) if error.as_database_error().is_some() => {
+                if let Some(more) = self.warnings.lets_through("trail") {
+                    tracing::warn!(%error, more, "what was sent cannot be written down");
+                }
+                Ok(())
+            }
+            told => told,
+        }
     }
 
     /// Messages, each with the rows that it carries.
@@ -246,7 +268,8 @@ impl Forwarder {
                 let claiming = claim_timeouts(connection, above, count_max, lease);
                 let Claimed { count, last, timeouts, unsendable, now } = self.answered(claiming).await?;
                 self.park(connection, &unsendable).await?;
-                let loads = timeouts::loads(timeouts, &self.lanes, self.settings.window, now.now());
+                let is_told = self.trail.lets_through(timeouts.len());
+                let loads = timeouts::loads(timeouts, &self.lanes, self.settings.window, now.now(), is_told);
                 (count, count >= count_max, last, loads)
             }
             RowKind::Events => {
@@ -261,7 +284,8 @@ impl Forwarder {
                     let oversized = self.answered(oversized_events(connection)).await?;
                     self.park(connection, &oversized).await?;
                 }
-                let (loads, unsendable) = events::loads(&claimed, &self.settings.event_source);
+                let is_told = self.trail.lets_through(claimed.iter().map(|row| row.events).sum());
+                let (loads, unsendable) = events::loads(&claimed, &self.settings.event_source, is_told);
                 self.park(connection, &unsendable).await?;
                 let last = claimed.iter().map(|event| event.id).max();
                 (claimed.len(), is_full, last, loads)

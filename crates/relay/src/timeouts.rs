@@ -9,15 +9,24 @@ use time::OffsetDateTime;
 use trace::TraceParent;
 
 use crate::claim::ClaimedTimeout;
+use crate::trail::Told;
 
 /// Rows of the outbox, and the messages that carry them. They are deleted when all are confirmed.
 pub(crate) struct Load {
     pub(crate) rows: Vec<i64>,
     pub(crate) messages: Vec<Outgoing>,
+    /// What is written down of it once it was sent.
+    pub(crate) told: Vec<Told>,
 }
 
 /// Timeouts of one kind and shard share a message if they are due within the window of each other.
-pub(crate) fn loads(claimed: Vec<ClaimedTimeout>, lanes: &Lanes, window: Duration, now: OffsetDateTime) -> Vec<Load> {
+pub(crate) fn loads(
+    claimed: Vec<ClaimedTimeout>,
+    lanes: &Lanes,
+    window: Duration,
+    now: OffsetDateTime,
+    is_told: bool,
+) -> Vec<Load> {
     let mut routes: BTreeMap<(TimeoutKind, Shard), Vec<ClaimedTimeout>> = BTreeMap::new();
     for timeout in claimed {
         routes.entry((timeout.kind, lanes.shards().of(timeout.id.as_str()))).or_default().push(timeout);
@@ -26,7 +35,13 @@ pub(crate) fn loads(claimed: Vec<ClaimedTimeout>, lanes: &Lanes, window: Duratio
     for ((kind, shard), timeouts) in routes {
         for group in coalesce(timeouts, |timeout| timeout.due, now, window, wire::ORDERS_MAX) {
             let message = message(&group, kind, shard, lanes, now);
-            loads.push(Load { rows: group.into_iter().map(|timeout| timeout.row).collect(), messages: vec![message] });
+            let of = |timeout: &ClaimedTimeout| (timeout.id.to_string(), told(timeout, &message));
+            let told = if is_told { group.iter().map(of).collect() } else { Vec::new() };
+            loads.push(Load {
+                rows: group.into_iter().map(|timeout| timeout.row).collect(),
+                messages: vec![message],
+                told,
+            });
         }
     }
     loads
@@ -45,6 +60,12 @@ fn message(group: &[ClaimedTimeout], kind: TimeoutKind, shard: Shard, lanes: &La
     };
     let message = Outgoing::timeout(kind, &orders, hop, shard).until(now + hop.wait());
     message.traced(trace::onward(&span, &parents).as_ref())
+}
+
+fn told(timeout: &ClaimedTimeout, message: &Outgoing) -> String {
+    let lane = message.routing_key().split('.').next().unwrap_or_default();
+    let way = if lane == "now" { "straight to the workers".to_owned() } else { format!("by the lane {lane}") };
+    format!("{way}; due at {}", timeout.due)
 }
 
 #[cfg(test)]
@@ -66,7 +87,8 @@ mod tests {
 
     /// Rows and key of each message, in the order of the keys.
     fn grouped(claimed: Vec<ClaimedTimeout>, lanes: &Lanes) -> Vec<(Vec<i64>, String)> {
-        let loads = loads(claimed, lanes, Duration::from_millis(10), now());
+        let loads = loads(claimed, lanes, Duration::from_millis(10), now(), true);
+        assert!(loads.iter().all(|load| load.told.len() == load.rows.len()));
         loads.into_iter().map(|load| (load.rows, load.messages[0].routing_key().to_owned())).collect()
     }
 

@@ -2,7 +2,7 @@
 
 use order::{Deadline, Operator, OrderId, OrderStatus};
 use outbox::arm;
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
 
 use crate::OrderError;
@@ -35,6 +35,39 @@ pub async fn extend_in(
     }
     move_deadline(transaction, id, to, &format!("extended from {deadline} to {to}: {reason}"), operator).await?;
     Ok(to)
+}
+
+/// As [`extend_in`], in a transaction of its own.
+///
+/// # Errors
+/// Those of [`extend_in`].
+pub async fn extend(
+    connection: &mut PgConnection,
+    id: &OrderId,
+    to: Deadline,
+    reason: &str,
+    operator: Option<&Operator>,
+) -> Result<Deadline, OrderError> {
+    let mut transaction = connection.begin().await?;
+    let deadline = extend_in(&mut transaction, id, to, reason, operator).await?;
+    transaction.commit().await?;
+    Ok(deadline)
+}
+
+/// As [`make_due_in`], in a transaction of its own.
+///
+/// # Errors
+/// Those of [`make_due_in`].
+pub async fn make_due(
+    connection: &mut PgConnection,
+    id: &OrderId,
+    reason: &str,
+    operator: Option<&Operator>,
+) -> Result<(), OrderError> {
+    let mut transaction = connection.begin().await?;
+    make_due_in(&mut transaction, id, reason, operator).await?;
+    transaction.commit().await?;
+    Ok(())
 }
 
 /// Makes an order due at once, in a transaction of the caller's. A message for it goes out. It closes on the same path and

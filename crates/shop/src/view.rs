@@ -49,16 +49,33 @@ pub struct PaymentView {
     pub state: String,
     /// The gateway's own number of the payment, once it was paid.
     pub transaction_id: Option<String>,
+    /// When the attempt began.
+    pub begun_at: OffsetDateTime,
+    /// When it was paid, as the gateway says.
+    pub paid_at: Option<OffsetDateTime>,
+    /// When the sweep looks at it, if it is open once its order has ended.
+    pub ask_at: OffsetDateTime,
     /// The state of its refund, if its money goes back: `requested`, `processing`, `succeeded` or `needs_person`.
     pub refund: Option<String>,
 }
 
 /// The same as a record of a query.
-type PaymentTuple = (String, String, String, String, Option<String>, Option<String>);
+type PaymentTuple = (
+    String,
+    String,
+    String,
+    String,
+    Option<String>,
+    OffsetDateTime,
+    Option<OffsetDateTime>,
+    OffsetDateTime,
+    Option<String>,
+);
 
 impl From<PaymentTuple> for PaymentView {
-    fn from((gateway, trade_no, prepay, state, transaction_id, refund): PaymentTuple) -> Self {
-        Self { gateway, trade_no, prepay, state, transaction_id, refund }
+    fn from(payment: PaymentTuple) -> Self {
+        let (gateway, trade_no, prepay, state, transaction_id, begun_at, paid_at, ask_at, refund) = payment;
+        Self { gateway, trade_no, prepay, state, transaction_id, begun_at, paid_at, ask_at, refund }
     }
 }
 
@@ -71,6 +88,7 @@ const SHOW: &str = "
            status = 'pending' and payment_deadline <= clock_timestamp() as overdue,
            created_at, paid_at, closed_at, transaction_id,
            array(select row (p.gateway::text, p.trade_no::text, p.prepay::text, p.state::text, p.transaction_id::text,
+                             greatest(least(p.created_at, '9000-01-01Z'), '2000-01-01Z'), p.paid_at, p.ask_at,
                              (select r.state::text from refunds r
                               where r.order_id = p.order_id and r.gateway = p.gateway and r.trade_no = p.trade_no
                               order by r.created_at limit 1))

@@ -36,6 +36,11 @@ impl Circuit {
         self.probe_at.is_some()
     }
 
+    /// If it is open, a probe is due at once.
+    pub(crate) fn probe_now(&mut self, now: Instant) {
+        self.probe_at = self.probe_at.map(|at| at.min(now));
+    }
+
     /// How long until the next probe; zero: nothing is to be waited for.
     pub(crate) fn wait(&self, now: Instant) -> Duration {
         self.probe_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
@@ -58,6 +63,8 @@ mod tests {
         assert_eq!((circuit.is_open(), circuit.wait(now)), (true, PROBE_EVERY));
         assert!(!circuit.failed(now + PROBE_EVERY, PROBE_EVERY), "it was open");
         assert_eq!(circuit.wait(now + PROBE_EVERY), PROBE_EVERY, "a probe that fails waits for the next");
+        circuit.probe_now(now);
+        assert!(circuit.is_open() && circuit.wait(now).is_zero(), "an operator wants to know");
         assert!(circuit.succeeded() && !circuit.is_open() && circuit.wait(now).is_zero());
     }
 }

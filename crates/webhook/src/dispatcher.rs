@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use book::StoppedEndpoints;
+use book::{StoppedEndpoints, Trail, TrailStep};
 use broker::{Broker, Outgoing, Publisher, WebhookMessage, WebhookQueue};
 use order::{Attempts, Lanes, ParkReason, RetryReason};
 use retry::Policy;
@@ -15,6 +15,7 @@ use trace::Throttle;
 
 use crate::circuit::Circuit;
 use crate::client::{Attempt, EndpointClient, Failure};
+use crate::endpoint_state::EndpointState;
 use crate::metrics::{DeliveryOutcome, WebhookMetrics};
 use crate::schedule::{RETRY_AFTER_MAX, delay_after};
 
@@ -28,6 +29,9 @@ pub(crate) struct Dispatcher {
     /// Whether the endpoint is stopped; `None`: nobody knows yet.
     pub(crate) stopped: watch::Receiver<Option<bool>>,
     pub(crate) circuit: Circuit,
+    /// What is shown of it.
+    pub(crate) state: Arc<EndpointState>,
+    pub(crate) trail: Trail,
     pub(crate) probe_every: Duration,
     /// Until when the endpoint is left alone because it has asked for that.
     pub(crate) rests_until: Option<Instant>,
@@ -103,9 +107,13 @@ impl Dispatcher {
             if wait.is_zero() {
                 return !self.shutdown.is_cancelled();
             }
-            self.sleep(wait).await;
-            if self.shutdown.is_cancelled() {
-                return false;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.state.probe_wanted() => {
+                    self.rests_until = None;
+                    self.circuit.probe_now(Instant::now());
+                }
+                () = self.shutdown.cancelled() => return false,
             }
         }
     }
@@ -129,6 +137,7 @@ impl Dispatcher {
         let mut ended = None;
         let mut is_lost = false;
         while ended.is_none() || !under_way.is_empty() {
+            self.state.in_flight(under_way.len());
             let takes_more = ended.is_none() && under_way.len() < concurrency;
             tokio::select! {
                 biased;
@@ -158,6 +167,7 @@ impl Dispatcher {
                 },
             }
         }
+        self.state.in_flight(0);
         ended.unwrap_or(Ended::Changed)
     }
 
@@ -178,6 +188,7 @@ impl Dispatcher {
         let Done { message, attempt, took } = done;
         let endpoint = self.client.endpoint().name.clone();
         self.metrics.took(&endpoint, took);
+        self.tell(&message, &attempt, took);
         let (outcome, follow_up, goes_on) = match attempt {
             Attempt::Delivered => (DeliveryOutcome::Delivered, None, !self.answers()),
             Attempt::Gone => {
@@ -196,6 +207,7 @@ impl Dispatcher {
             Attempt::Failed(Failure { why, is_final: true, .. }) => {
                 let attempts = message.attempts().clone().plus(OffsetDateTime::now_utc(), &unclear(&why));
                 let parked = message.parked(ParkReason::WebhookRefused, &why, &attempts);
+                self.state.failed(&why);
                 if let Some(more) = self.warnings.lets_through(&why) {
                     let event = message.event_id();
                     tracing::warn!(endpoint, event, why, more, "an endpoint refuses an event; it is parked");
@@ -212,6 +224,21 @@ impl Dispatcher {
         Ok(goes_on)
     }
 
+    /// Has it written down what became of an event.
+    fn tell(&self, message: &WebhookMessage, attempt: &Attempt, took: Duration) {
+        let Some(subject) = message.subject() else { return };
+        let event = message.event_type().unwrap_or("event");
+        let (step, how) = match attempt {
+            Attempt::Delivered => (TrailStep::Delivered, format!("{event}, in {} ms", took.as_millis())),
+            Attempt::Gone => (TrailStep::Undelivered, format!("{event}: HTTP 410, it wants nothing more")),
+            Attempt::Failed(failure) => {
+                let made = message.attempts().made + 1;
+                (TrailStep::Undelivered, format!("{event}: attempt {made}: {}", failure.why))
+            }
+        };
+        self.trail.tell(step, &self.client.endpoint().name, std::iter::once(subject), &how);
+    }
+
     /// The endpoint answers. Returns whether it had been given up for a while.
     fn answers(&mut self) -> bool {
         let was_open = self.circuit.succeeded();
@@ -219,6 +246,7 @@ impl Dispatcher {
             let endpoint = &self.client.endpoint().name;
             tracing::info!(endpoint, "an endpoint answers again");
             self.metrics.circuit(endpoint, false);
+            self.state.is_open(None);
         }
         was_open
     }
@@ -237,6 +265,8 @@ impl Dispatcher {
             tracing::error!(endpoint, why, "an endpoint is given up for a while; its events wait in its queue");
             self.metrics.circuit(&endpoint, true);
         }
+        self.state.failed(why);
+        self.state.is_open(self.circuit.is_open().then(|| self.circuit.wait(now)));
         if let Some(rest) = retry_after {
             self.rests_until = Some(now + (*rest).min(self.probe_every));
         }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use book::StoppedEndpoints;
+use book::{StoppedEndpoints, Trail};
 use broker::{Broker, Publisher};
 use order::Lanes;
 use tokio::sync::watch;
@@ -16,6 +16,7 @@ use crate::circuit::{Circuit, PROBE_EVERY};
 use crate::client::EndpointClient;
 use crate::dispatcher::Dispatcher;
 use crate::endpoint::Endpoint;
+use crate::endpoint_state::{EndpointState, EndpointStates};
 use crate::metrics::WebhookMetrics;
 
 /// Delivers events to endpoints.
@@ -27,6 +28,8 @@ pub struct Webhooks {
     confirm_timeout: Duration,
     probe_every: Duration,
     metrics: WebhookMetrics,
+    states: EndpointStates,
+    trail: Trail,
 }
 
 /// How often is looked which endpoints are stopped.
@@ -51,7 +54,18 @@ impl Webhooks {
         for client in &clients {
             metrics.show(&client.endpoint().name);
         }
-        Ok(Self { broker, clients, lanes, store, confirm_timeout, probe_every: PROBE_EVERY, metrics })
+        let states = EndpointStates::of(clients.iter().map(|client| client.endpoint().name.clone()));
+        Ok(Self {
+            broker,
+            clients,
+            lanes,
+            store,
+            confirm_timeout,
+            probe_every: PROBE_EVERY,
+            metrics,
+            states,
+            trail: Trail::default(),
+        })
     }
 
     /// The same, with another time between two looks at an endpoint that was given up.
@@ -60,10 +74,22 @@ impl Webhooks {
         Self { probe_every, ..self }
     }
 
+    /// The same, telling there what happened to events.
+    #[must_use]
+    pub fn telling(self, trail: Trail) -> Self {
+        Self { trail, ..self }
+    }
+
     /// What it has done; may be read while it runs.
     #[must_use]
     pub fn metrics(&self) -> WebhookMetrics {
         self.metrics.clone()
+    }
+
+    /// How its endpoints stand; may be read while it runs.
+    #[must_use]
+    pub fn states(&self) -> EndpointStates {
+        self.states.clone()
     }
 
     /// Works until `shutdown`; then what is under way comes to its end.
@@ -72,7 +98,9 @@ impl Webhooks {
         let mut watched = Vec::new();
         for client in &self.clients {
             let (sender, stopped) = watch::channel(None);
-            watched.push((client.endpoint().name.clone(), sender));
+            let name = &client.endpoint().name;
+            watched.push((name.clone(), sender));
+            let state = self.states.get(name).map_or_else(|| Arc::new(EndpointState::new(name.clone())), Arc::clone);
             let dispatcher = Dispatcher {
                 broker: self.broker.clone(),
                 client: Arc::clone(client),
@@ -81,6 +109,8 @@ impl Webhooks {
                 store: self.store.clone(),
                 stopped,
                 circuit: Circuit::default(),
+                state,
+                trail: self.trail.clone(),
                 probe_every: self.probe_every,
                 rests_until: None,
                 next_at: Instant::now(),

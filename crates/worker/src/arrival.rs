@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use book::{Trail, TrailStep};
 use broker::Incoming;
 use order::{Deadline, TimeoutId};
 use time::OffsetDateTime;
@@ -56,6 +57,22 @@ impl Arrived {
         let orders = self.onward.iter().filter_map(Incoming::due).flatten();
         orders.map(|(id, due)| (id.clone(), due)).collect()
     }
+}
+
+/// Has it written down that the orders of this message have come.
+pub(crate) fn tell(trail: &Trail, message: &Incoming) {
+    let Ok(content) = &message.content else { return };
+    let attempts = message.attempts().made;
+    let lane = message.lane();
+    let is_lane = lane != "now" && !lane.starts_with("overdue");
+    let mut detail = if is_lane { format!("by the lane {lane}") } else { "straight to the due queue".to_owned() };
+    if attempts > 0 {
+        detail += &format!(", with {attempts} attempts behind it");
+    }
+    if message.deliveries() > 0 {
+        detail += &format!(", delivered {} times before", message.deliveries());
+    }
+    trail.tell(TrailStep::Came, "worker", content.ids.iter().map(TimeoutId::as_str), &detail);
 }
 
 /// When the first of its orders is due, if the message can be believed. Messages of other kinds are about orders that are due.

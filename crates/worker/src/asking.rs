@@ -44,7 +44,7 @@ impl<'a> Asking<'a> {
             let mut results = Vec::with_capacity(payments.len());
             for (payment, client) in payments.iter().zip(clients) {
                 results.push(match client {
-                    Some(client) => attempt(&client, payment, time).await,
+                    Some(client) => attempt(&client, &id, payment, time).await,
                     None => held(format!("no payment gateway called {} is configured here", payment.gateway)),
                 });
             }

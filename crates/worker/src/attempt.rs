@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use book::ServerTime;
-use order::{GatewayAnswer, ParkReason, PaymentFacts, Prepay, Step, TradeState, Verdict, next_step};
+use book::{ServerTime, TrailStep};
+use order::{
+    CloseOutcome, GatewayAnswer, OrderId, ParkReason, PaymentFacts, Prepay, Step, Trade, TradeState, Verdict, next_step,
+};
 use payment::GatewayFault;
 use retry::Policy;
 
@@ -22,7 +24,12 @@ const TRIES: Policy = Policy { initial: Duration::from_millis(200), max: Duratio
 
 /// Follows the close protocol from the first query to a verdict. Transient trouble is tried anew some times, from the first
 /// query on.
-pub(crate) async fn attempt(client: &GatewayClient, payment: &PaymentFacts, time: ServerTime) -> AttemptResult {
+pub(crate) async fn attempt(
+    client: &GatewayClient,
+    order: &OrderId,
+    payment: &PaymentFacts,
+    time: ServerTime,
+) -> AttemptResult {
     if let Err(detail) = client.gateway.check_trade_no(&payment.trade_no) {
         return AttemptResult { verdict: Verdict::person(ParkReason::IllegalTradeNo, detail), exists: false };
     }
@@ -33,7 +40,7 @@ pub(crate) async fn attempt(client: &GatewayClient, payment: &PaymentFacts, time
     let mut tries = 0;
     loop {
         tries += 1;
-        let fault = match follow_protocol(client, &mut payment, time, &mut exists).await {
+        let fault = match follow_protocol(client, order, &mut payment, time, &mut exists).await {
             Ok(verdict) => return AttemptResult { verdict, exists },
             Err(NoAnswer::Held(why)) => return AttemptResult { verdict: Verdict::Held(why), exists },
             Err(NoAnswer::Fault(fault)) => fault,
@@ -55,6 +62,7 @@ pub(crate) async fn attempt(client: &GatewayClient, payment: &PaymentFacts, time
 
 async fn follow_protocol(
     client: &GatewayClient,
+    order: &OrderId,
     payment: &mut PaymentFacts,
     time: ServerTime,
     exists: &mut bool,
@@ -66,7 +74,8 @@ async fn follow_protocol(
         step = match step {
             Step::Conclude(verdict) => return Ok(verdict),
             Step::Query => {
-                let trade = client.call(CallKind::Query, &trade_no, client.gateway.query(&trade_no)).await?;
+                let trade = client.call(CallKind::Query, &trade_no, client.gateway.query(&trade_no)).await;
+                let trade = told(client, order, &trade_no, "query", trade, state)?;
                 if trade.state != TradeState::NotFound {
                     // Should the gateway deny it later: errors are not signed, this answer was.
                     (*exists, payment.prepay) = (true, Prepay::Created);
@@ -75,10 +84,58 @@ async fn follow_protocol(
                 next_step(payment, &client.rules, &answer, time.now())
             }
             Step::Close => {
-                let outcome = client.call(CallKind::Close, &trade_no, client.gateway.close(&trade_no)).await?;
+                let outcome = client.call(CallKind::Close, &trade_no, client.gateway.close(&trade_no)).await;
+                let outcome = told(client, order, &trade_no, "close", outcome, |outcome| closed(*outcome).to_owned())?;
                 after_close = true;
                 next_step(payment, &client.rules, &GatewayAnswer::Close(outcome), time.now())
             }
         };
+    }
+}
+
+/// Has it written down what the gateway has said.
+fn told<T>(
+    client: &GatewayClient,
+    order: &OrderId,
+    trade_no: &str,
+    call: &str,
+    answer: Result<T, NoAnswer>,
+    said: impl Fn(&T) -> String,
+) -> Result<T, NoAnswer> {
+    let text = match &answer {
+        Ok(answer) => said(answer),
+        Err(NoAnswer::Fault(fault)) => format!("no usable answer: {fault}"),
+        Err(NoAnswer::Held(why)) => format!("could not be asked: {why}"),
+    };
+    client.tell(TrailStep::Asked, order, &format!("{call} {trade_no}: {text}"));
+    answer
+}
+
+pub(crate) fn state(trade: &Trade) -> String {
+    let state = match &trade.state {
+        TradeState::NotPaid => "not paid",
+        TradeState::UserPaying => "the customer is paying",
+        TradeState::Authorized => "authorized, not captured",
+        TradeState::Paid => "paid",
+        TradeState::Closed => "closed",
+        TradeState::Refunded => "refunded",
+        TradeState::Failed => "a payment failed",
+        TradeState::Revoked => "revoked",
+        TradeState::NotFound => "no such trade",
+        TradeState::Unrecognized(name) => return format!("{name:?}, a state that is not known here"),
+    };
+    let transaction = trade.transaction_id.as_ref().map(|id| format!(", transaction {id}"));
+    format!("{state}{}", transaction.unwrap_or_default())
+}
+
+fn closed(outcome: CloseOutcome) -> &'static str {
+    match outcome {
+        CloseOutcome::Accepted => "accepted",
+        CloseOutcome::AlreadyClosed => "it was closed before",
+        CloseOutcome::AlreadyPaid => "too late, it was paid",
+        CloseOutcome::InProgress => "the customer is paying",
+        CloseOutcome::NotFound => "no such trade",
+        CloseOutcome::TooEarly => "too young to be closed",
+        CloseOutcome::Unsupported => "this gateway closes no trades",
     }
 }

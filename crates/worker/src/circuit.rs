@@ -2,9 +2,11 @@ use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use book::{CircuitOf, CircuitState};
 use payment::GatewayFault;
 use prometheus_client::metrics::gauge::Gauge;
 use retry::{Delays, Policy};
+use time::OffsetDateTime;
 
 /// A circuit breaker: keeps a gateway that cannot help now from being asked for every order. There is one for each kind of
 /// call, since a gateway may answer queries and refuse to close.
@@ -21,6 +23,8 @@ pub(crate) struct Circuit {
     /// How many circuits are open.
     open: Gauge,
     state: Mutex<State>,
+    /// What went wrong last, and when.
+    last_fault: Mutex<Option<(OffsetDateTime, String)>>,
 }
 
 #[derive(Debug)]
@@ -33,6 +37,7 @@ enum State {
         suspects: Suspects,
     },
     Open {
+        since: OffsetDateTime,
         fault: String,
         suspects: Suspects,
         delays: Delays,
@@ -76,7 +81,7 @@ const PROBES: Policy = Policy { initial: Duration::from_millis(500), max: Durati
 
 impl Circuit {
     pub(crate) fn new(gateway: &str, kind: &'static str, open: Gauge) -> Self {
-        Self { gateway: gateway.to_owned(), kind, open, state: Mutex::new(closed()) }
+        Self { gateway: gateway.to_owned(), kind, open, state: Mutex::new(closed()), last_fault: Mutex::default() }
     }
 
     /// Leave to make a call about this trade or refund; without, the reason.
@@ -97,6 +102,9 @@ impl Circuit {
 
     /// Learns how a call went (`None`: well). Returns whether its failure is the order's own and not shared by all.
     pub(crate) fn learn(&self, pass: &Pass<'_>, about: &str, fault: Option<&GatewayFault>) -> bool {
+        if let Some(fault) = fault {
+            *self.last_fault() = Some((OffsetDateTime::now_utc(), fault.to_string()));
+        }
         let mut state = self.state();
         let identity = matches!(fault, Some(GatewayFault::Unauthenticated(_)));
         let setting = identity || matches!(fault, Some(GatewayFault::Misconfigured(_)));
@@ -169,6 +177,42 @@ impl Circuit {
         }
     }
 
+    /// How it stands, for those who look.
+    pub(crate) fn shown(&self, in_flight: u64) -> CircuitState {
+        let (fault_at, fault) = self.last_fault().clone().unzip();
+        let (open_since, next_probe, known) = match &*self.state() {
+            State::Closed { .. } => (None, None, None),
+            State::Open { since, probing: true, fault, .. } => (Some(*since), None, Some(fault.clone())),
+            State::Open { since, next_probe, fault, .. } => {
+                let rest = next_probe.saturating_duration_since(Instant::now());
+                (Some(*since), Some(OffsetDateTime::now_utc() + rest), Some(fault.clone()))
+            }
+        };
+        CircuitState {
+            of: CircuitOf::Gateway,
+            name: self.gateway.clone(),
+            call: self.kind.to_owned(),
+            open_since,
+            next_probe,
+            fault: known.or(fault),
+            fault_at,
+            in_flight,
+        }
+    }
+
+    /// If it is open, the next call finds out whether the trouble is over, whatever it is about.
+    pub(crate) fn probe_now(&self) {
+        if let State::Open { next_probe, .. } = &mut *self.state()
+            && let Some(past) = Instant::now().checked_sub(SUSPECTS_WAIT)
+        {
+            *next_probe = (*next_probe).min(past);
+        }
+    }
+
+    fn last_fault(&self) -> MutexGuard<'_, Option<(OffsetDateTime, String)>> {
+        self.last_fault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -181,7 +225,7 @@ fn closed() -> State {
 fn open(fault: String, suspects: Suspects) -> State {
     let mut delays = PROBES.delays();
     let next_probe = Instant::now() + delays.next_delay();
-    State::Open { fault, suspects, delays, next_probe, probing: false }
+    State::Open { since: OffsetDateTime::now_utc(), fault, suspects, delays, next_probe, probing: false }
 }
 
 #[cfg(test)]
@@ -213,6 +257,20 @@ mod tests {
         assert!(circuit.admit("9").is_err());
         drop(probe);
         assert!(circuit.admit("9").is_ok_and(|pass| pass.probe_of.is_some()));
+    }
+
+    #[test]
+    fn an_operator_who_asks_for_a_probe_gets_one_and_sees_since_when_it_is_open() {
+        let circuit = Circuit::new("wechat", "query", Gauge::default());
+        assert_eq!(circuit.shown(0).open_since, None);
+        circuit.learn(&NORMAL, "1", Some(&GatewayFault::Unauthenticated("SIGN_ERROR".to_owned())));
+        let shown = circuit.shown(3);
+        assert!(shown.open_since.is_some() && shown.next_probe.is_some() && shown.in_flight == 3);
+        assert!(shown.fault.unwrap().contains("SIGN_ERROR"));
+        assert!(circuit.admit("9").is_err());
+        circuit.probe_now();
+        assert!(circuit.admit("1").is_ok_and(|pass| pass.probe_of.is_some()), "a suspect, too");
+        circuit.learn(&NORMAL, "1", None);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use book::{CircuitState, Trail, TrailStep};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use order::CloseRules;
+use order::{CloseRules, OrderId};
 use payment::{GatewayFault, PaymentGateway};
 use retry::{Delays, Policy};
 use tokio::sync::Semaphore;
@@ -13,6 +14,7 @@ use crate::metrics::WorkerMetrics;
 
 /// One gateway, called within bounds: so many calls at a time, so many a second, none while it cannot help.
 pub(crate) struct GatewayClient {
+    name: String,
     pub(crate) gateway: Arc<dyn PaymentGateway>,
     /// The times of the close protocol, with the gateway's own minimum age.
     pub(crate) rules: CloseRules,
@@ -23,6 +25,7 @@ pub(crate) struct GatewayClient {
     circuits: [Circuit; 4],
     pause: Mutex<Pause>,
     metrics: WorkerMetrics,
+    trail: Trail,
 }
 
 /// The kinds of calls.
@@ -77,6 +80,7 @@ impl GatewayClient {
         gateway: Arc<dyn PaymentGateway>,
         settings: &GatewaySettings,
         metrics: WorkerMetrics,
+        trail: Trail,
     ) -> Self {
         let min_close_age = settings.rules.min_close_age.max(gateway.min_close_age());
         let payable_for = settings.rules.payable_for.max(gateway.payable_for());
@@ -84,6 +88,7 @@ impl GatewayClient {
             .calls_per_second_max
             .map(|rate| RateLimiter::direct(Quota::per_second(rate).allow_burst(rate.min(BURST))));
         Self {
+            name: name.to_owned(),
             gateway,
             rules: CloseRules { min_close_age, payable_for, ..settings.rules },
             settings: settings.clone(),
@@ -93,7 +98,13 @@ impl GatewayClient {
                 .map(|kind| Circuit::new(name, kind.as_str(), metrics.gateway_circuits_open.clone())),
             pause: Mutex::new(Pause { until: Instant::now(), delays: PAUSES.delays() }),
             metrics,
+            trail,
         }
+    }
+
+    /// Tells what the gateway has said of an order.
+    pub(crate) fn tell(&self, step: TrailStep, order: &OrderId, said: &str) {
+        self.trail.tell(step, &self.name, std::iter::once(order.as_str()), said);
     }
 
     /// One call about a trade or a refund of this number, when its turn has come.
@@ -134,6 +145,17 @@ impl GatewayClient {
     /// How long it makes no sense to ask how trades stand; `None`: asking is fine.
     pub(crate) fn closed_for(&self) -> Option<Duration> {
         self.circuit(CallKind::Query).open_for()
+    }
+
+    /// Its circuit breakers, one for each kind of call.
+    pub(crate) fn circuits(&self) -> impl Iterator<Item = CircuitState> {
+        let in_flight = self.settings.calls_in_flight_max.saturating_sub(self.places.available_permits());
+        self.circuits.iter().map(move |circuit| circuit.shown(in_flight as u64))
+    }
+
+    /// Has those that are open find out with the next call whether the trouble is over.
+    pub(crate) fn probe_now(&self) {
+        self.circuits.iter().for_each(Circuit::probe_now);
     }
 
     fn circuit(&self, kind: CallKind) -> &Circuit {

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use book::GatewayEntry;
+use book::{CircuitState, GatewayEntry, Trail};
 use payment::PaymentGateway;
 
 use crate::gateway_client::GatewayClient;
@@ -15,6 +15,7 @@ pub struct Gateways {
     clients: HashMap<String, Arc<GatewayClient>>,
     pub(crate) settings: GatewaySettings,
     metrics: WorkerMetrics,
+    trail: Trail,
 }
 
 impl Gateways {
@@ -27,12 +28,12 @@ impl Gateways {
     /// These gateways, by the names that the table of payments uses.
     #[must_use]
     pub fn new(gateways: HashMap<String, Arc<dyn PaymentGateway>>, settings: GatewaySettings) -> Self {
-        let metrics = WorkerMetrics::default();
+        let (metrics, trail) = (WorkerMetrics::default(), Trail::default());
         let client = |(name, gateway): (String, Arc<dyn PaymentGateway>)| {
-            let client = GatewayClient::new(&name, gateway, &settings, metrics.clone());
+            let client = GatewayClient::new(&name, gateway, &settings, metrics.clone(), trail.clone());
             (name, Arc::new(client))
         };
-        Self { clients: gateways.into_iter().map(client).collect(), settings, metrics }
+        Self { clients: gateways.into_iter().map(client).collect(), settings, metrics, trail }
     }
 
     /// Their names.
@@ -67,6 +68,27 @@ impl Gateways {
     #[must_use]
     pub fn metrics(&self) -> WorkerMetrics {
         self.metrics.clone()
+    }
+
+    /// Where all that use these gateways tell what happens to orders on their way.
+    #[must_use]
+    pub fn trail(&self) -> Trail {
+        self.trail.clone()
+    }
+
+    /// Their circuit breakers, as they stand in this process.
+    #[must_use]
+    pub fn circuits(&self) -> Vec<CircuitState> {
+        let mut circuits: Vec<CircuitState> = self.clients.values().flat_map(|client| client.circuits()).collect();
+        circuits.sort_by(|one, other| (&one.name, &one.call).cmp(&(&other.name, &other.call)));
+        circuits
+    }
+
+    /// Has a gateway whose circuit is open tried with the next call. An operator has asked for it.
+    pub fn probe_now(&self, name: &str) {
+        if let Some(client) = self.clients.get(name) {
+            client.probe_now();
+        }
     }
 
     pub(crate) fn client(&self, name: &str) -> Option<&Arc<GatewayClient>> {

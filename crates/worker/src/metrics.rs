@@ -1,8 +1,9 @@
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use book::{LATENESS_BOUNDS_S, Lateness};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -25,6 +26,7 @@ pub struct WorkerMetrics {
     /// From the deadline of an order to its close, in seconds, by the book's clock.
     close_lateness: Histogram,
     close_lateness_max_ms: Gauge,
+    late: Arc<LateCounts>,
     /// From the moment at which a timer was due to its firing, in seconds, by the database's clock, by the timer's kind.
     timer_lateness: ByTimerKind,
     /// The kinds that have a label of their own.
@@ -79,9 +81,13 @@ pub struct WorkerMetrics {
     pub sweep_stuck_timers: Gauge,
 }
 
-/// Upper bounds, in seconds: around the coalescing window where all is well, up to hours where it is not.
-const LATENESS_BUCKETS_S: [f64; 14] =
-    [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0];
+/// The same counts as the histogram of closes has, which can be read.
+#[derive(Debug, Default)]
+struct LateCounts {
+    counts: [AtomicU64; LATENESS_BOUNDS_S.len() + 1],
+    /// The greatest since it was last taken.
+    max_ms: AtomicU64,
+}
 
 /// How timers can end.
 const TIMER_OUTCOMES: [OutcomeKind; 5] =
@@ -104,9 +110,10 @@ impl Default for WorkerMetrics {
         Self {
             outcomes,
             timer_outcomes,
-            close_lateness: Histogram::new(LATENESS_BUCKETS_S),
+            close_lateness: Histogram::new(LATENESS_BOUNDS_S),
             close_lateness_max_ms: Gauge::default(),
-            timer_lateness: Family::new_with_constructor(|| Histogram::new(LATENESS_BUCKETS_S)),
+            late: Arc::default(),
+            timer_lateness: Family::new_with_constructor(|| Histogram::new(LATENESS_BOUNDS_S)),
             timer_kinds: Arc::default(),
             batch_orders: Histogram::new(exponential_buckets(1.0, 4.0, 9)),
             batches: Counter::default(),
@@ -284,6 +291,22 @@ impl WorkerMetrics {
         self.close_lateness.observe(lateness.as_secs_f64());
         let ms = i64::try_from(lateness.as_millis()).unwrap_or(i64::MAX);
         self.close_lateness_max_ms.inner().fetch_max(ms, Ordering::Relaxed);
+        let place = LATENESS_BOUNDS_S.partition_point(|bound| *bound < lateness.as_secs_f64());
+        self.late.counts[place].fetch_add(1, Ordering::Relaxed);
+        self.late.max_ms.fetch_max(ms.unsigned_abs(), Ordering::Relaxed);
+    }
+
+    /// How late orders were closed since the start, and the greatest lateness since this was last taken.
+    #[must_use]
+    pub fn take_lateness(&self) -> Lateness {
+        let counts = self.late.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        Lateness { counts, max: Duration::from_millis(self.late.max_ms.swap(0, Ordering::Relaxed)) }
+    }
+
+    /// What was taken could not be told to anybody: its greatest counts as not taken.
+    pub fn put_back(&self, taken: &Lateness) {
+        let ms = u64::try_from(taken.max.as_millis()).unwrap_or(u64::MAX);
+        self.late.max_ms.fetch_max(ms, Ordering::Relaxed);
     }
 
     /// A timer of this kind has fired.
@@ -348,5 +371,22 @@ mod tests {
         metrics.closed_late(Duration::from_millis(70));
         metrics.closed_late(Duration::from_millis(7));
         assert_eq!(metrics.close_lateness_max(), Duration::from_millis(70));
+    }
+
+    #[test]
+    fn the_greatest_lateness_is_that_since_it_was_last_taken() {
+        let metrics = WorkerMetrics::default();
+        for ms in [10, 11, 80, 9_000_000] {
+            metrics.closed_late(Duration::from_millis(ms));
+        }
+        let taken = metrics.take_lateness();
+        assert_eq!(
+            (taken.counts[0], taken.counts[1], taken.counts[3], taken.counts[14], taken.count()),
+            (1, 1, 1, 1, 4)
+        );
+        assert_eq!(taken.max, Duration::from_millis(9_000_000));
+        assert_eq!((metrics.take_lateness().max, metrics.take_lateness().count()), (Duration::ZERO, 4));
+        metrics.put_back(&taken);
+        assert_eq!(metrics.take_lateness().max, taken.max);
     }
 }

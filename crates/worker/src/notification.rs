@@ -1,10 +1,11 @@
-use book::{Actor, BookError, Credited, ItemReply, MoneyAside, RefundProgress, Refunds, Trades};
+use book::{Actor, BookError, Credited, ItemReply, MoneyAside, RefundProgress, Refunds, Trades, TrailStep};
 use http::HeaderMap;
 use order::{GatewayAnswer, OrderId, PaymentFacts, PaymentState, Step, Trade, TradeState, Verdict, next_step};
 use payment::{Acknowledgement, GatewayFault, Notification, RefundState};
 use time::OffsetDateTime;
 
 use crate::answer::payment;
+use crate::attempt::state;
 use crate::gateway_client::GatewayClient;
 use crate::gateways::Gateways;
 use crate::shared_book::SharedBook;
@@ -48,6 +49,17 @@ pub enum NotificationError {
     /// The book could not be used: the gateway is to send it again.
     #[error(transparent)]
     Book(#[from] BookError),
+}
+
+impl NotificationOutcome {
+    fn words(&self) -> String {
+        match self {
+            Self::Credited(_, credited) => format!("recorded: {}", credited.words()),
+            Self::Mismatch(_, why) => format!("not recorded: {why}"),
+            Self::UnknownOrder => "no such order".to_owned(),
+            Self::Refund | Self::Nothing => "nothing to be done".to_owned(),
+        }
+    }
 }
 
 impl Notifications {
@@ -111,6 +123,9 @@ impl Notifications {
                 NotificationOutcome::Mismatch(id, detail)
             }
         };
+        if let NotificationOutcome::Credited(id, _) | NotificationOutcome::Mismatch(id, _) = &outcome {
+            client.tell(TrailStep::Notified, id, &format!("trade {trade_no}: {}; {}", state(trade), outcome.words()));
+        }
         let (id, problem) = match &outcome {
             NotificationOutcome::UnknownOrder => (None, "the database knows no such order"),
             NotificationOutcome::Mismatch(id, detail) => (Some(id), detail.as_str()),

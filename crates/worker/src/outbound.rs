@@ -1,9 +1,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use book::ServerTime;
+use book::{ServerTime, Trail, TrailStep};
 use broker::{Outgoing, Publisher};
-use order::{Hop, Lanes, Shard, TimeoutKind};
+use order::{Attempts, Deadline, Hop, Lanes, Shard, TimeoutId, TimeoutKind};
 use retry::Policy;
 use time::OffsetDateTime;
 use trace::TraceParent;
@@ -18,6 +18,7 @@ pub(crate) struct Outbound {
     publisher: Publisher,
     lanes: Lanes,
     shard: Shard,
+    trail: Trail,
 }
 
 /// Delays that are varied at random, once for each: orders that back off for the same time still share messages.
@@ -27,8 +28,8 @@ struct Jitter {
 }
 
 impl Outbound {
-    pub(crate) fn new(publisher: Publisher, lanes: Lanes, shard: Shard) -> Self {
-        Self { publisher, lanes, shard }
+    pub(crate) fn new(publisher: Publisher, lanes: Lanes, shard: Shard, trail: Trail) -> Self {
+        Self { publisher, lanes, shard, trail }
     }
 
     /// Publishes until everything is confirmed and routed. A message that the broker has confirmed is not sent again. What waits for
@@ -62,7 +63,42 @@ impl Outbound {
                     .await?;
             }
         }
+        for follow_up in follow_ups {
+            self.tell(follow_up);
+        }
         Ok(())
+    }
+
+    /// Has it written down that these orders go on.
+    fn tell(&self, follow_up: &FollowUp<'_>) {
+        let tell = |orders: &[&TimeoutId], detail: &str| {
+            self.trail.tell(TrailStep::SentOn, "worker", orders.iter().map(|id| id.as_str()), detail);
+        };
+        let later = |when: &When, attempts: &Attempts| {
+            let last = attempts.history.last().map(|line| format!(": {line}")).unwrap_or_default();
+            format!("not before {}, after {} attempts{last}", Deadline::at(when.not_before), attempts.made)
+        };
+        match follow_up {
+            FollowUp::Wait(orders) => {
+                let due = orders.first().map(|(_, due)| format!("waits on; due at {due}")).unwrap_or_default();
+                tell(&ids(orders), &due);
+            }
+            FollowUp::HandOver(orders) => tell(&ids(orders), "to those that ask its gateway"),
+            FollowUp::Recheck { orders, attempts, when } => {
+                tell(&ids(orders), &format!("its gateway is asked again {}", later(when, attempts)));
+            }
+            FollowUp::LookAgain { orders, attempts, when, .. } => {
+                tell(&orders.iter().collect::<Vec<_>>(), &format!("looked at again {}", later(when, attempts)));
+            }
+            FollowUp::Park { message, part, reason, detail } => {
+                let parked = format!("parked for a person ({reason}): {detail}");
+                match (part, &message.content) {
+                    (Part::Orders(orders), _) => tell(orders, &parked),
+                    (Part::Whole, Ok(content)) => tell(&content.ids.iter().collect::<Vec<_>>(), &parked),
+                    _ => {}
+                }
+            }
+        }
     }
 
     pub(crate) async fn close(self) {
@@ -106,6 +142,10 @@ impl Outbound {
     fn hop(&self, wait: time::Duration) -> Hop {
         self.lanes.at_least(Duration::try_from(wait).unwrap_or_default())
     }
+}
+
+fn ids(orders: &[(TimeoutId, Deadline)]) -> Vec<&TimeoutId> {
+    orders.iter().map(|(id, _)| id).collect()
 }
 
 impl Jitter {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use book::ServerTime;
+use book::{ServerTime, Trail};
 use broker::{Broker, DeliveryTag, Incoming, Session, SessionEnd};
 use order::{Attempts, Deadline, Shard, TimeoutId, TimeoutKind};
 use retry::Policy;
@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use trace::{Throttle, TraceParent};
 use tracing::Instrument;
 
-use crate::arrival::{Arrived, Holding, TIGHT_MARGIN};
+use crate::arrival::{Arrived, Holding, TIGHT_MARGIN, tell};
 use crate::early::Early;
 use crate::follow_ups::{FollowUp, follow_ups};
 use crate::handler::{Context, Handler};
@@ -35,6 +35,7 @@ pub(crate) struct Pipeline {
     /// That of all pipelines of the queue.
     pub(crate) hold: Hold,
     pub(crate) warnings: Throttle,
+    pub(crate) trail: Trail,
     /// As it is between batches.
     pub(crate) context: Context,
     pub(crate) metrics: WorkerMetrics,
@@ -234,6 +235,7 @@ impl Pipeline {
         };
         if let Some(messages) = received {
             self.tell_of_priorities(&messages);
+            messages.iter().for_each(|message| tell(&self.trail, message));
             return Next::Messages(messages);
         }
         let SessionEnd { why, consumer_timeout } = session.end();

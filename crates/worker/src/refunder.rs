@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use book::{DueRefund, RefundProgress, RefundStep, Refunds};
+use book::{DueRefund, RefundProgress, RefundStep, Refunds, TrailStep};
 use futures_util::future::join_all;
 use payment::{Refund, RefundRequest, RefundState};
 use retry::Policy;
@@ -89,6 +89,7 @@ impl Refunder {
             RefundStep::Query => client.call(CallKind::RefundQuery, refund_no, gateway.query_refund(&request)).await,
         };
         let progress = self.judge(due, answer);
+        client.tell(TrailStep::Refund, &due.order_id, &format!("{refund_no}: {}", words(due.step, &progress)));
         match &progress {
             RefundProgress::Succeeded(_) => {
                 self.metrics.refunds_arrived.inc();
@@ -150,5 +151,15 @@ impl Refunder {
                 wait: settings.hold,
             },
         }
+    }
+}
+
+fn words(step: RefundStep, progress: &RefundProgress) -> String {
+    let asked = if step == RefundStep::Request { "requested" } else { "asked about" };
+    match progress {
+        RefundProgress::Succeeded(_) => format!("{asked}: it has arrived"),
+        RefundProgress::NeedsPerson(why) => format!("{asked}: a person must look: {why}"),
+        RefundProgress::Again { problem: Some(problem), .. } => format!("{asked}: {problem}"),
+        RefundProgress::Again { .. } => format!("{asked}: accepted, on its way"),
     }
 }

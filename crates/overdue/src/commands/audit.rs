@@ -10,7 +10,7 @@ use crate::servers;
 use crate::settings::{DatabaseSettings, Human};
 
 /// How late a close, or the sending of a timeout, may be.
-const GRACE: Duration = Duration::from_secs(10);
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

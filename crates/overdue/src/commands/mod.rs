@@ -1,6 +1,7 @@
 //! The small subcommands, one file each.
 
 pub(crate) mod audit;
+pub(crate) mod console_password;
 pub(crate) mod gateway;
 pub(crate) mod migrate;
 pub(crate) mod openapi;

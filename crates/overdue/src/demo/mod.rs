@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use database::Purpose;
-use order::Lanes;
 use tokio_util::sync::CancellationToken;
 use worker::{OutcomeKind, WorkerMetrics};
 
@@ -22,7 +21,9 @@ use crate::failure::Failure;
 use crate::output::print;
 use crate::run::{REPORT_EVERY, Roles, SHUTDOWN_TIMEOUT};
 use crate::servers;
-use crate::settings::{BrokerSettings, DatabaseSettings, HttpSettings, RoleSettings, TimerSettings, WebhookSettings};
+use crate::settings::{
+    BrokerSettings, DatabaseSettings, HttpSettings, LaneSettings, RoleSettings, TimerSettings, WebhookSettings,
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -51,7 +52,8 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
     if !args.anywhere {
         refuse_elsewhere(args)?;
     }
-    let lanes = Lanes::standard(&play::timeouts());
+    let lane_settings = LaneSettings::of(play::timeouts());
+    let lanes = lane_settings.lanes();
     database::migrate(&mut *servers::database(&args.database).await?).await?;
     let server = servers::broker(&args.broker, "demo").await?;
     let gateway = match args.gateway_sim.clone().or_else(gateway::beside_us) {
@@ -68,7 +70,7 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
     broker::declare(&webhooks.topology(&lanes)?, &server).await?;
     let settings = RoleSettings { database, broker, tuning, gateways, timers, webhooks };
     let shutdown = CancellationToken::new();
-    let mut roles = Roles::start(&[], &settings, &HttpSettings::default(), lanes, &shutdown).await?;
+    let mut roles = Roles::start(&[], &settings, &HttpSettings::default(), &lane_settings, &shutdown).await?;
     let pool = servers::pool(&args.database, CONNECTIONS, Purpose::Shop)?;
     let play = Play::open(pool, gateway, args.orders, args.skus).await?;
     let before = play.stock().await?;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use book::{
-    BookError, Flaw, GatewayEntry, OrderBook, PageRequest, ParkedGroup, ParkedTable, PostgresBook, StoppedEndpoint,
-    StoppedEndpoints,
+    BookError, Flaw, GatewayEntry, OrderBook, PageRequest, ParkedGroup, ParkedTable, PostgresBook, Processes,
+    StoppedEndpoint, StoppedEndpoints, process_flaws,
 };
 use database::{Client, DatabaseError, Purpose, SchemaError, Seen, SqlxConnection};
 use time::OffsetDateTime;
@@ -21,17 +21,19 @@ const SKEW_MAX: time::Duration = time::Duration::seconds(5);
 /// How old the oldest row of the outbox may be.
 const OUTBOX_AGE_MAX: Duration = Duration::from_secs(60);
 
-/// The payment gateways, as the settings here have them.
-pub(super) struct GatewaysHere<'a> {
+/// Gateways and endpoints, as the settings here have them.
+pub(super) struct SettingsHere<'a> {
     pub(super) entries: &'a [GatewayEntry],
     /// Where orders are paid of which nothing else is said; `None`: the settings do not say.
     pub(super) default: Option<GatewayName>,
+    /// Whether there are endpoints of webhooks.
+    pub(super) has_endpoints: bool,
 }
 
 /// Adds what is wrong. Returns the database's time, if it answers.
 pub(super) async fn examine(
     settings: &DatabaseSettings,
-    gateways: &GatewaysHere<'_>,
+    here: &SettingsHere<'_>,
     findings: &mut Vec<Finding>,
 ) -> Result<Option<OffsetDateTime>, Failure> {
     let away = |problem: String| {
@@ -52,7 +54,7 @@ pub(super) async fn examine(
         let client = servers::client(settings, 1, Purpose::Report)?;
         let now = clock(&mut connection, findings).await?;
         match database::check(&mut connection).await {
-            Ok(()) => state(&mut connection, &client, gateways, findings).await?,
+            Ok(()) => state(&mut connection, &client, here, findings).await?,
             Err(SchemaError::Database(error)) => return Err(error.into()),
             Err(error) => {
                 let advice = "without the right schema nothing else can be checked";
@@ -112,7 +114,7 @@ fn skew(here: OffsetDateTime, there: OffsetDateTime) -> Option<Finding> {
 async fn state(
     connection: &mut SqlxConnection,
     client: &Client,
-    gateways: &GatewaysHere<'_>,
+    here: &SettingsHere<'_>,
     findings: &mut Vec<Finding>,
 ) -> Result<(), Failure> {
     for column in book::unfit_columns(client).await? {
@@ -123,7 +125,8 @@ async fn state(
         let advice = "create it as migrations/ does (`create index concurrently`), or `reindex` it if it is invalid";
         findings.push(Finding::new(format!("index {index}"), problem, advice));
     }
-    for Flaw { object, problem, advice } in book::flaws(client).await? {
+    let processes = process_flaws(&Processes::new(client.clone()).all().await?, here.has_endpoints);
+    for Flaw { object, problem, advice } in processes.into_iter().chain(book::flaws(client).await?) {
         findings.push(Finding::new(object, plain(&problem), advice));
     }
     let backlog = relay::backlog(connection).await?;
@@ -167,8 +170,7 @@ async fn state(
         let problem = format!("{messages} messages wait for a person: {}{detail}", plain(&reason));
         findings.push(Finding::new("parked messages", problem, "run `overdue parked groups`, it tells what to do"));
     }
-    for conflict in book::gateway_conflicts(client, gateways.entries, gateways.default.map(GatewayName::as_str)).await?
-    {
+    for conflict in book::gateway_conflicts(client, here.entries, here.default.map(GatewayName::as_str)).await? {
         let advice = "no process starts with these settings: it would ask less than the others, or somebody else";
         findings.push(Finding::new("payment gateways", conflict.to_string(), advice));
     }

@@ -18,36 +18,50 @@ use crate::settings::{
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    database: DatabaseSettings,
-    #[command(flatten)]
-    broker: BrokerSettings,
-    #[command(flatten)]
-    lanes: LaneSettings,
-    #[command(flatten)]
-    webhooks: WebhookSettings,
-    #[command(flatten)]
-    management: ManagementSettings,
-    #[command(flatten)]
-    gateways: GatewaySettings,
+    scope: Scope,
     /// For machines
     #[arg(long)]
     json: bool,
 }
 
+/// What is looked at.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Scope {
+    #[command(flatten)]
+    pub(crate) database: DatabaseSettings,
+    #[command(flatten)]
+    pub(crate) broker: BrokerSettings,
+    #[command(flatten)]
+    pub(crate) lanes: LaneSettings,
+    #[command(flatten)]
+    pub(crate) webhooks: WebhookSettings,
+    #[command(flatten)]
+    pub(crate) management: ManagementSettings,
+    #[command(flatten)]
+    pub(crate) gateways: GatewaySettings,
+}
+
+/// What is wrong.
 #[derive(Debug, Default, Serialize)]
-struct Report {
+pub(crate) struct Report {
     findings: Vec<Finding>,
     /// What could not be checked, and why.
     unchecked: Vec<String>,
 }
 
-/// A server that cannot be asked is a finding itself.
-pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
+/// Looks at everything. A server that cannot be asked is a finding itself.
+pub(crate) async fn examine(scope: &Scope) -> Result<Report, Failure> {
     let mut report = Report::default();
-    let entries = gateways(&args.gateways)?.entries();
-    let gateways = database::GatewaysHere { entries: &entries, default: args.gateways.default };
-    let clock = database::examine(&args.database, &gateways, &mut report.findings).await?;
-    examine_broker(args, clock, &mut report).await?;
+    let entries = gateways(&scope.gateways)?.entries();
+    let has_endpoints = scope.webhooks.webhooks.is_some();
+    let here = database::SettingsHere { entries: &entries, default: scope.gateways.default, has_endpoints };
+    let clock = database::examine(&scope.database, &here, &mut report.findings).await?;
+    examine_broker(scope, clock, &mut report).await?;
+    Ok(report)
+}
+
+pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
+    let report = examine(&args.scope).await?;
     if args.json {
         print_json(&report)?;
     } else {
@@ -70,9 +84,9 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// `clock`: the database's time, if it answers.
-async fn examine_broker(args: &Args, clock: Option<OffsetDateTime>, report: &mut Report) -> Result<(), Failure> {
-    let management = args.management.management()?;
-    let broker = match servers::broker(&args.broker, "doctor").await {
+async fn examine_broker(scope: &Scope, clock: Option<OffsetDateTime>, report: &mut Report) -> Result<(), Failure> {
+    let management = scope.management.management()?;
+    let broker = match servers::broker(&scope.broker, "doctor").await {
         Ok(broker) => broker,
         Err(failure) if failure.is_unreachable() => {
             let advice = "see that it runs, and that URL, user, password and virtual host are right";
@@ -81,7 +95,7 @@ async fn examine_broker(args: &Args, clock: Option<OffsetDateTime>, report: &mut
         }
         Err(failure) => return Err(failure),
     };
-    let topology = args.webhooks.topology(&args.lanes.lanes())?;
+    let topology = scope.webhooks.topology(&scope.lanes.lanes())?;
     let verification = broker::diagnose(&topology, &broker, management.as_ref(), clock).await?;
     report.findings.extend(verification.findings.into_iter().map(Finding::from));
     report.unchecked.extend(verification.unchecked);

@@ -1,18 +1,24 @@
 //! The HTTP side of a process: health and metrics, and orders if it has that role.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use api::{Listener, Metrics, OrderService, Readiness, Replica, Token, Trouble, Vitals};
 use broker::{Broker, BrokerProbe, Management, Topology};
-use database::{DatabaseUrl, Purpose, SqlxPool};
+use console::Access;
+use database::{Client, DatabaseUrl, Purpose, SqlxPool};
+use order::Lanes;
 use prometheus_client::registry::Registry;
 use relay::RelayMetrics;
 use tokio_util::sync::CancellationToken;
 use webhook::WebhookMetrics;
 use worker::{Gateways, Notifications, PassiveClose, SharedBook, SharedTimers};
 
+use super::checks::Checks;
 use super::samples::{Sampler, Samples};
+use crate::doctor::Scope;
 use crate::failure::Failure;
 use crate::servers;
 use crate::settings::{DatabaseSettings, HttpSettings};
@@ -20,6 +26,7 @@ use crate::settings::{DatabaseSettings, HttpSettings};
 /// A port, and what is served there.
 pub(super) struct Http {
     listener: Listener,
+    address: SocketAddr,
     serves_orders: bool,
     token: Option<Token>,
     management: Option<Management>,
@@ -29,6 +36,8 @@ pub(super) struct Http {
 /// The parts of the process that HTTP shows.
 pub(super) struct Parts<'a> {
     pub(super) database: &'a DatabaseSettings,
+    /// For health, and for samples.
+    pub(super) vitals: Client,
     pub(super) broker: Option<Broker>,
     /// What the process needs in the broker.
     pub(super) topology: Option<Topology>,
@@ -44,19 +53,43 @@ pub(super) struct Parts<'a> {
     pub(super) relay: Option<RelayMetrics>,
     pub(super) webhooks: Option<WebhookMetrics>,
     pub(super) samples: Samples,
+    /// What the console works with; `None`: there is none.
+    pub(super) console: Option<ConsoleParts<'a>>,
     pub(super) shutdown: CancellationToken,
 }
+
+/// What the console needs besides.
+pub(super) struct ConsoleParts<'a> {
+    pub(super) access: Access,
+    pub(super) scope: Scope,
+    pub(super) broker: Option<Broker>,
+    pub(super) topology: Topology,
+    pub(super) lanes: &'a Lanes,
+    pub(super) passive: Option<PassiveClose>,
+}
+
+/// How many connections the console has, for each driver.
+const CONSOLE_CONNECTIONS: usize = 2;
+
+/// How long a statement of the console may take: somebody waits.
+const CONSOLE_STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many connections the order service has.
 const ORDER_CONNECTIONS: usize = 8;
 
-/// How many connections readiness and samples have.
-const VITAL_CONNECTIONS: usize = 2;
-
 impl Http {
     /// Checks the settings and takes the port; `None`: there is to be no HTTP.
-    pub(super) async fn bind(settings: &HttpSettings, serves_orders: bool) -> Result<Option<Self>, Failure> {
+    pub(super) async fn bind(
+        settings: &HttpSettings,
+        serves_orders: bool,
+        needs_console: bool,
+    ) -> Result<Option<Self>, Failure> {
         let Some(address) = settings.listen else {
+            if needs_console {
+                let advice =
+                    "the role console needs --listen ADDRESS:PORT (OVERDUE_LISTEN), for example 127.0.0.1:8080";
+                return Err(Failure::settings(advice.to_owned()));
+            }
             if serves_orders {
                 let advice = "the role api needs --listen ADDRESS:PORT (OVERDUE_LISTEN), for example 127.0.0.1:8080";
                 return Err(Failure::settings(advice.to_owned()));
@@ -73,13 +106,27 @@ impl Http {
         let listener = Listener::bind(address)
             .await
             .map_err(|error| Failure::settings(format!("cannot listen at {address}: {error}")))?;
-        Ok(Some(Self { listener, serves_orders, token, management, read_database }))
+        Ok(Some(Self { listener, address, serves_orders, token, management, read_database }))
+    }
+
+    /// Who may open the console; `None`: nobody could be told from anybody else, and others than this machine can connect.
+    pub(super) fn console_access(&self, settings: &HttpSettings) -> Result<Option<Access>, Failure> {
+        let access = settings.console.access()?;
+        let may_be_served = access.knows_people() || self.address.ip().is_loopback();
+        if !may_be_served {
+            tracing::info!(
+                address = %self.address,
+                "there is no console: others than this machine can connect, and no users are named (OVERDUE_CONSOLE_USERS_FILE)"
+            );
+        }
+        Ok(may_be_served.then_some(access))
     }
 
     /// Serves until the program is to stop.
     pub(super) async fn start(self, parts: Parts<'_>) -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
         let Parts {
             database,
+            vitals: client,
             broker,
             topology,
             orders,
@@ -90,9 +137,9 @@ impl Http {
             relay,
             webhooks,
             mut samples,
+            console,
             shutdown,
         } = parts;
-        let client = servers::client(database, VITAL_CONNECTIONS, Purpose::Shop)?;
         let service = match orders.filter(|_| self.serves_orders) {
             None => None,
             Some((passive, fired, notifications)) => {
@@ -146,7 +193,8 @@ impl Http {
             management: self.management.zip(vhost),
         };
         let tidying = service.as_ref().map(|service| api::delete_old_answers(service.pool.clone(), shutdown.clone()));
-        let router = api::router(vitals, service);
+        let pages = console.map(|console| pages(console, database)).transpose()?;
+        let router = api::router(vitals, service, pages);
         Ok(async move {
             let tidy = async move {
                 match tidying {
@@ -164,6 +212,25 @@ impl Http {
             served.await;
         })
     }
+}
+
+/// The console.
+fn pages(parts: ConsoleParts<'_>, database: &DatabaseSettings) -> Result<api::Router, Failure> {
+    let ConsoleParts { access, scope, broker, topology, lanes, passive } = parts;
+    let bounded = database.within(CONSOLE_STATEMENT_TIMEOUT);
+    let management = scope.management.management()?.zip(broker.as_ref().map(|broker| broker.vhost().to_owned()));
+    Ok(console::router(console::Parts {
+        client: servers::client(&bounded, CONSOLE_CONNECTIONS, Purpose::Shop)?,
+        pool: servers::pool(&bounded, CONSOLE_CONNECTIONS, Purpose::Clients)?,
+        confirm_timeout: scope.broker.confirm_timeout(),
+        broker,
+        topology,
+        management,
+        passive,
+        lanes: lanes.clone(),
+        checks: Arc::new(Checks(scope)),
+        access,
+    }))
 }
 
 /// A pool that was exhausted at the look before, too, is no mere moment of many requests.

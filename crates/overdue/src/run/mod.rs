@@ -1,5 +1,7 @@
 //! `overdue run`: the roles of a process, from start to stop.
 
+mod checks;
+mod heartbeat;
 mod http;
 mod report;
 mod roles;
@@ -24,7 +26,7 @@ pub(crate) struct Args {
     lanes: LaneSettings,
     #[command(flatten)]
     http: HttpSettings,
-    /// The roles to run, where not all; `api` needs `--listen`
+    /// The roles to run, where not all; `api` and `console` need `--listen`
     #[arg(long, env = "OVERDUE_ONLY", value_delimiter = ',', value_name = "ROLE,...")]
     only: Vec<Role>,
     /// After SIGTERM or SIGINT: how long the roles may take to finish what they have in hand
@@ -48,7 +50,7 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
     args.roles.check()?;
     let shutdown = CancellationToken::new();
     watch_signals(&shutdown)?;
-    let mut roles = Roles::start(&args.only, &args.roles, &args.http, args.lanes.lanes(), &shutdown).await?;
+    let mut roles = Roles::start(&args.only, &args.roles, &args.http, &args.lanes, &shutdown).await?;
     tracing::info!(roles = ?roles.names, gateways = ?roles.gateways, pid = std::process::id(), "running");
     roles.finish(&shutdown, args.shutdown_timeout.0, args.report_every.0).await
 }

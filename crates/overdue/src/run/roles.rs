@@ -2,26 +2,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use book::{ParkedTable, PostgresBook, Refunds, StoppedEndpoints, Timers, Trades};
+use book::{ParkedTable, PostgresBook, Refunds, StoppedEndpoints, Timers, Trades, Trail};
 use broker::Broker;
 use database::{Client, Purpose, SqlxPool};
 use order::Lanes;
 use relay::{Relay, RelayMetrics};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use webhook::{Endpoint, WebhookMetrics, Webhooks};
+use webhook::{Endpoint, EndpointStates, WebhookMetrics, Webhooks};
 use worker::{
     Attendant, Commander, Gateways, Notifications, PassiveClose, PipelineSettings, Refunder, SharedBook, SharedTimers,
     Sweep, Worker, WorkerMetrics,
 };
 
-use super::http::{Http, Parts};
+use super::heartbeat::{self, Beating, Told, Writing};
+use super::http::{ConsoleParts, Http, Parts};
 use super::report;
 use super::samples::Samples;
+use crate::doctor::Scope;
 use crate::failure::{Failure, Kind};
 use crate::gateways::{agree, gateways};
 use crate::servers;
-use crate::settings::{DatabaseSettings, HttpSettings, Role, RoleSettings, WebhookSettings, topology};
+use crate::settings::{DatabaseSettings, HttpSettings, LaneSettings, Role, RoleSettings, WebhookSettings, topology};
 
 /// Roles at work in this process.
 pub(crate) struct Roles {
@@ -32,6 +34,9 @@ pub(crate) struct Roles {
     relay: Option<RelayMetrics>,
     pub(crate) worker: Option<WorkerMetrics>,
     webhooks: Option<WebhookMetrics>,
+    endpoints: EndpointStates,
+    heartbeat: Option<Beating>,
+    trail: Option<Writing>,
     shutdown: CancellationToken,
 }
 
@@ -46,6 +51,9 @@ struct Books {
 /// How many connections there are for looking at which endpoints are stopped.
 const WEBHOOK_CONNECTIONS: usize = 1;
 
+/// How many connections there are for heartbeats, health and samples.
+const VITAL_CONNECTIONS: usize = 2;
+
 /// How many connections there are for orders that clients look at over HTTP.
 const PASSIVE_CONNECTIONS: usize = 8;
 
@@ -55,12 +63,13 @@ impl Roles {
         only: &[Role],
         settings: &RoleSettings,
         http: &HttpSettings,
-        lanes: Lanes,
+        lane_settings: &LaneSettings,
         shutdown: &CancellationToken,
     ) -> Result<Self, Failure> {
+        let lanes = lane_settings.lanes();
         let wanted = |role| match only {
             [] => match role {
-                Role::Api => http.listen.is_some(),
+                Role::Api | Role::Console => http.listen.is_some(),
                 Role::Webhooks => settings.webhooks.webhooks.is_some(),
                 _ => true,
             },
@@ -70,7 +79,12 @@ impl Roles {
         let settles = [Role::Worker, Role::Sweep, Role::Api].into_iter().any(wanted);
         let gateways = if settles { gateways(&settings.gateways)? } else { Gateways::none() };
         let endpoints = if wanted(Role::Webhooks) { endpoints(&settings.webhooks)? } else { Vec::new() };
-        let http = Http::bind(http, wanted(Role::Api)).await?;
+        let http_settings = http;
+        let http = Http::bind(http, wanted(Role::Api), wanted(Role::Console) && !only.is_empty()).await?;
+        let access = match http.as_ref().filter(|_| wanted(Role::Console)) {
+            Some(http) => http.console_access(http_settings)?,
+            None => None,
+        };
         // Whatever the roles are, the database is looked at through the relay's connections: then its first is there already.
         let relay_pool = servers::migrated_pool(&settings.database, Relay::CONNECTIONS, Purpose::Relay).await?;
         if settles {
@@ -86,6 +100,12 @@ impl Roles {
         } else {
             None
         };
+        // The console works without a broker, and says so.
+        let console_broker = match &broker {
+            Some(broker) => Some(broker.clone()),
+            None if settings.broker.is_set() => Some(servers::unprobed_broker(&settings.broker, "console")?),
+            None => None,
+        };
         let mut roles = Self {
             names: Vec::new(),
             gateways: gateways.names(),
@@ -93,15 +113,21 @@ impl Roles {
             relay: None,
             worker: settles.then(|| gateways.metrics()),
             webhooks: None,
+            endpoints: EndpointStates::default(),
+            heartbeat: None,
+            trail: None,
             shutdown: shutdown.clone(),
         };
+        let vitals = servers::client(&settings.database, VITAL_CONNECTIONS, Purpose::Shop)?;
+        let console_lanes = lanes.clone();
         let mut samples = Samples::default();
         let mut shared: Option<Books> = None;
         if let (true, Some(broker)) = (wanted(Role::Relay), &broker) {
             roles.start_relay(settings, relay_pool, broker.clone(), lanes.clone());
         }
         if let (true, Some(broker)) = (wanted(Role::Webhooks), &broker) {
-            roles.start_webhooks(settings, endpoints, broker.clone(), lanes.clone())?;
+            let trail = gateways.trail();
+            roles.start_webhooks(settings, endpoints, broker.clone(), lanes.clone(), trail)?;
         }
         if wanted(Role::Worker) || wanted(Role::Sweep) {
             let PipelineSettings { pipelines, gateway_pipelines, timer_pipelines, .. } = settings.pipelines();
@@ -147,22 +173,49 @@ impl Roles {
                 let (trades, refunds) = (Trades::new(client.clone()), Refunds::new(client));
                 orders = Some((passive, timers, Notifications::new(gateways.clone(), book, trades, refunds)));
             }
+            let console = access.map(|access| {
+                roles.names.push("console");
+                let scope = Scope {
+                    database: settings.database.clone(),
+                    broker: settings.broker.clone(),
+                    lanes: lane_settings.clone(),
+                    webhooks: settings.webhooks.clone(),
+                    management: http_settings.management.clone(),
+                    gateways: settings.gateways.clone(),
+                };
+                let passive = orders.as_ref().map(|(passive, ..)| passive.clone());
+                let (topology, lanes) = (topology.clone(), &console_lanes);
+                ConsoleParts { access, scope, broker: console_broker, topology, lanes, passive }
+            });
             let parts = Parts {
                 database: &settings.database,
+                vitals: vitals.clone(),
                 topology: broker.as_ref().map(|_| topology),
                 broker,
                 orders,
                 timers: shared.as_ref().map(|books| books.timers.clone()),
                 book: shared.map(|books| books.orders),
-                gateways,
+                gateways: gateways.clone(),
                 settles,
                 relay: roles.relay.clone(),
                 webhooks: roles.webhooks.clone(),
                 samples,
+                console,
                 shutdown: shutdown.clone(),
             };
             roles.spawn(http.start(parts).await?);
         }
+        if let Some(writer) = gateways.trail().writer(vitals.clone()) {
+            roles.trail = Some(Writing::begin(writer));
+        }
+        let told = Told {
+            roles: roles.names.iter().map(|role| (*role).to_owned()).collect(),
+            relay: roles.relay.clone(),
+            worker: roles.worker.clone(),
+            gateways,
+            endpoints: roles.endpoints.clone(),
+        };
+        roles.heartbeat = Some(heartbeat::begin(vitals, told));
         Ok(roles)
     }
 
@@ -179,18 +232,21 @@ impl Roles {
         endpoints: Vec<Endpoint>,
         broker: Broker,
         lanes: Lanes,
+        trail: Trail,
     ) -> Result<(), Failure> {
         self.names.push("webhooks");
         let store = StoppedEndpoints::new(servers::client(&settings.database, WEBHOOK_CONNECTIONS, Purpose::Shop)?);
         let confirm_timeout = settings.broker.confirm_timeout();
         let names: Vec<String> = endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
         let webhooks = Webhooks::new(broker, endpoints, lanes, store, confirm_timeout).map_err(Failure::settings)?;
+        let webhooks = webhooks.telling(trail);
         let webhooks = match settings.tuning.probe_every {
             Some(probe_every) => webhooks.probing_every(probe_every.0),
             None => webhooks,
         };
         tracing::info!(endpoints = names.join(" "), "delivering to endpoints");
         self.webhooks = Some(webhooks.metrics());
+        self.endpoints = webhooks.states();
         self.spawn(webhooks.run(self.shutdown.clone()));
         Ok(())
     }
@@ -267,6 +323,12 @@ impl Roles {
                     return Err(Failure::new(Kind::Unfinished, anyhow!("not finished within {waited}; unfinished messages come again")));
                 }
             }
+        }
+        if let Some(trail) = self.trail.take() {
+            trail.end().await;
+        }
+        if let Some(heartbeat) = self.heartbeat.take() {
+            heartbeat.end().await;
         }
         tracing::info!("stopped; since the start: {}", self.report_line());
         Ok(())

@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use database::{DatabaseUrl, STATEMENT_TIMEOUT};
@@ -22,6 +23,11 @@ pub(crate) struct DatabaseSettings {
 }
 
 impl DatabaseSettings {
+    /// The same, with statements that take no longer than this.
+    pub(crate) fn within(&self, limit: Duration) -> Self {
+        Self { statement_timeout: Human(self.statement_timeout.0.min(limit)), ..self.clone() }
+    }
+
     pub(crate) fn url(&self) -> Result<DatabaseUrl, Failure> {
         let url = value_or_file("OVERDUE_DATABASE_URL", self.database_url.as_ref(), self.database_url_file.as_ref())?;
         let needed = || Failure::settings("--database-url (OVERDUE_DATABASE_URL) is needed for this".to_owned());

@@ -6,15 +6,16 @@ use clap::Args;
 use database::DatabaseUrl;
 use secrecy::SecretString;
 
-use super::ManagementSettings;
 use super::secret::value_or_file;
+use super::{ConsoleSettings, ManagementSettings};
 use crate::failure::Failure;
 
 /// Health, metrics and the order service over HTTP.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "HTTP")]
 pub(crate) struct HttpSettings {
-    /// Where to serve /healthz, /readyz and /metrics, and with the role `api` the orders and timers; without it there is no HTTP
+    /// Where to serve /healthz, /readyz and /metrics, with the role `console` the pages, and with the role `api` the orders and timers;
+    /// without it there is no HTTP
     #[arg(long, env = "OVERDUE_LISTEN", value_name = "ADDRESS:PORT")]
     pub(crate) listen: Option<SocketAddr>,
     /// The bearer token for everything under /orders and /timers, 16 bytes or more; needed unless only this machine can connect
@@ -32,6 +33,8 @@ pub(crate) struct HttpSettings {
     read_database_url_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) management: ManagementSettings,
+    #[command(flatten)]
+    pub(crate) console: ConsoleSettings,
 }
 
 impl HttpSettings {

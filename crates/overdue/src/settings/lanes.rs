@@ -20,6 +20,11 @@ pub(crate) struct LaneSettings {
 }
 
 impl LaneSettings {
+    /// With these payment timeouts, and one shard.
+    pub(crate) fn of(payment_timeouts: Vec<Lane>) -> Self {
+        Self { payment_timeouts, shards: Shards::ONE }
+    }
+
     pub(crate) fn lanes(&self) -> Lanes {
         Lanes::standard(&self.payment_timeouts).sharded(self.shards)
     }

@@ -2,6 +2,7 @@
 //! that uses it.
 
 mod broker;
+mod console;
 mod database;
 mod gateways;
 mod http;
@@ -14,6 +15,7 @@ mod timers;
 mod webhooks;
 
 pub(crate) use self::broker::{BrokerSettings, ManagementSettings};
+pub(crate) use self::console::ConsoleSettings;
 pub(crate) use self::database::DatabaseSettings;
 pub(crate) use self::gateways::{AlipaySettings, GatewayName, GatewaySettings, HttpGatewaySettings, WeChatSettings};
 pub(crate) use self::http::HttpSettings;

@@ -37,6 +37,8 @@ pub(crate) enum Role {
     Webhooks,
     /// Serves orders and timers over HTTP
     Api,
+    /// Serves the pages for whoever is on call
+    Console,
 }
 
 /// Bounds and sizes; the defaults suit one machine.

@@ -3,14 +3,15 @@
 mod view;
 
 use std::io::{IsTerminal, Write, stderr, stdin};
+use std::sync::atomic::AtomicU64;
 
-use book::{KEPT_FOR, ParkedFilter, ParkedRow, ParkedState, ParkedTable};
-use broker::{Outgoing, Publisher};
+use book::{KEPT_FOR, ParkedFilter, ParkedState, ParkedTable};
+use broker::Publisher;
 use clap::Subcommand;
 use database::Purpose;
 use order::{OrderId, ParkReason, TimerId};
 use tokio_util::sync::CancellationToken;
-use worker::Attendant;
+use worker::{Attendant, ParkedChoice, Requeued};
 
 use crate::failure::Failure;
 use crate::output::{complain, print, print_json};
@@ -116,9 +117,6 @@ pub(crate) struct Selection {
     all: bool,
 }
 
-/// How many messages are handled at a time.
-const CHUNK: i64 = 100;
-
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     match args {
         Args::List { servers, selection, limit, dropped, json } => {
@@ -190,6 +188,7 @@ fn filter(selection: &Selection) -> ParkedFilter {
         event: event.clone(),
         newer_than: newer_than.map(|age| age.0),
         older_than: older_than.map(|age| age.0),
+        changed_by: None,
     }
 }
 
@@ -233,37 +232,16 @@ async fn list(
     Ok(())
 }
 
-/// A row says that its message was sent in again only when the broker has confirmed it: at worst it is sent twice. Messages of
-/// a kind that this version does not know stay parked.
+/// Messages of a kind that this version does not know stay parked.
 async fn requeue(table: &ParkedTable, mut publisher: Publisher, selection: &Selection) -> Result<(), Failure> {
-    let filter = filter(selection);
-    let (mut count, mut unknown) = (0, None);
-    let outcome = each_page(table, &filter, ParkedState::Held, async |rows| {
-        let (mut ids, mut messages) = (Vec::new(), Vec::new());
-        for ParkedRow { id, times, parking, .. } in rows {
-            let again =
-                Outgoing::sent_in_again(&parking.routing_key, parking.body, &parking.properties, &parking.headers);
-            match again {
-                Ok(again) => {
-                    ids.push((id, times));
-                    messages.push(again);
-                }
-                Err(kind) => unknown = Some(kind),
-            }
-        }
-        let fates = publisher.publish(&messages).await;
-        let sent: Vec<(i64, i64)> =
-            ids.iter().zip(&fates).filter(|(_, fate)| fate.is_ok()).map(|(id, _)| *id).collect();
-        table.sent_in_again(&sent, &operator()).await?;
-        count += sent.len() as u64;
-        fates.into_iter().collect::<Result<(), _>>().map_err(Failure::from)
-    })
-    .await;
+    let choice = choice(table, selection, ParkedState::Held).await?;
+    let Requeued { count, unknown, ended } =
+        worker::requeue(table, &mut publisher, &choice, &operator(), &AtomicU64::default()).await;
     publisher.close().await;
     if count > 0 {
         tell(count, "sent in again", "")?;
     }
-    outcome?;
+    ended?;
     if let Some(kind) = unknown {
         let advice = ParkReason::UnknownKind.advice();
         return Err(Failure::negative(format!("some messages stay parked, among them one because {kind}. {advice}")));
@@ -286,31 +264,15 @@ async fn change(
     selection: &Selection,
     states: (ParkedState, ParkedState),
 ) -> Result<u64, Failure> {
-    let mut count = 0;
-    each_page(table, &filter(selection), states.0, async |rows| {
-        let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
-        count += table.change(&ids, states, &operator()).await?;
-        Ok(())
-    })
-    .await?;
-    Ok(count)
+    let choice = choice(table, selection, states.0).await?;
+    Ok(worker::move_parked(table, &choice, states, &operator(), &AtomicU64::default()).await?)
 }
 
-/// Handles the messages that there are now, some at a time. What comes, or comes back, meanwhile is left alone.
-async fn each_page(
-    table: &ParkedTable,
-    filter: &ParkedFilter,
-    state: ParkedState,
-    mut handle: impl AsyncFnMut(Vec<ParkedRow>) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let (_, until) = table.count(filter, state).await?;
-    let mut after = 0;
-    loop {
-        let rows = table.page(filter, state, (after, until), CHUNK).await?;
-        let Some(last) = rows.last() else { return Ok(()) };
-        after = last.id;
-        handle(rows).await?;
-    }
+/// The messages that there are now. What comes, or comes back, meanwhile is left alone.
+async fn choice(table: &ParkedTable, selection: &Selection, state: ParkedState) -> Result<ParkedChoice, Failure> {
+    let filter = filter(selection);
+    let (_, until) = table.count(&filter, state).await?;
+    Ok(ParkedChoice { filter, until })
 }
 
 /// Who does it, as far as the system knows.

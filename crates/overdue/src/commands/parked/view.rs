@@ -50,7 +50,7 @@ pub(super) fn show(row: &ParkedRow, json: bool) -> Result<(), Failure> {
         print_json(&row_as_json(row))?;
         return Ok(());
     }
-    let ParkedRow { id, parking, times, last_at, state, note } = row;
+    let ParkedRow { id, parking, times, last_at, state, note, .. } = row;
     print(format_args!("message      {id}"));
     print(format_args!("state        {state}"));
     print(format_args!("reason       {}", plain(&parking.reason)));
@@ -131,11 +131,13 @@ pub(super) fn table(rows: &[ParkedRow]) -> Table {
 
 /// A message for machines.
 pub(super) fn row_as_json(row: &ParkedRow) -> Value {
-    let ParkedRow { id, parking, times, last_at, state, note } = row;
+    let ParkedRow { id, parking, times, last_at, state, note, changed_at, changed_by } = row;
     json!({
         "id": id.to_string(),
         "state": state,
         "note": note,
+        "changed_at": changed_at.map(text),
+        "changed_by": changed_by,
         "reason": parking.reason,
         "detail": parking.detail,
         "advice": advice(&parking.reason),

@@ -1,0 +1,82 @@
+//! What the console works with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use broker::{Broker, Management, Topology};
+use database::{Client, SqlxPool};
+use order::Lanes;
+use worker::PassiveClose;
+
+use crate::access::Access;
+use crate::snapshot::{Queues, Snapshots};
+
+/// The parts of a process that the console shows, and acts by.
+pub struct Parts {
+    /// For looking, and for what operators do.
+    pub client: Client,
+    /// For orders and timers.
+    pub pool: SqlxPool,
+    /// For messages that are sent in again, and for queues; `None`: the process knows no broker.
+    pub broker: Option<Broker>,
+    /// The queues.
+    pub topology: Topology,
+    /// What tells more of queues, with the virtual host.
+    pub management: Option<(Management, String)>,
+    /// How long the broker may take to confirm.
+    pub confirm_timeout: Duration,
+    /// Closes orders at once, where the process can.
+    pub passive: Option<PassiveClose>,
+    /// The lanes, for telling the way that a message takes.
+    pub lanes: Lanes,
+    /// Runs doctor and audit.
+    pub checks: Arc<dyn CheckRunner>,
+    /// Who may come.
+    pub access: Access,
+}
+
+/// Runs the checks of the program.
+#[async_trait]
+pub trait CheckRunner: Send + Sync {
+    /// What is wrong with the deployment, as JSON: `findings`, each with `object`, `problem` and `advice`, and `unchecked`.
+    ///
+    /// # Errors
+    /// A sentence.
+    async fn doctor(&self) -> Result<String, String>;
+
+    /// How the books stand, as JSON: `clean`, `orders` and `checks`, each with `name`, `rule`, `violations` and `examples`.
+    ///
+    /// # Errors
+    /// A sentence.
+    async fn audit(&self) -> Result<String, String>;
+}
+
+/// The console of a process.
+pub(crate) struct Console {
+    pub(crate) client: Client,
+    pub(crate) pool: SqlxPool,
+    pub(crate) broker: Option<Broker>,
+    pub(crate) confirm_timeout: Duration,
+    pub(crate) passive: Option<PassiveClose>,
+    pub(crate) lanes: Lanes,
+    pub(crate) checks: Arc<dyn CheckRunner>,
+    pub(crate) access: Access,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) warnings: trace::Throttle,
+}
+
+impl Console {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { client, pool, broker, topology, management, confirm_timeout, passive, lanes, checks, access } =
+            parts;
+        let queues = match (management, &broker) {
+            (Some((management, vhost)), _) => Queues::Management(management, vhost),
+            (None, Some(broker)) => Queues::Amqp(broker.clone(), topology),
+            (None, None) => Queues::Nowhere,
+        };
+        let snapshots = Snapshots::new(client.clone(), queues);
+        let warnings = trace::Throttle::default();
+        Self { client, pool, broker, confirm_timeout, passive, lanes, checks, access, snapshots, warnings }
+    }
+}
