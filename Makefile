@@ -11,7 +11,7 @@ QUICK := CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEB
 BENCH := scripts/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status clean env build release demo test faults fuzz test-schedules test-rabbitmq-4 bench bench-more bench-alternatives bench-quick check fmt definitions
+.PHONY: help up down status clean env build release demo test faults fuzz test-schedules test-console test-rabbitmq-4 bench bench-more bench-alternatives bench-quick check fmt definitions
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,11 @@ fuzz: ## feed what reads messages with whatever bytes, for a minute
 
 test-schedules: build ## ten thousand orders with random payments at two gateways, while processes are killed
 	libraries="$$(scripts/libraries)" && env $$libraries OVERDUE_TEST_SCHEDULES=10000 $(LOCAL) $(CARGO) test --workspace $(FEATURES) --test promises -- schedules --nocapture
+
+test-console: ## the console in a browser: all of it, with a million orders and sixty tabs; new pictures in docs/console/
+	$(CARGO) build --workspace $(FEATURES)
+	libraries="$$(scripts/libraries)" && env $$libraries OVERDUE_TEST_CONSOLE=all \
+	  $(LOCAL) $(CARGO) test --workspace $(FEATURES) --test console -- --nocapture
 
 test-rabbitmq-4: ## run all tests that need a broker on RabbitMQ 4.0.5, from a Debian 13 under .local/ (needs root)
 	$(CARGO) build --workspace $(FEATURES)

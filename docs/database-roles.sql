@@ -9,7 +9,7 @@ do $$
 declare
     name text;
 begin
-    foreach name in array array['overdue_relay', 'overdue_worker', 'overdue_api', 'overdue_operator', 'overdue_timers', 'overdue_webhooks'] loop
+    foreach name in array array['overdue_relay', 'overdue_worker', 'overdue_api', 'overdue_operator', 'overdue_timers', 'overdue_webhooks', 'overdue_console'] loop
         if not exists (select 1 from pg_roles where rolname = name) then
             execute format('create role %I nologin', name);
         end if;
@@ -73,7 +73,17 @@ grant delete on process_minutes to overdue_worker;
 grant insert on order_trail to overdue_relay, overdue_worker, overdue_webhooks;
 grant select (at), delete on order_trail to overdue_worker;
 grant select on probes to overdue_relay, overdue_worker, overdue_webhooks;
-grant select on processes, process_minutes, probes to overdue_operator;
+grant select on processes, process_minutes, probes, order_trail, operator_actions, checks to overdue_operator;
+-- What operators did is kept for a year.
+grant select (id, at), delete on operator_actions to overdue_worker;
+
+-- Console: what the operator may; and it closes and extends orders, fires timers, has gateways probed, and writes down who did it.
+grant overdue_operator to overdue_console;
+grant update (payment_deadline) on orders to overdue_console;
+grant insert on order_log to overdue_console;
+grant update (due_at) on timers to overdue_console;
+grant insert, update on processes, process_minutes, probes, operator_actions, checks to overdue_console;
+grant delete on processes to overdue_console;
 
 -- Health and metrics (`--listen`) read these in every process.
 grant select (created_at, event, events) on outbox to overdue_worker, overdue_api;

@@ -137,16 +137,11 @@ fn what_the_documents_name_exists() {
     for path in all(r"`([a-z_-]+/src/[a-z_/]+\.(?:rs|sql))`", &architecture) {
         assert!(repository("crates").join(&path).exists(), "ARCHITECTURE.md names {path}");
     }
-    let files: BTreeSet<String> = std::fs::read_dir(repository("tests/promises"))
-        .unwrap()
-        .filter_map(|entry| Some(entry.unwrap().file_name().to_str()?.strip_suffix(".rs")?.to_owned()))
-        .collect();
     let invariants = architecture.split("## Invariants").nth(1).unwrap();
     let invariants = invariants.split("\n## ").next().unwrap();
-    for found in Regex::new(r"`([a-z]+)::([a-z_*]+)`").unwrap().captures_iter(invariants) {
-        let (file, test) = (&found[1], &found[2]);
-        assert!(files.contains(file), "there is no tests/promises/{file}.rs");
-        let source = read(&format!("tests/promises/{file}.rs"));
+    for found in Regex::new(r"`(console/)?([a-z]+)::([a-z_*]+)`").unwrap().captures_iter(invariants) {
+        let (folder, file, test) = (found.get(1).map_or("promises/", |folder| folder.as_str()), &found[2], &found[3]);
+        let source = read(&format!("tests/{folder}{file}.rs"));
         assert!(test == "*" || source.contains(&format!("fn {test}(")), "there is no test {file}::{test}");
     }
     let pages =

@@ -12,7 +12,7 @@ use lapin::{BasicProperties, Connection, ConnectionProperties, ExchangeKind};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-use tests::{Process, Receiver, Reply, World, eventually, management, simulator};
+use tests::{EndpointFile, Process, Receiver, Reply, World, endpoint, eventually, management, simulator};
 use url::Url;
 
 const PASSWORD: &str = "secret-of-a-test";
@@ -30,16 +30,6 @@ async fn broker_user(world: &World, user: &BrokerUser) -> String {
 }
 
 /// A file with one endpoint.
-fn endpoint(world: &World, url: &str) -> String {
-    let path = std::env::temp_dir().join(format!("overdue-{}-rights.toml", world.vhost));
-    let key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-    let text = format!(
-        "[[endpoint]]\nname = \"shop\"\nurl = \"{url}\"\ntypes = [\"order.*\"]\nkeys = [\"{key}\"]\nallow_private = true\n"
-    );
-    std::fs::write(&path, text).unwrap();
-    path.to_str().unwrap().to_owned()
-}
-
 async fn delete_users(world: &World) {
     for user in users() {
         management(Method::DELETE, &["users", &format!("{}-{}", world.vhost, user.name)], None).await;
@@ -160,17 +150,17 @@ async fn all_works_under_the_users_of_the_broker() {
     // Events are delivered, come back by a lane, and are parked.
     let receiver = Receiver::start().await;
     receiver.answers(|received| Reply::status(if received.event()["id"] == "refused" { 422 } else { 204 }));
-    let file = endpoint(&world, &receiver.url());
-    let mut declare = command(&operator, &["topology", "declare", "--webhooks", &file]);
+    let file = EndpointFile::with(&world, &[endpoint("shop", &receiver.url(), "")]);
+    let mut declare = command(&operator, &["topology", "declare", "--webhooks", file.path()]);
     assert!(declare.output().await.unwrap().status.success());
-    let webhooks = world.start_command(command(&webhooks_user, &["run", "--only", "webhooks", "--webhooks", &file]));
+    let webhooks =
+        world.start_command(command(&webhooks_user, &["run", "--only", "webhooks", "--webhooks", file.path()]));
     webhooks.says("running").await;
     for event in [r#"{"id":"refused","type":"order.closed"}"#, r#"{"id":"fine","type":"order.closed"}"#] {
         foreign.publish("overdue.events", "order.closed", event.as_bytes(), BasicProperties::default()).await;
     }
     eventually("both were sent", async || receiver.received().len() == 2).await;
     foreign.queue_holds("overdue.v1.webhook.shop", 0).await;
-    std::fs::remove_file(&file).unwrap();
     for process in [relay, worker_process, webhooks] {
         assert!(!process.log_text().contains("refused access"), "{}", process.log_text());
         process.kill().await;
@@ -221,7 +211,7 @@ struct DatabaseRoles<'a> {
 }
 
 impl<'a> DatabaseRoles<'a> {
-    const NAMES: [&'static str; 6] = ["relay", "worker", "api", "operator", "timers", "webhooks"];
+    const NAMES: [&'static str; 7] = ["relay", "worker", "api", "operator", "timers", "webhooks", "console"];
 
     async fn create(world: &'a World) -> Self {
         // Roles belong to all databases of a server, and other tests must not see these.
@@ -274,7 +264,7 @@ impl<'a> DatabaseRoles<'a> {
             let (name, login) = (format!("{}_{role}", self.world.vhost), Self::login(self.world, role));
             self.world.execute(&format!("drop owned by {login}, {name}; drop role {login}")).await;
         }
-        for role in ["api", "relay", "worker", "operator", "timers", "webhooks"] {
+        for role in ["api", "relay", "worker", "operator", "timers", "webhooks", "console"] {
             self.world.execute(&format!("drop role {}_{role}", self.world.vhost)).await;
         }
     }
@@ -355,24 +345,49 @@ async fn all_works_under_the_roles_of_the_database() {
     // An endpoint that wants nothing more is stopped by the role, and let go on by the operator.
     let receiver = Receiver::start().await;
     receiver.answers(|_| Reply::status(410));
-    let file = endpoint(&world, &receiver.url());
-    assert!(world.overdue(&["topology", "declare", "--webhooks", &file]).await.status.success());
+    let file = EndpointFile::with(&world, &[endpoint("shop", &receiver.url(), "")]);
+    assert!(world.overdue(&["topology", "declare", "--webhooks", file.path()]).await.status.success());
     let webhooks =
-        roles.start("webhooks", &["run", "--only", "webhooks", "--webhooks", &file, "--listen", "127.0.0.1:0"]);
+        roles.start("webhooks", &["run", "--only", "webhooks", "--webhooks", file.path(), "--listen", "127.0.0.1:0"]);
     webhooks.says("running").await;
     let event = br#"{"id":"e","type":"order.closed"}"#;
     world.foreign().await.publish("overdue.events", "order.closed", event, BasicProperties::default()).await;
     webhooks.says("it is stopped").await;
     let mut resume = world.command(&["webhook", "resume", "shop"]);
     assert!(resume.env("OVERDUE_DATABASE_URL", roles.url("operator")).output().await.unwrap().status.success());
-    std::fs::remove_file(&file).unwrap();
+
+    // The console acts with its own rights.
+    let pages = roles.start("console", &["run", "--only", "console", "--listen", "127.0.0.1:0"]);
+    pages.says("running").await;
+    let base = pages.http_base().await;
+    let act = async |action: &str, form: &str| {
+        let request = reqwest::Client::new().post(format!("{base}/console/act/{action}")).body(form.to_owned());
+        let response = request.send().await.unwrap();
+        let (status, text) = (response.status(), response.text().await.unwrap());
+        assert!(status.is_success() && text.contains("<strong>done</strong>"), "{action}: {status} {text}");
+    };
+    let waiting = world.order("tea", Duration::from_secs(3600)).await;
+    act("order-extend", &format!("order={}&minutes=5", waiting.id)).await;
+    act("order-look", &format!("order={}", waiting.id)).await;
+    act("order-close", &format!("order={}", waiting.id)).await;
+    world.becomes(&waiting.id, "closed").await;
+    act("circuit-probe", "kind=gateway&name=wechat").await;
+    act("endpoint-stop", "name=shop").await;
+    act("endpoint-resume", "name=shop").await;
+    world.execute("select overdue_arm('receipt', 'A-7', now() + interval '1 hour'), overdue_arm('receipt', 'A-8', now() + interval '1 hour')").await;
+    act("timer-fire", "timer=receipt:A-7").await;
+    act("timer-cancel", "timer=receipt:A-8").await;
+    act("audit-run", "").await;
+    act("doctor-run", "").await;
+    let story = reqwest::get(format!("{base}/console/orders/{}", waiting.id)).await.unwrap().text().await.unwrap();
+    assert!(story.contains("order.close") && story.contains("came to a worker"), "{story}");
 
     for arguments in [&["audit"][..], &["order", "show", "A-1"], &["refunds", "list"]] {
         let mut command = world.command(arguments);
         let output = command.env("OVERDUE_DATABASE_URL", roles.url("operator")).output().await.unwrap();
         assert!(output.status.success(), "{arguments:?}: {output:?}");
     }
-    for process in [relay, worker, api, webhooks] {
+    for process in [relay, worker, api, webhooks, pages] {
         assert!(!process.log_text().contains("permission denied"), "{}", process.log_text());
         process.kill().await;
     }
@@ -415,6 +430,15 @@ async fn all_works_under_the_roles_of_the_database() {
         ("operator", "update refunds set amount_minor = 0"),
         ("operator", "delete from outbox"),
         ("operator", "drop table orders"),
+        (
+            "operator",
+            "insert into operator_actions (operator, role, action, subject, state) values ('x', 'act', 'x', 'x', 'done')",
+        ),
+        ("console", "update orders set status = 'paid'"),
+        ("console", "delete from operator_actions"),
+        ("console", "insert into order_trail (subject, step, actor, detail) values ('x', 'came', 'x', 'x')"),
+        ("relay", "select * from operator_actions"),
+        ("worker", "select * from order_trail"),
     ] {
         assert!(roles.is_refused(role, statement).await, "{role} may {statement}");
     }

@@ -1,48 +1,19 @@
 //! Webhooks: events that are signed, delivered, tried again, given up; one endpoint's trouble is no other's.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use lapin::BasicProperties;
 use serde_json::{Value, json};
-use tests::{Process, Receiver, Reply, World, eventually};
+use tests::{ENDPOINT_KEY, EndpointFile, Process, Receiver, Reply, World, endpoint, eventually};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-const KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const OLD_KEY: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
-/// A file of endpoints; deleted in the end.
-struct File(PathBuf);
-
-impl File {
-    fn with(world: &World, endpoints: &[String]) -> Self {
-        let path = std::env::temp_dir().join(format!("overdue-{}-endpoints.toml", world.vhost));
-        std::fs::write(&path, endpoints.join("\n")).unwrap();
-        Self(path)
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-fn endpoint(name: &str, url: &str, more: &str) -> String {
-    format!(
-        "[[endpoint]]\nname = \"{name}\"\nurl = \"{url}\"\ntypes = [\"order.*\", \"timer.#\"]\nkeys = [\"{KEY}\"]\nallow_private = true\n{more}\n"
-    )
-}
-
 /// Declares the queues of these endpoints, and starts the role.
-async fn start(world: &World, file: &File, more: &[&str]) -> Process {
+async fn start(world: &World, file: &EndpointFile, more: &[&str]) -> Process {
     let declared = world.overdue(&["topology", "declare", "--webhooks", file.path()]).await;
     assert!(declared.status.success(), "{declared:?}");
     let arguments = ["run", "--only", "webhooks", "--webhooks", file.path(), "--probe-every", "300ms"];
@@ -74,7 +45,7 @@ async fn stop(process: Process) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_timer_arrives_at_its_endpoint_signed_and_once() {
     let (world, receiver) = (World::new().await, Receiver::start().await);
-    let file = File::with(&world, &[endpoint("shop", &receiver.url(), "")]);
+    let file = EndpointFile::with(&world, &[endpoint("shop", &receiver.url(), "")]);
     let process = start(&world, &file, &[]).await;
     let roles = [world.relay(), world.worker()];
     world.execute("select overdue_arm('sms', '842317', now(), '{\"to\":\"+31 6\"}')").await;
@@ -149,8 +120,8 @@ async fn what_is_signed_is_verified_by_libraries_of_others_and_what_is_not_is_re
     let public = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
     // While a key is being changed both sign.
     let text = endpoint("shop", &receiver.url(), "")
-        .replace(&format!("[\"{KEY}\"]"), &format!("[\"{KEY}\", \"{OLD_KEY}\", \"{seed}\"]"));
-    let file = File::with(&world, &[text]);
+        .replace(&format!("[\"{ENDPOINT_KEY}\"]"), &format!("[\"{ENDPOINT_KEY}\", \"{OLD_KEY}\", \"{seed}\"]"));
+    let file = EndpointFile::with(&world, &[text]);
     let process = start(&world, &file, &[]).await;
     announce(&world, one("payment-timeout:A.1:2026")).await;
     eventually("it has arrived", async || !receiver.received().is_empty()).await;
@@ -161,7 +132,7 @@ async fn what_is_signed_is_verified_by_libraries_of_others_and_what_is_not_is_re
         "webhook-signature": header("webhook-signature"),
     });
     let body = String::from_utf8(received.body.clone()).unwrap();
-    let delivery = json!({ "key": KEY, "body": body, "headers": headers });
+    let delivery = json!({ "key": ENDPOINT_KEY, "body": body, "headers": headers });
     let with = |path: &str, value: Value| {
         let mut changed = delivery.clone();
         *changed.pointer_mut(path).unwrap() = value;
@@ -195,7 +166,7 @@ async fn what_is_signed_is_verified_by_libraries_of_others_and_what_is_not_is_re
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fails_comes_again_by_a_lane_with_the_same_id_and_what_is_refused_is_parked() {
     let (world, receiver) = (World::new().await, Receiver::start().await);
-    let file = File::with(&world, &[endpoint("shop", &receiver.url(), "")]);
+    let file = EndpointFile::with(&world, &[endpoint("shop", &receiver.url(), "")]);
     let process = start(&world, &file, &[]).await;
     let foreign = world.foreign().await;
     let of = |id: &str| -> Vec<String> {
@@ -274,7 +245,7 @@ async fn queues(world: &World) -> Vec<(u64, u64)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_is_away_is_given_up_for_a_while_and_spends_no_attempts() {
     let (world, receiver) = (World::new().await, Receiver::start().await);
-    let file = File::with(&world, &[endpoint("shop", &receiver.url(), "concurrency = 1")]);
+    let file = EndpointFile::with(&world, &[endpoint("shop", &receiver.url(), "concurrency = 1")]);
     receiver.answers(|_| Reply::status(503));
     let process = start(&world, &file, &["--listen", "127.0.0.1:0"]).await;
     announce(&world, (0..200).map(|number| format!("e-{number}"))).await;
@@ -315,7 +286,7 @@ async fn one_endpoint_that_is_dead_or_slow_delays_no_other() {
     let (world, good, slow) = (World::new().await, Receiver::start().await, Receiver::start().await);
     slow.answers(|_| Reply::Status(204, Vec::new(), Duration::from_secs(29)));
     let dead = "http://127.0.0.1:9/";
-    let file = File::with(
+    let file = EndpointFile::with(
         &world,
         &[
             endpoint("good", &good.url(), ""),
@@ -336,7 +307,7 @@ async fn one_endpoint_that_is_dead_or_slow_delays_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_hostile_receiver_does_harms_nobody() {
     let (world, receiver) = (World::new().await, Receiver::start().await);
-    let file = File::with(&world, &[endpoint("shop", &receiver.url(), "timeout_s = 2")]);
+    let file = EndpointFile::with(&world, &[endpoint("shop", &receiver.url(), "timeout_s = 2")]);
     receiver.answers(|received| match received.event()["id"].as_str() {
         Some("flood") => Reply::Floods,
         Some("sleep") => Reply::Status(204, Vec::new(), Duration::from_secs(60)),
@@ -361,7 +332,7 @@ async fn what_a_hostile_receiver_does_harms_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_wants_nothing_more_is_stopped_until_an_operator_says_go_on() {
     let (world, receiver) = (World::new().await, Receiver::start().await);
-    let file = File::with(&world, &[endpoint("shop", &receiver.url(), "concurrency = 1")]);
+    let file = EndpointFile::with(&world, &[endpoint("shop", &receiver.url(), "concurrency = 1")]);
     receiver.answers(|_| Reply::status(410));
     let process = start(&world, &file, &[]).await;
     announce(&world, (0..20).map(|number| format!("e-{number}"))).await;
@@ -396,7 +367,8 @@ async fn an_endpoint_that_wants_nothing_more_is_stopped_until_an_operator_says_g
 #[tokio::test(flavor = "multi_thread")]
 async fn exhausted_and_refused_events_are_sent_again_by_endpoint_type_and_time() {
     let (world, receiver) = (World::new().await, Receiver::start().await);
-    let file = File::with(&world, &[endpoint("shop", &receiver.url(), ""), endpoint("crm", &receiver.url(), "")]);
+    let file =
+        EndpointFile::with(&world, &[endpoint("shop", &receiver.url(), ""), endpoint("crm", &receiver.url(), "")]);
     receiver.answers(|_| Reply::status(400));
     let process = start(&world, &file, &[]).await;
     announce(&world, (0..5).map(|number| format!("e-{number}"))).await;
@@ -445,14 +417,14 @@ async fn private_addresses_are_refused_before_anything_is_sent() {
         ("https://10.1.2.3/".to_owned(), "no public address"),
         ("http://shop.example/".to_owned(), "http only for this machine"),
     ] {
-        let file = File::with(&world, &[public("shop", &url)]);
+        let file = EndpointFile::with(&world, &[public("shop", &url)]);
         let run = world.overdue(&["run", "--only", "webhooks", "--webhooks", file.path()]).await;
         let said = String::from_utf8(run.stderr).unwrap();
         assert!(run.status.code() == Some(2) && said.contains(words) && !said.contains("whsec_"), "{url}: {said}");
     }
     // A name is resolved when it is connected to, and may lead anywhere.
     let port = receiver.url().split(['/', ':']).nth(4).unwrap().to_owned();
-    let file = File::with(&world, &[public("shop", &format!("https://localhost:{port}/"))]);
+    let file = EndpointFile::with(&world, &[public("shop", &format!("https://localhost:{port}/"))]);
     let process = start(&world, &file, &[]).await;
     announce(&world, one("e-1")).await;
     process.says("no public address").await;
@@ -464,7 +436,7 @@ async fn private_addresses_are_refused_before_anything_is_sent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_of_another_name_is_not_believed() {
     let world = World::new().await;
-    let file = File::with(
+    let file = EndpointFile::with(
         &world,
         &[endpoint(
             "shop",
@@ -487,7 +459,7 @@ async fn a_certificate_of_another_name_is_not_believed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_is_killed_loses_nothing() {
     let (world, receiver) = (World::new().await, Receiver::start().await);
-    let file = File::with(&world, &[endpoint("shop", &receiver.url(), "concurrency = 8")]);
+    let file = EndpointFile::with(&world, &[endpoint("shop", &receiver.url(), "concurrency = 8")]);
     receiver.answers(|_| Reply::Status(204, Vec::new(), Duration::from_millis(20)));
     let mut process = start(&world, &file, &[]).await;
     announce(&world, (0..400).map(|number| format!("e-{number}"))).await;
@@ -506,7 +478,7 @@ async fn a_process_that_is_killed_loses_nothing() {
 async fn what_waits_for_its_turn_is_not_sent_once_the_endpoint_wants_nothing_more() {
     let (world, receiver) = (World::new().await, Receiver::start().await);
     receiver.answers(|_| Reply::status(410));
-    let file = File::with(&world, &[endpoint("shop", &receiver.url(), "per_second = 2")]);
+    let file = EndpointFile::with(&world, &[endpoint("shop", &receiver.url(), "per_second = 2")]);
     let declared = world.overdue(&["topology", "declare", "--webhooks", file.path()]).await;
     assert!(declared.status.success(), "{declared:?}");
     announce(&world, (0..5).map(|number| format!("evt_{number}"))).await;
@@ -523,7 +495,7 @@ async fn what_waits_for_its_turn_is_not_sent_once_the_endpoint_wants_nothing_mor
 async fn what_has_no_id_is_sent_again_with_the_one_that_it_was_given() {
     let (world, receiver) = (World::new().await, Receiver::start().await);
     receiver.answers(|_| Reply::status(500));
-    let file = File::with(&world, &[endpoint("shop", &receiver.url(), "")]);
+    let file = EndpointFile::with(&world, &[endpoint("shop", &receiver.url(), "")]);
     let process = start(&world, &file, &[]).await;
     let foreign = world.foreign().await;
     foreign.publish("overdue.events", "order.closed", b"{}", BasicProperties::default()).await;

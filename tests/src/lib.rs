@@ -5,6 +5,7 @@
 //! servers the tests fail, they do not skip.
 
 mod counted;
+mod endpoints;
 mod eventually;
 mod foreign;
 mod gateway;
@@ -16,6 +17,7 @@ mod servers;
 mod world;
 
 pub use counted::Counted;
+pub use endpoints::{ENDPOINT_KEY, EndpointFile, endpoint};
 pub use eventually::{eventually, until_none_is_left};
 pub use foreign::{Foreign, ParkedMessage};
 pub use gateway::{

@@ -130,7 +130,8 @@ pub async fn gateway_conflicts(
 /// [`BookError`] where the database cannot be asked.
 pub async fn registered_gateways(client: &Client) -> Result<Vec<RegisteredGateway>, BookError> {
     let rows = client.within(is_bad, async |client| {
-        client.query("select name, account, is_default, registered_at from gateways order by name", &[]).await
+        let all = "select name, account, is_default, registered_at from gateways order by name";
+        client.query(&client.prepare_cached(all).await?, &[]).await
     });
     let gateway = |row: &tokio_postgres::Row| {
         Ok(RegisteredGateway {

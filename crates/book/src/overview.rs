@@ -59,7 +59,7 @@ const OVERVIEW: &str = "
     select clock_timestamp() as now,
         overdue.count as overdue_count, overdue.oldest as overdue_oldest,
         due_in_an_hour.count as due_in_an_hour_count, due_in_an_hour.oldest as due_in_an_hour_oldest,
-        due_in_minutes.count as due_in_minutes_count, due_in_minutes.oldest as due_in_minutes_oldest,
+        due_in_an_hour.soon as due_in_minutes_count,
         timeouts.count as timeouts_count, timeouts.oldest as timeouts_oldest,
         events.count as events_count, events.oldest as events_oldest,
         timers_overdue.count as timers_overdue_count, timers_overdue.oldest as timers_overdue_oldest,
@@ -71,16 +71,13 @@ const OVERVIEW: &str = "
         select greatest(payment_deadline, '2000-01-01Z') as at from orders
         where status = 'pending' and payment_deadline < statement_timestamp() - interval '1 minute'
         order by payment_deadline limit $1) each_one) overdue,
-        (select count(*) as count, min(at) as oldest from (
-        select null::timestamptz as at from orders
+        (select count(*) as count, null::timestamptz as oldest,
+                count(*) filter (where at < statement_timestamp() + interval '5 minutes') as soon
+         from (
+        select payment_deadline as at from orders
         where status = 'pending' and payment_deadline >= statement_timestamp()
           and payment_deadline < statement_timestamp() + interval '1 hour'
         order by payment_deadline limit $1) each_one) due_in_an_hour,
-        (select count(*) as count, min(at) as oldest from (
-        select null::timestamptz as at from orders
-        where status = 'pending' and payment_deadline >= statement_timestamp()
-          and payment_deadline < statement_timestamp() + interval '5 minutes'
-        order by payment_deadline limit $1) each_one) due_in_minutes,
         (select count(*) as count, min(at) as oldest from (
         select created_at as at from outbox where event is null order by id limit $1) each_one) timeouts,
         (select count(*) as count, min(at) as oldest from (

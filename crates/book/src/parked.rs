@@ -200,6 +200,22 @@ impl ParkedTable {
         rows.await?.iter().map(parked_row).collect()
     }
 
+    /// The messages that name an order, or a timer, in whatever state, in the order of their numbers.
+    ///
+    /// # Errors
+    /// [`BookError`] where the database cannot be asked.
+    pub async fn of_order(&self, order: &str, count_max: i64) -> Result<Vec<ParkedRow>, BookError> {
+        let rows = self.client.within(is_bad, async |client| {
+            // By their orders first, whatever the planner believes of how many there are.
+            let of_order = format!(
+                "with of_order as materialized (select * from parked where orders @> array[$1])
+                 select {COLUMNS} from of_order order by id limit $2"
+            );
+            client.query(&client.prepare_cached(&of_order).await?, &[&order, &count_max]).await
+        });
+        rows.await?.iter().map(parked_row).collect()
+    }
+
     /// How many messages are chosen and in this state, and the number of the last of them.
     ///
     /// # Errors

@@ -164,17 +164,18 @@ impl Processes {
         rows.await?.iter().map(process).collect()
     }
 
-    /// What was done in each of the last `minutes` minutes, and in this one so far, the oldest first. Minutes in which nothing was done are
-    /// left out.
+    /// What was done in each of the last `minutes` minutes, and in this one so far, the oldest first, from `since` on where it is later.
+    /// Minutes in which nothing was done are left out. A minute that is over stays as it is.
     ///
     /// # Errors
     /// [`BookError`].
-    pub async fn minutes(&self, minutes: u32) -> Result<Vec<Minute>, BookError> {
+    pub async fn minutes(&self, minutes: u32, since: Option<OffsetDateTime>) -> Result<Vec<Minute>, BookError> {
         let minutes = f64::from(minutes);
+        let since = since.unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let rows = self.client.within(is_bad, async |client| {
             let each = "select minute, late, late_max_ms, fired from process_minutes
-                        where minute >= date_trunc('minute', clock_timestamp()) - $1 * interval '1 minute' order by minute";
-            client.query(&client.prepare_cached(each).await?, &[&minutes]).await
+                        where minute >= greatest(date_trunc('minute', clock_timestamp()) - $1 * interval '1 minute', $2) order by minute";
+            client.query(&client.prepare_cached(each).await?, &[&minutes, &since]).await
         });
         let mut found: Vec<Minute> = Vec::new();
         for row in &rows.await? {

@@ -72,7 +72,7 @@ impl Console {
             parts;
         let queues = match (management, &broker) {
             (Some((management, vhost)), _) => Queues::Management(management, vhost),
-            (None, Some(broker)) => Queues::Amqp(broker.clone(), topology),
+            (None, Some(broker)) => Queues::Amqp(Box::new((broker.clone(), topology))),
             (None, None) => Queues::Nowhere,
         };
         let snapshots = Snapshots::new(client.clone(), queues);

@@ -47,7 +47,7 @@ pub(crate) fn duration(duration: Duration) -> String {
     match seconds {
         0 => format!("{} ms", duration.as_millis()),
         1..10 if duration.subsec_millis() >= 100 => format!("{:.1} s", duration.as_secs_f64()),
-        ..120 => format!("{seconds} s"),
+        1..120 => format!("{seconds} s"),
         120..7_200 => format!("{} min", seconds / 60),
         7_200..172_800 => format!("{} h", seconds / 3_600),
         _ => format!("{} d", seconds / 86_400),
@@ -78,7 +78,7 @@ pub(crate) fn number(number: impl Into<i128>) -> String {
     let digits = number.unsigned_abs().to_string();
     let mut grouped = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             grouped.push(',');
         }
         grouped.push(digit);

@@ -161,6 +161,11 @@ impl Layout {
         self.ask.link(&format!("/console/act/{slug}"))
     }
 
+    /// A text of others.
+    pub(crate) fn plain(&self, text: &str) -> String {
+        crate::format::plain(text)
+    }
+
     /// A moment in HTML, with how far it is from now. Nothing of others is in it.
     pub(crate) fn time(&self, at: &OffsetDateTime) -> String {
         self.time_of(&Moment::of(*at, self.now))

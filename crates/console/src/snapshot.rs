@@ -31,7 +31,7 @@ pub(crate) enum Queues {
     /// By the management API, in this virtual host.
     Management(Management, String),
     /// By AMQP.
-    Amqp(Broker, Topology),
+    Amqp(Box<(Broker, Topology)>),
     /// Nowhere: the process knows no broker.
     Nowhere,
 }
@@ -40,6 +40,8 @@ struct Latest {
     snapshot: Snapshot,
     looked_at: Option<Instant>,
     queues_looked_at: Option<Instant>,
+    /// What was done in each minute, as far as it was looked up.
+    minutes: Vec<Minute>,
 }
 
 /// How the servers stood.
@@ -84,7 +86,7 @@ const WAIT: Duration = Duration::from_millis(50);
 pub(crate) const MINUTES: u32 = 60;
 
 /// The most messages of a group that are counted.
-pub(crate) const GROUP_MAX: i64 = 10_000;
+pub(crate) const GROUP_MAX: i64 = 1_000;
 
 /// The most actions that are looked through for those that broke off.
 const UNDER_WAY_MAX: i64 = 50;
@@ -118,7 +120,7 @@ impl<T> Known<T> {
 impl Snapshots {
     pub(crate) fn new(client: Client, queues: Queues) -> Self {
         let snapshot = Snapshot { books: Known::nothing(), queues: Known::nothing() };
-        let latest = Mutex::new(Latest { snapshot, looked_at: None, queues_looked_at: None });
+        let latest = Mutex::new(Latest { snapshot, looked_at: None, queues_looked_at: None, minutes: Vec::new() });
         Self { inner: Arc::new(Inner { client, queues, latest, looking: tokio::sync::Mutex::new(()) }) }
     }
 
@@ -157,10 +159,11 @@ impl Snapshots {
     /// Makes a new one, unless another caller has just done so.
     async fn look(&self) {
         let _looking = self.inner.looking.lock().await;
-        let (is_old, queues_are_old) = {
+        let (is_old, queues_are_old, minutes) = {
             let latest = self.latest_of_all();
             let is_old = latest.looked_at.is_none_or(|at| at.elapsed() >= FRESH_FOR);
-            (is_old, latest.queues_looked_at.is_none_or(|at| at.elapsed() >= QUEUES_FRESH_FOR))
+            let queues_are_old = latest.queues_looked_at.is_none_or(|at| at.elapsed() >= QUEUES_FRESH_FOR);
+            (is_old, queues_are_old, latest.minutes.clone())
         };
         if !is_old {
             return;
@@ -171,8 +174,11 @@ impl Snapshots {
                 false => None,
             }
         };
-        let (books, queues) = tokio::join!(in_time(books(&self.inner.client)), queues);
+        let (books, queues) = tokio::join!(in_time(books(&self.inner.client, minutes)), queues);
         let mut latest = self.latest_of_all();
+        if let Ok(books) = &books {
+            latest.minutes.clone_from(&books.minutes);
+        }
         latest.snapshot.books.learn(books);
         latest.looked_at = Some(Instant::now());
         if let Some(queues) = queues {
@@ -191,7 +197,7 @@ impl Queues {
     async fn look(&self) -> Option<Result<Vec<QueueState>, String>> {
         let mut queues = match self {
             Self::Management(management, vhost) => in_time(management.queues(vhost)).await,
-            Self::Amqp(broker, topology) => in_time(broker::queue_depths(topology, broker)).await,
+            Self::Amqp(both) => in_time(broker::queue_depths(&both.1, &both.0)).await,
             Self::Nowhere => return None,
         };
         if let Ok(queues) = &mut queues {
@@ -209,12 +215,19 @@ async fn in_time<T, E: std::fmt::Display>(question: impl Future<Output = Result<
     }
 }
 
-async fn books(client: &Client) -> Result<Books, BookError> {
+/// `minutes` are those that are known already. The last of them may not have been over then, and of the one before it not all may have
+/// been written. Those before them are as they were.
+async fn books(client: &Client, mut minutes: Vec<Minute>) -> Result<Books, BookError> {
     let processes = Processes::new(client.clone());
+    let since = minutes.last().map(|minute| minute.at - Duration::from_secs(60));
+    minutes.retain(|minute| since.is_some_and(|since| minute.at < since));
+    minutes.extend(processes.minutes(MINUTES, since).await?);
+    let first = minutes.len().saturating_sub(MINUTES as usize + 1);
+    minutes.drain(..first);
     Ok(Books {
         overview: book::overview(client).await?,
         processes: processes.all().await?,
-        minutes: processes.minutes(MINUTES).await?,
+        minutes,
         groups: ParkedTable::new(client.clone()).groups_up_to(GROUP_MAX).await?,
         gateways: book::registered_gateways(client).await?,
         stopped: StoppedEndpoints::new(client.clone()).all().await?,
@@ -235,6 +248,6 @@ mod tests {
         known.learn(Err("silent".to_owned()));
         assert_eq!((known.value(), known.away.clone().unwrap()), (Some(&1), (since, "silent".to_owned())));
         known.learn(Ok(2));
-        assert_eq!((known.value(), known.away), (Some(&2), None));
+        assert_eq!((known.value(), known.away.clone()), (Some(&2), None));
     }
 }

@@ -9,6 +9,7 @@ pub(crate) async fn one<T>(client: &Client, question: &str, arguments: &[&(dyn T
 where
     T: for<'a> FromSql<'a>,
 {
-    let row = client.within(is_bad, async |client| client.query_one(question, arguments).await);
+    let row = client
+        .within(is_bad, async |client| client.query_one(&client.prepare_cached(question).await?, arguments).await);
     Ok(row.await?.try_get(0)?)
 }

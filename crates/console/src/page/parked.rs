@@ -124,9 +124,14 @@ pub(crate) async fn list(State(console): State<Arc<Console>>, Extension(ask): Ex
     let is_dropped = ask.query.get("state") == "dropped";
     let state = if is_dropped { ParkedState::Dropped } else { ParkedState::Held };
     let wanted = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-    let filter = ParkedFilter { reason: wanted(&reason), order: wanted(&order), ..ParkedFilter::default() };
+    let filter = ParkedFilter { reason: wanted(&reason), ..ParkedFilter::default() };
     let after = ask.query.optional("after").and_then(|after| after.parse().ok()).unwrap_or(0);
-    let rows = table.page(&filter, state, (after, i64::MAX), ROWS).await.map_err(|error| error.to_string());
+    let rows = match order.as_str() {
+        "" => table.page(&filter, state, (after, i64::MAX), ROWS).await,
+        // All that there are of an order are few.
+        order => table.of_order(order, ROWS).await,
+    };
+    let rows = rows.map_err(|error| error.to_string());
     let last = rows.as_ref().ok().filter(|rows| rows.len() as i64 == ROWS).and_then(|rows| rows.last());
     let next = last.map(|last| ask.here_with("after", &last.id.to_string()));
     let title = ask.texts().parked;

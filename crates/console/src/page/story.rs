@@ -5,9 +5,7 @@ use std::sync::Arc;
 use askama::Template;
 use axum::extract::{Extension, Path, State};
 use axum::response::Response;
-use book::{
-    ActionRow, OperatorActions, ParkedFilter, ParkedRow, ParkedState, ParkedTable, RefundRecord, Refunds, TrailRow,
-};
+use book::{ActionRow, OperatorActions, ParkedRow, ParkedTable, RefundRecord, Refunds, TrailRow};
 use http::StatusCode;
 use order::OrderId;
 use outbox::{Timer, TimerFilter};
@@ -115,11 +113,7 @@ async fn look_up(console: &Console, id: &str) -> Result<Found, String> {
     let timers = outbox::timers(&mut connection, &filter, 50).await.map_err(|error| text(&error))?;
     drop(connection);
     let table = ParkedTable::new(client.clone());
-    let of_order = ParkedFilter { order: Some(id.to_owned()), ..ParkedFilter::default() };
-    let mut parked = Vec::new();
-    for state in [ParkedState::Held, ParkedState::Requeued, ParkedState::Dropped] {
-        parked.extend(table.page(&of_order, state, (0, i64::MAX), ROWS_MAX).await.map_err(|error| text(&error))?);
-    }
+    let parked = table.of_order(id, ROWS_MAX).await.map_err(|error| text(&error))?;
     Ok(Found {
         view,
         entries,

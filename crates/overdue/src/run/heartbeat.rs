@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use book::{CircuitOf, HEARTBEAT_EVERY, Heartbeat, Lateness, Probe, Processes, TrailWriter};
+use book::{CircuitOf, HEARTBEAT_EVERY, Heartbeat, Lateness, OperatorActions, Probe, Processes, TrailWriter};
 use database::Client;
 use relay::RelayMetrics;
 use time::OffsetDateTime;
@@ -130,6 +130,7 @@ impl Heart {
         let tidied = async {
             self.processes.tidy().await?;
             while book::tidy_trail(&self.client).await? {}
+            OperatorActions::new(self.client.clone()).tidy().await?;
             Ok::<(), book::BookError>(())
         };
         if let Err(error) = tidied.await

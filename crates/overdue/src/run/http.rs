@@ -110,14 +110,22 @@ impl Http {
     }
 
     /// Who may open the console; `None`: nobody could be told from anybody else, and others than this machine can connect.
-    pub(super) fn console_access(&self, settings: &HttpSettings) -> Result<Option<Access>, Failure> {
+    pub(super) fn console_access(
+        &self,
+        settings: &HttpSettings,
+        is_asked_for: bool,
+    ) -> Result<Option<Access>, Failure> {
         let access = settings.console.access()?;
         let may_be_served = access.knows_people() || self.address.ip().is_loopback();
+        let address = self.address;
+        if !may_be_served && is_asked_for {
+            return Err(Failure::settings(format!(
+                "--listen {address} can be reached from other machines: name the users of the console (OVERDUE_CONSOLE_USERS_FILE), or listen at 127.0.0.1"
+            )));
+        }
         if !may_be_served {
-            tracing::info!(
-                address = %self.address,
-                "there is no console: others than this machine can connect, and no users are named (OVERDUE_CONSOLE_USERS_FILE)"
-            );
+            let why = "others than this machine can connect, and no users are named (OVERDUE_CONSOLE_USERS_FILE)";
+            tracing::info!(%address, "there is no console: {why}");
         }
         Ok(may_be_served.then_some(access))
     }

@@ -82,7 +82,7 @@ impl Roles {
         let http_settings = http;
         let http = Http::bind(http, wanted(Role::Api), wanted(Role::Console) && !only.is_empty()).await?;
         let access = match http.as_ref().filter(|_| wanted(Role::Console)) {
-            Some(http) => http.console_access(http_settings)?,
+            Some(http) => http.console_access(http_settings, only.contains(&Role::Console))?,
             None => None,
         };
         // Whatever the roles are, the database is looked at through the relay's connections: then its first is there already.

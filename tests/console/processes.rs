@@ -1,0 +1,90 @@
+//! Who is at work, and what they say of themselves.
+
+use std::time::Duration;
+
+use book::{CircuitOf, Heartbeat, Lateness, Processes};
+use database::Purpose;
+use tests::{Process, World, eventually};
+use time::OffsetDateTime;
+
+use crate::stage::Stage;
+
+fn beat(id: &str, late: Vec<u64>, max_ms: u64, rescued: u64) -> Heartbeat {
+    Heartbeat {
+        id: id.to_owned(),
+        host: "a".to_owned(),
+        pid: 1,
+        version: "1".to_owned(),
+        roles: vec!["worker".to_owned()],
+        started_at: OffsetDateTime::now_utc(),
+        sweep_leader: false,
+        held_orders: 3,
+        counters: [("closed".to_owned(), late.iter().sum())].into(),
+        circuits: Vec::new(),
+        late: Lateness { counts: late, max: Duration::from_millis(max_ms) },
+        fired: 0,
+        rescued,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_process_says_twice_counts_once() {
+    let world = World::bare(&[]).await;
+    let processes = Processes::new(world.client(2, Purpose::Shop));
+    let (one, other) = ("00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002");
+    let counts = |first, last| [vec![first], vec![0; 13], vec![last]].concat();
+    processes.beat(&beat(one, counts(5, 0), 9, 0)).await.unwrap();
+    // Its answer was lost, so it is said again; then there is more.
+    processes.beat(&beat(one, counts(5, 0), 9, 0)).await.unwrap();
+    processes.beat(&beat(one, counts(8, 1), 8_000_000, 2)).await.unwrap();
+    processes.beat(&beat(one, counts(8, 1), 0, 2)).await.unwrap();
+    processes.beat(&beat(other, counts(1, 0), 3, 0)).await.unwrap();
+    let minutes = processes.minutes(5, None).await.unwrap();
+    let mut all = Lateness::default();
+    minutes.iter().for_each(|minute| all.add(&minute.late));
+    assert_eq!((all.counts[0], all.counts[14], all.max), (9, 1, Duration::from_millis(8_000_000)));
+    assert_eq!(processes.rescued_by_hour().await.unwrap().iter().map(|(_, count)| count).sum::<u64>(), 2);
+    let known = processes.all().await.unwrap();
+    assert_eq!((known.len(), known[0].said.held_orders, known[0].said.counters["closed"]), (2, 3, 9));
+    // What an operator wants tried, everybody is told.
+    processes.request_probe(CircuitOf::Gateway, "wechat", "alice").await.unwrap();
+    let told = processes.beat(&beat(other, counts(1, 0), 0, 0)).await.unwrap();
+    assert_eq!((told.len(), told[0].of, told[0].name.as_str()), (1, CircuitOf::Gateway, "wechat"));
+    world.execute("update processes set seen_at = now() - interval '2 hours' where id::text like '%1'").await;
+    world.execute("update process_minutes set minute = minute - interval '2 days'").await;
+    processes.tidy().await.unwrap();
+    assert_eq!((processes.all().await.unwrap().len(), processes.minutes(9_999, None).await.unwrap().len()), (1, 0));
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_stops_says_so_and_one_that_dies_is_missed() {
+    let world = World::new().await;
+    world.stock("tea", 50).await;
+    let stage = Stage::with(&world, &["run", "--only", "console,sweep"], &[]).await;
+    stage.shows("/console", "role relay: no process with it is at work").await;
+    let mut relay = world.start(&["run", "--only", "relay"]);
+    let worker: Process = world.start(&["run", "--only", "worker"]);
+    stage.shows("/console", "Nothing is wrong").await;
+    for _ in 0..20 {
+        world.order("tea", Duration::from_millis(500)).await;
+    }
+    // Counted, though another process shows it.
+    let closed = "select coalesce(sum((select sum(n) from unnest(late) n)), 0)::bigint from process_minutes";
+    eventually("the closes are counted", async || world.number(closed).await == 20).await;
+    stage.shows("/console", "<td class=\"n\" data-label=\"Closed\">20</td>").await;
+    relay.terminate().await;
+    assert!(relay.ended().await.success());
+    assert_eq!(world.number("select count(*) from processes where roles = '{relay}'").await, 0, "it has said so");
+    stage.shows("/console", "role relay: no process with it is at work").await;
+    worker.kill().await;
+    world.execute("update processes set seen_at = seen_at - interval '1 minute' where roles = '{worker}'").await;
+    stage.shows("/console", "has said nothing for").await;
+    stage.shows("/console/processes", "silent").await;
+    let output = world.overdue(&["doctor"]).await;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("role relay: no process") && text.contains("role worker: no process"), "{text}");
+    assert!(text.contains("has said nothing for"), "{text}");
+    stage.end().await;
+    world.close().await;
+}
