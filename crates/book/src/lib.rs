@@ -15,6 +15,7 @@ mod order_book;
 mod overview;
 mod parked;
 mod parked_filter;
+mod parking;
 mod postgres;
 mod processes;
 mod refunds;
@@ -47,8 +48,9 @@ pub use order_book::{
     OrderBook, OverduePage, PageRequest, Payment, Reply, Revision, TradeFinding, TradeNote,
 };
 pub use overview::{COUNT_MAX, Count, Overview, Waiting, overview, waiting_in_outbox};
-pub use parked::{KEPT_FOR, ParkedGroup, ParkedRow, ParkedTable, Parking};
+pub use parked::{KEPT_FOR, ParkedGroup, ParkedRow, ParkedTable};
 pub use parked_filter::{ParkedFilter, ParkedState};
+pub use parking::Parking;
 pub use postgres::PostgresBook;
 pub use processes::{HEARTBEAT_EVERY, Heartbeat, Minute, Probe, ProcessRow, Processes, SILENT_AFTER};
 pub use refunds::{DueRefund, RefundProgress, RefundRecord, RefundStep, Refunds};

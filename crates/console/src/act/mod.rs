@@ -1,61 +1,22 @@
-//! What operators do: written down before, done, written down after. An action that many things are about goes on by itself.
+//! What operators do, one file for each kind of thing.
 
+mod checks;
 mod circuits;
+mod deed;
 mod orders;
 mod parked;
 mod refunds;
 mod timers;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
-use axum::response::{IntoResponse, Redirect, Response};
-use book::{ActionEnd, Checks, NewAction, OperatorActions};
-use tokio::time::{interval, timeout};
+use axum::response::Response;
 
+pub(crate) use self::deed::subject;
 use crate::action::Action;
 use crate::ask::Ask;
 use crate::console::Console;
 use crate::fields::Fields;
-use crate::page::failure;
-
-/// What is to be done, as far as it is written down before.
-pub(crate) struct Deed {
-    action: Action,
-    subject: String,
-    before: Option<String>,
-    total: Option<i64>,
-    note: Option<String>,
-    /// The page that is shown afterwards.
-    back: String,
-}
-
-/// How it ended: how it stands now, or why it failed; and how many things were handled.
-type Ended = (Result<String, String>, i64);
-
-/// How long a page waits for an action that goes on by itself.
-const WAIT: Duration = Duration::from_secs(1);
-
-/// How often it is written down how far it has come.
-const TOLD_EVERY: Duration = Duration::from_millis(500);
-
-/// How long a check may take.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// What an action is about, as far as its form says.
-pub(crate) fn subject(fields: &Fields) -> String {
-    let named =
-        ["order", "refund_no", "reason", "name", "timer", "process"].into_iter().find_map(|name| fields.optional(name));
-    let numbers = fields.numbers("id");
-    let subject = match (named, numbers.as_slice()) {
-        (Some(name), _) => name.to_owned(),
-        (None, []) => "-".to_owned(),
-        (None, [one]) => format!("#{one}"),
-        (None, several) => format!("{} chosen", several.len()),
-    };
-    subject.chars().take(200).collect()
-}
 
 /// Does what a form asks for, and leads to the page that shows it.
 pub(crate) async fn run(console: Arc<Console>, ask: Ask, action: Action, fields: Fields) -> Response {
@@ -74,135 +35,6 @@ pub(crate) async fn run(console: Arc<Console>, ask: Ask, action: Action, fields:
         Action::ProcessForget => circuits::forget_process(console, ask, &fields).await,
         Action::TimerFire => timers::fire(console, ask, &fields).await,
         Action::TimerCancel => timers::cancel(console, ask, &fields).await,
-        Action::DoctorRun | Action::AuditRun => check(console, ask, action).await,
+        Action::DoctorRun | Action::AuditRun => checks::run(console, ask, action).await,
     }
-}
-
-impl Deed {
-    fn new(action: Action, fields: &Fields, back: impl Into<String>) -> Self {
-        let note = fields.optional("note").map(|note| note.chars().take(1_000).collect());
-        Self { action, subject: subject(fields), before: None, total: None, note, back: back.into() }
-    }
-
-    fn record(&self, ask: &Ask) -> NewAction {
-        NewAction {
-            operator: ask.visitor.name.clone(),
-            role: ask.visitor.role.as_str().to_owned(),
-            address: ask.visitor.address.clone(),
-            action: self.action.name(),
-            subject: self.subject.clone(),
-            note: self.note.clone(),
-            before: self.before.clone(),
-            total: self.total,
-        }
-    }
-}
-
-/// Something short: the page waits for it.
-async fn at_once(
-    console: &Console,
-    ask: Ask,
-    deed: Deed,
-    work: impl Future<Output = Result<String, String>>,
-) -> Response {
-    let actions = OperatorActions::new(console.client.clone());
-    let id = match actions.begin(&deed.record(&ask)).await {
-        Ok(id) => id,
-        // What cannot be written down is not done.
-        Err(error) => return failure::failed(console, ask, &error.to_string(), &deed.back).await,
-    };
-    let (end, after) = match work.await {
-        Ok(after) => (ActionEnd::Done, after),
-        Err(why) => (ActionEnd::Failed, why),
-    };
-    let operator = &ask.visitor.name;
-    tracing::info!(
-        operator,
-        action = deed.action.name(),
-        subject = deed.subject,
-        done = end == ActionEnd::Done,
-        "an operator acted"
-    );
-    if let Err(error) = actions.end(id, end, &after, i64::from(end == ActionEnd::Done)).await {
-        tracing::warn!(%error, id, "how an action ended cannot be written down");
-    }
-    shown(console, &ask, &deed.back, id).await
-}
-
-/// Something that takes as long as it takes: the page waits for a moment, and then shows how far it has come. The work is told the number
-/// of the action, and counts what it has handled.
-async fn by_itself<W, F>(console: Arc<Console>, ask: Ask, deed: Deed, work: W) -> Response
-where
-    W: FnOnce(i64, Arc<AtomicU64>) -> F,
-    F: Future<Output = Ended> + Send + 'static,
-{
-    let actions = OperatorActions::new(console.client.clone());
-    let id = match actions.begin(&deed.record(&ask)).await {
-        Ok(id) => id,
-        Err(error) => return failure::failed(&console, ask, &error.to_string(), &deed.back).await,
-    };
-    let handled = Arc::new(AtomicU64::default());
-    let work = work(id, Arc::clone(&handled));
-    let (operator, name, subject) = (ask.visitor.name.clone(), deed.action.name(), deed.subject.clone());
-    let task = tokio::spawn(async move {
-        tokio::pin!(work);
-        let mut ticks = interval(TOLD_EVERY);
-        let (ended, count) = loop {
-            tokio::select! {
-                ended = &mut work => break ended,
-                _ = ticks.tick() => {
-                    let count = i64::try_from(handled.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
-                    let _ = actions.progress(id, count).await;
-                }
-            }
-        };
-        let (end, after) = match ended {
-            Ok(after) => (ActionEnd::Done, after),
-            Err(why) => (ActionEnd::Failed, why),
-        };
-        tracing::info!(operator, action = name, subject, count, done = end == ActionEnd::Done, "an operator acted");
-        if let Err(error) = actions.end(id, end, &after, count).await {
-            tracing::warn!(%error, id, "how an action ended cannot be written down");
-        }
-    });
-    let _ = timeout(WAIT, task).await;
-    shown(&console, &ask, &deed.back, id).await
-}
-
-/// To the page, which shows how it went.
-async fn shown(console: &Console, ask: &Ask, back: &str, id: i64) -> Response {
-    console.snapshots.renew().await;
-    let separator = if back.contains('?') { '&' } else { '?' };
-    Redirect::to(&ask.link(&format!("{back}{separator}done={id}"))).into_response()
-}
-
-/// Runs doctor or audit, one at a time in all processes.
-async fn check(console: Arc<Console>, ask: Ask, action: Action) -> Response {
-    let name = if action == Action::DoctorRun { "doctor" } else { "audit" };
-    let back = format!("/console/{name}");
-    let actions = OperatorActions::new(console.client.clone());
-    let running = match actions.under_way(100).await {
-        Ok(rows) => rows.into_iter().find(|row| row.action.action == action.name() && row.is_under_way()),
-        Err(error) => return failure::failed(&console, ask, &error.to_string(), &back).await,
-    };
-    if let Some(running) = running {
-        return shown(&console, &ask, &back, running.id).await;
-    }
-    let deed = Deed { action, subject: name.to_owned(), before: None, total: None, note: None, back };
-    let (runner, checks) = (Arc::clone(&console.checks), Checks::new(console.client.clone()));
-    let by = ask.visitor.name.clone();
-    by_itself(console, ask, deed, move |_, _| async move {
-        let begun = Instant::now();
-        let run = async { if name == "doctor" { runner.doctor().await } else { runner.audit().await } };
-        let report = match timeout(CHECK_TIMEOUT, run).await {
-            Ok(Ok(report)) => report,
-            Ok(Err(why)) => return (Err(why), 0),
-            Err(_) => return (Err(format!("not done within {} s", CHECK_TIMEOUT.as_secs())), 0),
-        };
-        match checks.keep(name, &by, begun.elapsed(), &report).await {
-            Ok(()) => (Ok("its report is below".to_owned()), 1),
-            Err(error) => (Err(error.to_string()), 0),
-        }
-    })
-    .await
 }

@@ -8,7 +8,7 @@ use book::Actor;
 use order::{Deadline, Operator, OrderId};
 use shop::OrderView;
 
-use super::{Deed, at_once};
+use super::deed::{Deed, at_once};
 use crate::action::Action;
 use crate::ask::Ask;
 use crate::console::Console;

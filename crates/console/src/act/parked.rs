@@ -8,7 +8,7 @@ use book::{OperatorActions, ParkedFilter, ParkedState, ParkedTable};
 use broker::Publisher;
 use worker::{ParkedChoice, Requeued, move_parked, requeue};
 
-use super::{Deed, by_itself};
+use super::deed::{Deed, by_itself};
 use crate::action::Action;
 use crate::ask::Ask;
 use crate::console::Console;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::response::Response;
 use book::Refunds;
 
-use super::{Deed, at_once};
+use super::deed::{Deed, at_once};
 use crate::action::Action;
 use crate::ask::Ask;
 use crate::console::Console;

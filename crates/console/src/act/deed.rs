@@ -1,0 +1,147 @@
+//! Something that an operator does: written down before, done, written down after. One that many things are about goes on by itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Redirect, Response};
+use book::{ActionEnd, NewAction, OperatorActions};
+use tokio::time::{interval, timeout};
+
+use crate::action::Action;
+use crate::ask::Ask;
+use crate::console::Console;
+use crate::fields::Fields;
+use crate::page::failure;
+
+/// What is to be done, as far as it is written down before.
+pub(super) struct Deed {
+    pub(super) action: Action,
+    pub(super) subject: String,
+    pub(super) before: Option<String>,
+    pub(super) total: Option<i64>,
+    pub(super) note: Option<String>,
+    /// The page that is shown afterwards.
+    pub(super) back: String,
+}
+
+/// How it ended: how it stands now, or why it failed; and how many things were handled.
+pub(super) type Ended = (Result<String, String>, i64);
+
+/// How long a page waits for an action that goes on by itself.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// How often it is written down how far it has come.
+const TOLD_EVERY: Duration = Duration::from_millis(500);
+
+/// What an action is about, as far as its form says.
+pub(crate) fn subject(fields: &Fields) -> String {
+    let named =
+        ["order", "refund_no", "reason", "name", "timer", "process"].into_iter().find_map(|name| fields.optional(name));
+    let numbers = fields.numbers("id");
+    let subject = match (named, numbers.as_slice()) {
+        (Some(name), _) => name.to_owned(),
+        (None, []) => "-".to_owned(),
+        (None, [one]) => format!("#{one}"),
+        (None, several) => format!("{} chosen", several.len()),
+    };
+    subject.chars().take(200).collect()
+}
+
+impl Deed {
+    pub(super) fn new(action: Action, fields: &Fields, back: impl Into<String>) -> Self {
+        let note = fields.optional("note").map(|note| note.chars().take(1_000).collect());
+        Self { action, subject: subject(fields), before: None, total: None, note, back: back.into() }
+    }
+
+    fn record(&self, ask: &Ask) -> NewAction {
+        NewAction {
+            operator: ask.visitor.name.clone(),
+            role: ask.visitor.role.as_str().to_owned(),
+            address: ask.visitor.address.clone(),
+            action: self.action.name(),
+            subject: self.subject.clone(),
+            note: self.note.clone(),
+            before: self.before.clone(),
+            total: self.total,
+        }
+    }
+}
+
+/// Something short: the page waits for it.
+pub(super) async fn at_once(
+    console: &Console,
+    ask: Ask,
+    deed: Deed,
+    work: impl Future<Output = Result<String, String>>,
+) -> Response {
+    let actions = OperatorActions::new(console.client.clone());
+    let id = match actions.begin(&deed.record(&ask)).await {
+        Ok(id) => id,
+        // What cannot be written down is not done.
+        Err(error) => return failure::failed(console, ask, &error.to_string(), &deed.back).await,
+    };
+    let (end, after) = match work.await {
+        Ok(after) => (ActionEnd::Done, after),
+        Err(why) => (ActionEnd::Failed, why),
+    };
+    let operator = &ask.visitor.name;
+    tracing::info!(
+        operator,
+        action = deed.action.name(),
+        subject = deed.subject,
+        done = end == ActionEnd::Done,
+        "an operator acted"
+    );
+    if let Err(error) = actions.end(id, end, &after, i64::from(end == ActionEnd::Done)).await {
+        tracing::warn!(%error, id, "how an action ended cannot be written down");
+    }
+    shown(console, &ask, &deed.back, id).await
+}
+
+/// Something that takes as long as it takes: the page waits for a moment, and then shows how far it has come. The work is told the number
+/// of the action, and counts what it has handled.
+pub(super) async fn by_itself<W, F>(console: Arc<Console>, ask: Ask, deed: Deed, work: W) -> Response
+where
+    W: FnOnce(i64, Arc<AtomicU64>) -> F,
+    F: Future<Output = Ended> + Send + 'static,
+{
+    let actions = OperatorActions::new(console.client.clone());
+    let id = match actions.begin(&deed.record(&ask)).await {
+        Ok(id) => id,
+        Err(error) => return failure::failed(&console, ask, &error.to_string(), &deed.back).await,
+    };
+    let handled = Arc::new(AtomicU64::default());
+    let work = work(id, Arc::clone(&handled));
+    let (operator, name, subject) = (ask.visitor.name.clone(), deed.action.name(), deed.subject.clone());
+    let task = tokio::spawn(async move {
+        tokio::pin!(work);
+        let mut ticks = interval(TOLD_EVERY);
+        let (ended, count) = loop {
+            tokio::select! {
+                ended = &mut work => break ended,
+                _ = ticks.tick() => {
+                    let count = i64::try_from(handled.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+                    let _ = actions.progress(id, count).await;
+                }
+            }
+        };
+        let (end, after) = match ended {
+            Ok(after) => (ActionEnd::Done, after),
+            Err(why) => (ActionEnd::Failed, why),
+        };
+        tracing::info!(operator, action = name, subject, count, done = end == ActionEnd::Done, "an operator acted");
+        if let Err(error) = actions.end(id, end, &after, count).await {
+            tracing::warn!(%error, id, "how an action ended cannot be written down");
+        }
+    });
+    let _ = timeout(WAIT, task).await;
+    shown(&console, &ask, &deed.back, id).await
+}
+
+/// To the page, which shows how it went.
+pub(super) async fn shown(console: &Console, ask: &Ask, back: &str, id: i64) -> Response {
+    console.snapshots.renew().await;
+    let separator = if back.contains('?') { '&' } else { '?' };
+    Redirect::to(&ask.link(&format!("{back}{separator}done={id}"))).into_response()
+}
