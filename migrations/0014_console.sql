@@ -99,4 +99,5 @@ create table checks (
 comment on table checks is 'What doctor and audit found when an operator last had them run from the console.';
 
 -- Refunds are found by their age where a person must look at them.
+create index refunds_by_age on refunds (created_at desc, refund_no);
 create index refunds_needing_person on refunds (created_at) where state = 'needs_person';

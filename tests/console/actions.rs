@@ -103,6 +103,14 @@ async fn a_proxy_that_is_trusted_says_who_it_is_and_the_file_says_what_they_may(
     let refused = world.overdue(&["run", "--only", "console", "--listen", "0.0.0.0:0"]).await;
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("OVERDUE_CONSOLE_USERS_FILE"));
+    // Nor where a token says that others come, perhaps through a proxy.
+    let mut open = world.command(&["run", "--listen", "127.0.0.1:0"]);
+    open.env("OVERDUE_API_TOKEN", "correct-horse-battery");
+    let open = world.start_command(open);
+    open.says("there is no console at").await;
+    let base = open.http_base().await;
+    assert_eq!(stage_less_get(&format!("{base}/console")).await, 404);
+    open.kill().await;
     let mut bad = world.command(&["run", "--only", "console", "--listen", "127.0.0.1:0"]);
     bad.env("OVERDUE_CONSOLE_USERS_FILE", "/nowhere/users.toml");
     let refused = bad.output().await.unwrap();
@@ -110,6 +118,10 @@ async fn a_proxy_that_is_trusted_says_who_it_is_and_the_file_says_what_they_may(
         refused.status.code() == Some(2) && String::from_utf8_lossy(&refused.stderr).contains("/nowhere/users.toml")
     );
     world.close().await;
+}
+
+async fn stage_less_get(url: &str) -> u16 {
+    reqwest::get(url).await.unwrap().status().as_u16()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,6 +188,14 @@ async fn a_drop_is_undone_as_a_whole_and_nothing_else_with_it() {
     let chosen = [last.to_string(), (last - 1).to_string()];
     let page = stage.done("parked-drop", &[("id", &chosen[0]), ("id", &chosen[1])]).await;
     assert!(page.contains("2 were dropped"), "{page}");
+    // The same message, dropped twice: one comes back, and none is in the way of the others.
+    world.execute("update parked set state = 'dropped', changed_at = now() where state = 'held'").await;
+    world.execute("insert into parked (reason, routing_key, body, fingerprint, first_at, last_at, state, changed_at)
+                   select reason, routing_key, body, fingerprint, now(), now(), 'dropped', now() from parked where reason = 'delivery_limit'").await;
+    let all: Vec<String> = sqlx::query_scalar("select id::text from parked").fetch_all(&world.pool).await.unwrap();
+    let form: Vec<(&str, &str)> = all.iter().map(|id| ("id", id.as_str())).collect();
+    let page = stage.done("parked-restore", &form).await;
+    assert!(page.contains("9 were parked again"), "{page}");
     // A form that says nothing means nothing.
     for form in [&[][..], &[("reason", "not_json")], &[("until", "9")], &[("undo", "999999")], &[("undo", "x")]] {
         assert_eq!(stage.act(ACTS, "parked-drop", form).await.status(), StatusCode::CONFLICT, "{form:?}");

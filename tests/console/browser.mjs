@@ -108,7 +108,7 @@ const scenarios = {
     await page.bringToFront();
     await page.locator("tr", { hasText: "delivery_limit" }).waitFor({ state: "detached" });
     must(renewals > 0, "what was dropped elsewhere goes away by itself");
-    const time = page.locator("footer time");
+    const time = page.locator(".asof time");
     must(/UTC/.test(await time.textContent()) && /GMT\+8/.test((await time.getAttribute("data-local")) ?? (await page.locator("#live time").first().getAttribute("data-local"))), "times are told in UTC and in the reader's zone");
     await page.evaluate(() => Object.defineProperty(document, "hidden", { value: true, configurable: true }));
     await page.waitForTimeout(2_500);
@@ -155,6 +155,12 @@ const scenarios = {
     await context.route("**/console*", (route) => route.abort());
     await offline.waitFor({ state: "visible" });
     must(true, "a page whose server is gone says that it is old");
+    must(await page.locator(".verdict").isVisible(), "and what it knew stays");
+    await context.unroute("**/console*");
+    await offline.waitFor({ state: "hidden" });
+    await context.route("**/console*", (route) => route.fulfill({ status: 502, contentType: "text/html", body: "<html><body>Bad gateway</body></html>" }));
+    await offline.waitFor({ state: "visible" });
+    must(await page.locator(".verdict").isVisible(), "a proxy's word does not take its place");
     await context.unroute("**/console*");
     await offline.waitFor({ state: "hidden" });
     must(true, "and that it is not, once it is back");

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use console::PAGES;
+use gateway_sim::Simulator;
 use serde_json::json;
 use tests::{World, env, simulator};
 use tokio::process::Command;
@@ -34,7 +35,7 @@ async fn browse(stage: &Stage, (name, password): (&str, &str), scenarios: &[&str
 }
 
 /// A console with something on every page.
-async fn furnished(world: &World) -> Stage {
+async fn furnished(world: &World) -> (Stage, Simulator) {
     let simulator = simulator().await;
     let environment = tests::wechat_environment(&simulator);
     let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -47,7 +48,6 @@ async fn furnished(world: &World) -> Stage {
     let order = world.order_at_gateway(&simulator, &[]).await;
     stage.done("order-close", &[("order", order.id.as_str()), ("why", "asked by phone")]).await;
     world.becomes(&order.id, "closed").await;
-    world.execute(&format!("update orders set id = id where id = '{}'", order.id)).await;
     simulator.ledger().pay_closed(order.id.as_str());
     let (headers, body) = simulator.notification(order.id.as_str());
     let notify = stage.client.post(format!("{}/payments/wechat/notify", stage.base)).headers(headers).body(body);
@@ -64,7 +64,7 @@ async fn furnished(world: &World) -> Stage {
     stage.done("doctor-run", &[]).await;
     stage.done("audit-run", &[]).await;
     stage.done("endpoint-stop", &[("name", "warehouse"), ("note", "it is being moved")]).await;
-    stage
+    (stage, simulator)
 }
 
 /// The page of a parked message.
@@ -75,7 +75,7 @@ async fn message(world: &World) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_browser_it_is_whole_readable_and_within_its_policy() {
     let world = World::new().await;
-    let stage = furnished(&world).await;
+    let (stage, _simulator) = furnished(&world).await;
     let message = message(&world).await;
     let pages: Vec<&str> = PAGES
         .into_iter()
@@ -127,7 +127,7 @@ async fn every_screen_has_its_picture() {
         return;
     }
     let world = World::new().await;
-    let stage = furnished(&world).await;
+    let (stage, _simulator) = furnished(&world).await;
     let closed: String = sqlx::query_scalar("select order_id from refunds where refund_no <> 'overdue-7' limit 1")
         .fetch_one(&world.pool)
         .await

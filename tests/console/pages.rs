@@ -161,6 +161,7 @@ async fn while_the_database_is_away_the_page_says_since_when_and_shows_what_it_k
     stage.shows("/console", "The database cannot be asked").await;
     let page = stage.page("/console").await;
     assert!(page.contains("Parked messages: 2 (not_json)") && page.contains("since <time"), "what it knew: {page}");
+    assert!(!page.contains("Nothing is wrong"), "it is not known");
     assert!(!stage.page("/console/orders/A-1").await.contains("Nothing. The order"), "nothing is made up");
     let refused = stage.act(ACTS, "doctor-run", &[]).await;
     assert_eq!(refused.status(), 409, "what cannot be written down is not done");

@@ -17,6 +17,7 @@ fn beat(id: &str, late: Vec<u64>, max_ms: u64, rescued: u64) -> Heartbeat {
         version: "1".to_owned(),
         roles: vec!["worker".to_owned()],
         started_at: OffsetDateTime::now_utc(),
+        is_first: true,
         sweep_leader: false,
         held_orders: 3,
         counters: [("closed".to_owned(), late.iter().sum())].into(),
@@ -44,8 +45,17 @@ async fn what_a_process_says_twice_counts_once() {
     minutes.iter().for_each(|minute| all.add(&minute.late));
     assert_eq!((all.counts[0], all.counts[14], all.max), (9, 1, Duration::from_millis(8_000_000)));
     assert_eq!(processes.rescued_by_hour().await.unwrap().iter().map(|(_, count)| count).sum::<u64>(), 2);
+    // A row that is gone is no reason to count all of it anew.
+    assert!(processes.forget(one).await.unwrap());
+    processes.beat(&Heartbeat { is_first: false, ..beat(one, counts(9, 1), 7, 2) }).await.unwrap();
+    processes.beat(&Heartbeat { is_first: false, ..beat(one, counts(10, 1), 7, 2) }).await.unwrap();
+    let mut again = Lateness::default();
+    processes.minutes(5, None).await.unwrap().iter().for_each(|minute| again.add(&minute.late));
+    assert_eq!(again.count(), all.count() + 1);
+    assert!(!processes.forget_silent(one).await.unwrap(), "it is at work");
     let known = processes.all().await.unwrap();
-    assert_eq!((known.len(), known[0].said.held_orders, known[0].said.counters["closed"]), (2, 3, 9));
+    let said = &known.iter().find(|process| process.said.id == one).unwrap().said;
+    assert_eq!((known.len(), said.held_orders, said.counters["closed"]), (2, 3, 11));
     // What an operator wants tried, everybody is told.
     processes.request_probe(CircuitOf::Gateway, "wechat", "alice").await.unwrap();
     let told = processes.beat(&beat(other, counts(1, 0), 0, 0)).await.unwrap();

@@ -304,6 +304,21 @@ async fn all_works_under_the_roles_of_the_database() {
     world.execute("insert into timers (kind, subject, due_at, state, changed_at) values ('old', '1', now(), 'cancelled', now() - interval '1 year')").await;
     eventually("it fires", async || world.number("select count(*) from timers where state = 'fired'").await == 1).await;
     eventually("the old one is deleted", async || world.number("select count(*) from timers").await == 2).await;
+    // The sweep's process deletes what is too old, with these rights.
+    world.execute("insert into order_trail (subject, step, actor, detail, at) values ('x', 'came', 'x', 'x', now() - interval '1 year');
+                   insert into operator_actions (operator, role, action, subject, state, at, changed_at) values ('x', 'act', 'x', 'x', 'begun', now() - interval '2 days', now() - interval '2 days')").await;
+    let url = database::DatabaseUrl::parse(&roles.url("worker").as_str().into()).unwrap();
+    let settings = database::PoolSettings {
+        connections_max: 1,
+        statement_timeout: Duration::from_secs(9),
+        purpose: database::Purpose::Shop,
+    };
+    let client = database::Client::new(&url, &settings).unwrap();
+    assert!(!book::tidy_trail(&client).await.unwrap());
+    assert_eq!(world.number("select count(*) from order_trail where at < now() - interval '8 days'").await, 0);
+    book::OperatorActions::new(client.clone()).tidy().await.unwrap();
+    assert_eq!(world.number("select count(*) from operator_actions where state = 'failed'").await, 1);
+    book::Processes::new(client).tidy().await.unwrap();
     let missed = world.overdue_order("tea").await;
     world.becomes(&missed.id, "closed").await;
     eventually("all is sent", async || world.number("select count(*) from outbox").await == 0).await;

@@ -1,8 +1,8 @@
 -- A process says that it is at work, and what it has done since its start; what is more than when it last said so counts to this
 -- minute. The same said twice counts once. $1: its ID. $2: host. $3: pid. $4: version. $5: roles. $6: since when. $7: whether it
 -- leads the sweep. $8: orders that it holds. $9: counters. $10: circuit breakers. $11: closes by their lateness. $12: the greatest
--- lateness since it last said so, in milliseconds. $13: timers fired. $14: what its sweep has settled. Returns what operators
--- want to be probed.
+-- lateness since it last said so, in milliseconds. $13: timers fired. $14: what its sweep has settled. $15: whether it says so for the
+-- first time. Returns what operators want to be probed.
 with before as (
     select late, fired, rescued from processes where id = $1::text::uuid
 ),
@@ -15,9 +15,10 @@ beat as (
 ),
 more as (
     select array(
-               select n - coalesce(before.late[place], 0) from unnest($11::bigint[]) with ordinality said (n, place) order by place
+               select n - coalesce(before.late[place], case when $15::boolean then 0 else n end) from unnest($11::bigint[]) with ordinality said (n, place) order by place
            ) as late,
-           $13::bigint - coalesce(before.fired, 0) as fired, $14::bigint - coalesce(before.rescued, 0) as rescued
+           $13::bigint - coalesce(before.fired, case when $15::boolean then 0 else $13::bigint end) as fired,
+           $14::bigint - coalesce(before.rescued, case when $15::boolean then 0 else $14::bigint end) as rescued
     from (select) one left join before on true
 ),
 minute as (

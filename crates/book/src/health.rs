@@ -7,7 +7,7 @@ use crate::postgres::one;
 
 /// Indexes that each statement in a hurry stands on, and what is slow without them. Where the tables are the shop's own,
 /// they need the like.
-const INDEXES: [(&str, &str); 16] = [
+const INDEXES: [(&str, &str); 17] = [
     ("orders_pending_by_deadline", "the sweep, and the metrics, read all orders"),
     ("outbox_timeouts", "the timeouts of new orders wait behind events"),
     ("outbox_events", "events are looked for among all timeouts"),
@@ -17,6 +17,7 @@ const INDEXES: [(&str, &str); 16] = [
     ("payments_to_ask", "the sweep reads all payments for those that are open"),
     ("refunds_to_follow_up", "refunds are slow to find"),
     ("refunds_by_order", "the refunds of an order are slow to find"),
+    ("refunds_by_age", "refunds are slow to list"),
     ("refunds_needing_person", "the console, and the metrics, read all refunds"),
     ("order_trail_by_age", "old steps of orders are slow to delete"),
     ("timers_armed_by_due", "the sweep, and the metrics, read all timers"),

@@ -75,6 +75,7 @@ mod tests {
             version: version.to_owned(),
             roles: roles.iter().map(|role| (*role).to_owned()).collect(),
             started_at: now + Duration::from_secs(pid.into()),
+            is_first: false,
             sweep_leader: false,
             held_orders: 0,
             counters: BTreeMap::new(),

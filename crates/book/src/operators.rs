@@ -170,11 +170,18 @@ impl OperatorActions {
         self.rows("where state = 'begun' order by id desc limit $1", &[&count_max]).await
     }
 
-    /// Deletes what is too old. Returns how much that was.
+    /// Deletes what is too old, and calls what broke off a day ago failed. Returns how much was deleted.
     ///
     /// # Errors
     /// [`BookError`].
     pub async fn tidy(&self) -> Result<i64, BookError> {
+        let ended = self.client.within(is_bad, async |client| {
+            let end = "update operator_actions
+                       set state = 'failed', after = 'it broke off: its process ended in the middle of it', changed_at = clock_timestamp()
+                       where state = 'begun' and changed_at < clock_timestamp() - interval '1 day'";
+            client.execute(end, &[]).await
+        });
+        ended.await?;
         // The oldest have the lowest numbers: where the first of them stays, all do.
         let delete = format!(
             "with deleted as (

@@ -245,8 +245,12 @@ impl ParkedTable {
                               changed_by = case when $3 <> 'held' then $4 end,
                               note = case when $3 = 'held' then 'had back by ' || $4 end
                           where id = any($1) and state = $2
-                            and ($3 <> 'held' or not exists (
-                                select from parked h where h.state = 'held' and h.fingerprint = p.fingerprint))";
+                            and ($3 <> 'held' or (
+                                not exists (select from parked h where h.state = 'held' and h.fingerprint = p.fingerprint)
+                                -- Of the same message, dropped twice, one comes back.
+                                and not exists (
+                                    select from parked later
+                                    where later.id = any($1) and later.state = $2 and later.fingerprint = p.fingerprint and later.id > p.id)))";
             client.execute(change, &[&ids, &from.as_str(), &to.as_str(), &by]).await
         });
         Ok(changed.await?)

@@ -66,7 +66,9 @@ impl ParkedFilter {
 }
 
 impl ParkedState {
-    pub(crate) fn as_str(self) -> &'static str {
+    /// Its name in the table.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Held => "held",
             Self::Requeued => "requeued",

@@ -32,6 +32,9 @@ pub struct Heartbeat {
     pub roles: Vec<String>,
     /// Since when it is at work.
     pub started_at: OffsetDateTime,
+    /// Whether it has said nothing before: then all that it has done since its start is new. If its row is gone and this is not its
+    /// first word, nobody knows what is new, and nothing of it counts.
+    pub is_first: bool,
     /// Whether it has the lead of the sweep.
     pub sweep_leader: bool,
     /// Orders that it holds in memory until they are due.
@@ -118,7 +121,7 @@ impl Processes {
         let late: Vec<i64> = beat.late.counts.iter().copied().map(signed).collect();
         let (pid, max_ms) = (i64::from(beat.pid), i64::try_from(beat.late.max.as_millis()).unwrap_or(i64::MAX));
         let (fired, rescued) = (signed(beat.fired), signed(beat.rescued));
-        let values: [&(dyn ToSql + Sync); 14] = [
+        let values: [&(dyn ToSql + Sync); 15] = [
             &beat.id,
             &beat.host,
             &pid,
@@ -133,6 +136,7 @@ impl Processes {
             &max_ms,
             &fired,
             &rescued,
+            &beat.is_first,
         ];
         let rows = self.client.within(is_bad, async |client| {
             let statement = client.prepare_cached(include_str!("beat.sql")).await?;
@@ -141,7 +145,7 @@ impl Processes {
         rows.await?.iter().filter_map(|row| probe(row).transpose()).collect()
     }
 
-    /// A process has ended as it was told to, or is not to be missed any more. Says whether it was known.
+    /// A process has ended as it was told to. Says whether it was known.
     ///
     /// # Errors
     /// [`BookError`].
@@ -149,6 +153,20 @@ impl Processes {
         let deleted = self
             .client
             .within(is_bad, async |client| client.execute("delete from processes where id::text = $1", &[&id]).await);
+        Ok(deleted.await? > 0)
+    }
+
+    /// A process that has gone silent is not to be missed any more. Says whether there is one of this ID.
+    ///
+    /// # Errors
+    /// [`BookError`].
+    pub async fn forget_silent(&self, id: &str) -> Result<bool, BookError> {
+        let silent_s = SILENT_AFTER.as_secs_f64();
+        let deleted = self.client.within(is_bad, async |client| {
+            let delete =
+                "delete from processes where id::text = $1 and seen_at < clock_timestamp() - $2 * interval '1 second'";
+            client.execute(delete, &[&id, &silent_s]).await
+        });
         Ok(deleted.await? > 0)
     }
 
@@ -258,6 +276,7 @@ fn process(row: &Row) -> Result<ProcessRow, BookError> {
         version: row.try_get("version")?,
         roles: row.try_get("roles")?,
         started_at: row.try_get("started_at")?,
+        is_first: false,
         sweep_leader: row.try_get("sweep_leader")?,
         held_orders: row.try_get("held_orders")?,
         // A newer version may write them in another form.

@@ -177,8 +177,9 @@ impl TrailWriter {
         loop {
             let mut steps = Vec::new();
             tokio::select! {
-                _ = self.receiver.recv_many(&mut steps, TOGETHER_MAX) => {}
+                biased;
                 () = stop.cancelled() => while let Ok(step) = self.receiver.try_recv() { steps.push(step) },
+                _ = self.receiver.recv_many(&mut steps, TOGETHER_MAX) => {}
             }
             if !stop.is_cancelled() {
                 let more = async {
@@ -246,12 +247,13 @@ pub async fn trail_of(client: &Client, subject: &str, count_max: i64) -> Result<
 pub async fn tidy_trail(client: &Client) -> Result<bool, BookError> {
     let deleted = client.within(is_bad, async |client| {
         let delete = format!(
-            "delete from order_trail where ctid = any(array(
-                 select ctid from order_trail where at < clock_timestamp() - interval '{KEPT_FOR}' order by at limit $1 for update skip locked))"
+            "delete from order_trail where at <= (
+                 select max(at) from (
+                     select at from order_trail where at < clock_timestamp() - interval '{KEPT_FOR}' order by at limit $1) oldest)"
         );
         client.execute(&delete, &[&DELETED_TOGETHER]).await
     });
-    Ok(deleted.await? == DELETED_TOGETHER.unsigned_abs())
+    Ok(deleted.await? >= DELETED_TOGETHER.unsigned_abs())
 }
 
 #[cfg(test)]

@@ -2,11 +2,19 @@
 "use strict";
 
 // While nobody sees the page, or somebody is about to press something in it, it stays as it is.
-document.addEventListener("htmx:before:request", (event) => {
+const isBusy = () => {
   const live = document.getElementById("live");
-  const active = document.activeElement;
-  const busy = live && live.contains(active) && active.matches("input, select, textarea, button");
-  if (document.hidden || busy) event.preventDefault();
+  return live !== null && live.querySelector("input:focus, select:focus, button:focus, .button:focus, button:hover, .button:hover") !== null;
+};
+document.addEventListener("htmx:before:request", (event) => {
+  if (document.hidden || isBusy()) event.preventDefault();
+});
+
+// What is no page of ours, such as a proxy's word that we are away, does not take the place of what is shown.
+document.addEventListener("htmx:before:swap", (event) => {
+  const isPage = (event.detail.ctx.text ?? "").includes('id="live"');
+  if (!isPage) offline(true);
+  if (!isPage || isBusy()) event.preventDefault();
 });
 
 // An answer that is no page is no answer.
@@ -15,7 +23,6 @@ const offline = (is) => {
   if (banner) banner.hidden = !is;
 };
 document.addEventListener("htmx:error", () => offline(true));
-document.addEventListener("htmx:response:error", () => offline(true));
 document.addEventListener("htmx:after:swap", () => {
   offline(false);
   decorate();

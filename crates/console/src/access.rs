@@ -7,7 +7,7 @@ use data_encoding::BASE64;
 use http::HeaderName;
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 
-use crate::users::{Role, Users};
+use crate::users::{Role, TooMany, Users};
 
 /// Who may come: people with passwords, people for whom a proxy vouches, or, where there are neither, whoever is at this machine.
 pub struct Access {
@@ -40,9 +40,14 @@ pub(crate) enum Refusal {
         /// Whether some were given.
         were_wrong: bool,
     },
+    /// So many names and passwords came from there that no more are looked at for a moment.
+    TooMany,
     /// The request names another host, or comes from another site's page.
     Foreign(String),
 }
+
+/// What a proxy adds to what it passes on.
+const PROXIES_HEADERS: [&str; 5] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"];
 
 /// The longest name that a proxy may give.
 const NAME_BYTES_MAX: usize = 128;
@@ -64,6 +69,11 @@ impl Access {
     pub(crate) async fn admit(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<Visitor, Refusal> {
         let address = peer.map(|peer| peer.to_string());
         if !self.knows_people() {
+            if let Some(header) = PROXIES_HEADERS.into_iter().find(|header| headers.contains_key(*header)) {
+                return Err(Refusal::Foreign(format!(
+                    "without users (OVERDUE_CONSOLE_USERS_FILE) nobody is served through a proxy, and the request has {header}"
+                )));
+            }
             let host = text(headers, &HOST);
             return match is_loopback(&host) {
                 true => Ok(Visitor { name: local_user(), role: Role::Act, address }),
@@ -86,9 +96,10 @@ impl Access {
         let Some((name, password)) = headers.get(AUTHORIZATION).and_then(|value| basic(value.as_bytes())) else {
             return Err(Refusal::LogIn { were_wrong: headers.contains_key(AUTHORIZATION) });
         };
-        match self.users.log_in(&name, &password).await {
-            Some(role) => Ok(Visitor { name, role, address }),
-            None => Err(Refusal::LogIn { were_wrong: true }),
+        match self.users.log_in(&name, &password, peer).await {
+            Ok(Some(role)) => Ok(Visitor { name, role, address }),
+            Err(TooMany) => Err(Refusal::TooMany),
+            Ok(None) => Err(Refusal::LogIn { were_wrong: true }),
         }
     }
 }
@@ -184,6 +195,10 @@ mod tests {
         let access = Access::new(Users::none(), None);
         for host in ["127.0.0.1:8080", "localhost", "LOCALHOST:1", "[::1]:8080", "[::1]"] {
             assert!(access.admit(&headers(&[("host", host)]), None).await.is_ok(), "{host}");
+        }
+        for header in PROXIES_HEADERS {
+            let through = access.admit(&headers(&[("host", "127.0.0.1"), (header, "10.0.0.9")]), None).await;
+            assert!(matches!(through, Err(Refusal::Foreign(_))), "{header}");
         }
         for host in ["shop.example", "127.0.0.1.shop.example:1", "10.0.0.1"] {
             let refusal = access.admit(&headers(&[("host", host)]), None).await;

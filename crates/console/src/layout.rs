@@ -21,6 +21,8 @@ pub(crate) struct Layout {
     /// The database's time, as far as it is known.
     pub(crate) now: OffsetDateTime,
     pub(crate) notice: Option<Notice>,
+    /// Whether the page renews itself. One with forms that are filled in does not.
+    pub(crate) renews: bool,
 }
 
 /// Something that was just done, or is under way.
@@ -55,9 +57,19 @@ impl Layout {
         let snapshot = console.snapshots.latest().await;
         let now = time_of(&snapshot);
         let t = ask.texts();
-        let mut layout = Self { t, title: title.to_owned(), snapshot, now, notice: None, ask };
+        let mut layout = Self { t, title: title.to_owned(), snapshot, now, notice: None, renews: true, ask };
         layout.notice = layout.look_up_notice(console).await;
         layout
+    }
+
+    /// The same, as it is: it does not renew itself.
+    pub(crate) fn still(self) -> Self {
+        Self { renews: false, ..self }
+    }
+
+    /// How often the page renews itself, in seconds; 0: never.
+    pub(crate) fn every(&self) -> u32 {
+        if self.renews { self.ask.every } else { 0 }
     }
 
     /// What the query says was just done.
@@ -71,7 +83,8 @@ impl Layout {
         let (tone, state) = self.action_state(row);
         let action = &row.action;
         let after = row.after.as_deref().map(|after| format!(": {after}")).unwrap_or_default();
-        let can_be_undone = action.action == "parked.drop" && row.state != "begun" && row.handled > 0;
+        let can_be_undone =
+            action.action == "parked.drop" && (row.state != "begun" || row.is_abandoned()) && row.handled > 0;
         Notice {
             tone,
             state,

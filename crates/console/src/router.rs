@@ -1,6 +1,5 @@
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Bytes, to_bytes};
@@ -44,9 +43,6 @@ pub const PAGES: [&str; 14] = [
 /// Nothing but files of our own is loaded, no script stands in a page, and no page stands in another's frame
 /// (<https://www.w3.org/TR/CSP3/>).
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
-
-/// How long the answer to a wrong password takes once wrong ones have come again and again: nobody guesses fast.
-const BRAKE: Duration = Duration::from_secs(1);
 
 /// The most bytes of a form.
 const FORM_BYTES_MAX: usize = 64 * 1024;
@@ -106,12 +102,13 @@ async fn admit(State(console): State<Arc<Console>>, mut request: Request, next: 
             next.run(request).await
         }
         Err(Refusal::Foreign(why)) => failure::plain(StatusCode::FORBIDDEN, language(request.headers()), &why),
+        Err(Refusal::TooMany) => {
+            let why = "too many names and passwords came from this address; wait a minute / 尝试次数过多，请稍候";
+            failure::plain(StatusCode::TOO_MANY_REQUESTS, language(request.headers()), why)
+        }
         Err(Refusal::LogIn { were_wrong }) => {
-            if were_wrong {
-                match console.warnings.lets_through("password") {
-                    Some(more) => tracing::warn!(more, "somebody came to the console with a wrong name or password"),
-                    None => tokio::time::sleep(BRAKE).await,
-                }
+            if were_wrong && let Some(more) = console.warnings.lets_through("password") {
+                tracing::warn!(?peer, more, "somebody came to the console with a wrong name or password");
             }
             let why = "name and password are needed / 需要用户名和密码";
             let mut response = failure::plain(StatusCode::UNAUTHORIZED, language(request.headers()), why);
@@ -158,7 +155,7 @@ async fn refused(console: &Console, ask: &Ask, request: Request, why: &str) -> R
         role: ask.visitor.role.as_str().to_owned(),
         address: ask.visitor.address.clone(),
         action: Action::parse(slug).map_or_else(|| "unknown".to_owned(), Action::name),
-        subject: act::subject(&fields),
+        subject: act::subject(Action::parse(slug), &fields),
         note: None,
         before: None,
         total: None,

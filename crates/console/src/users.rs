@@ -1,12 +1,15 @@
 //! Who may come, from a file: names, roles and hashed passwords.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use argon2::Argon2;
 use argon2::password_hash::rand_core::OsRng;
 use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
@@ -39,7 +42,13 @@ pub struct Users {
     pepper: [u8; 32],
     /// Hashing takes a processor; others are to have some as well.
     hashing: Arc<Semaphore>,
+    /// How often an address may try: nobody guesses fast.
+    tries: DefaultKeyedRateLimiter<Option<IpAddr>>,
 }
+
+/// An address has tried too often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TooMany;
 
 /// Why a file of users cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +59,11 @@ pub struct BadUsers(String);
 const KNOWN_MAX: usize = 1_000;
 
 /// How many passwords are hashed at a time.
-const HASHING_MAX: usize = 2;
+const HASHING_MAX: usize = 1;
+
+/// How many names and passwords that are not known yet an address may try a second, and at once.
+const TRIES_PER_SECOND: NonZeroU32 = NonZeroU32::new(1).unwrap();
+const TRIES_AT_ONCE: NonZeroU32 = NonZeroU32::new(20).unwrap();
 
 impl Role {
     /// Its name in the file.
@@ -72,6 +85,7 @@ impl Users {
             known: Mutex::default(),
             pepper: Sha256::digest(SaltString::generate(&mut OsRng).as_str()).into(),
             hashing: Arc::new(Semaphore::new(HASHING_MAX)),
+            tries: RateLimiter::keyed(Quota::per_second(TRIES_PER_SECOND).allow_burst(TRIES_AT_ONCE)),
         }
     }
 
@@ -129,32 +143,40 @@ impl Users {
     }
 
     /// The role of somebody who has given this password; `None`: it is wrong, or there is no such person.
-    pub(crate) async fn log_in(&self, name: &str, password: &str) -> Option<Role> {
+    pub(crate) async fn log_in(
+        &self,
+        name: &str,
+        password: &str,
+        from: Option<IpAddr>,
+    ) -> Result<Option<Role>, TooMany> {
         let credentials = self.fingerprint(name, password);
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&credentials).cloned();
         if let Some(known) = known {
-            return Some(self.role_of(&known));
+            return Ok(Some(self.role_of(&known)));
         }
+        self.tries.retain_recent();
+        self.tries.check_key(&from).map_err(|_| TooMany)?;
         let user = self.by_name.get(name);
         // A name that is not there takes as long as one that is.
         let hash = user.and_then(|user| user.password.clone()).unwrap_or_else(|| DECOY.to_owned());
         let is_real = user.is_some_and(|user| user.password.is_some());
         let password = password.to_owned();
-        let _permit = Arc::clone(&self.hashing).acquire_owned().await.ok()?;
+        // The semaphore is never closed.
+        let _permit = Arc::clone(&self.hashing).acquire_owned().await;
         let verify = move || {
             PasswordHash::new(&hash)
                 .is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
         };
         let is_right = tokio::task::spawn_blocking(verify).await.unwrap_or(false);
         if !is_right || !is_real {
-            return None;
+            return Ok(None);
         }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
         known.insert(credentials, name.to_owned());
-        Some(self.role_of(name))
+        Ok(Some(self.role_of(name)))
     }
 
     fn fingerprint(&self, name: &str, password: &str) -> [u8; 32] {
@@ -191,15 +213,27 @@ mod tests {
         let hash = hash_password("correct horse").unwrap();
         let users =
             Users::parse(&format!("[alice]\nrole = \"act\"\npassword = \"{hash}\"\n[bob]\nrole = \"look\"\n")).unwrap();
-        assert_eq!(users.log_in("alice", "correct horse").await, Some(Role::Act));
-        assert_eq!(users.log_in("alice", "correct horse").await, Some(Role::Act), "from memory");
+        assert_eq!(users.log_in("alice", "correct horse", None).await, Ok(Some(Role::Act)));
+        assert_eq!(users.log_in("alice", "correct horse", None).await, Ok(Some(Role::Act)), "from memory");
         for (name, password) in [("alice", "Correct horse"), ("alice", ""), ("bob", ""), ("carol", "correct horse")] {
-            assert_eq!(users.log_in(name, password).await, None, "{name}");
+            assert_eq!(users.log_in(name, password, None).await, Ok(None), "{name}");
         }
         assert_eq!(
             (users.role_of("alice"), users.role_of("bob"), users.role_of("carol")),
             (Role::Act, Role::Look, Role::Look)
         );
+    }
+
+    #[tokio::test]
+    async fn nobody_guesses_fast_and_nobody_else_waits_for_it() {
+        let users = Users::parse("[alice]\nrole = \"act\"").unwrap();
+        let from = |address: &str| Some(address.parse().unwrap());
+        let mut refused = 0;
+        for guess in 0..25 {
+            refused += usize::from(users.log_in("alice", &guess.to_string(), from("10.0.0.1")).await == Err(TooMany));
+        }
+        assert!(refused > 0);
+        assert_eq!(users.log_in("alice", "x", from("10.0.0.2")).await, Ok(None), "another address may try");
     }
 
     #[test]

@@ -42,7 +42,8 @@ impl EndpointStates {
     /// Has an endpoint tried at once that was given up for a while, or has asked to be left alone. An operator has asked for it.
     pub fn probe_now(&self, name: &str) {
         if let Some(endpoint) = self.get(name) {
-            endpoint.probe.notify_one();
+            // Where the circuit is closed nobody waits, and the wish is forgotten.
+            endpoint.probe.notify_waiters();
         }
     }
 

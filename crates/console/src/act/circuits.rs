@@ -66,9 +66,9 @@ pub(super) async fn forget_process(console: Arc<Console>, ask: Ask, fields: &Fie
     let processes = Processes::new(console.client.clone());
     let deed = Deed::new(Action::ProcessForget, fields, "/console/processes");
     let work = async {
-        match processes.forget(fields.get("process")).await {
+        match processes.forget_silent(fields.get("process")).await {
             Ok(true) => Ok("it is not missed any more".to_owned()),
-            Ok(false) => Err("there is no such process".to_owned()),
+            Ok(false) => Err("there is no such process that is silent".to_owned()),
             Err(error) => Err(error.to_string()),
         }
     };

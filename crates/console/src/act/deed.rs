@@ -34,24 +34,34 @@ const WAIT: Duration = Duration::from_secs(1);
 /// How often it is written down how far it has come.
 const TOLD_EVERY: Duration = Duration::from_millis(500);
 
-/// What an action is about, as far as its form says.
-pub(crate) fn subject(fields: &Fields) -> String {
-    let named =
-        ["order", "refund_no", "reason", "name", "timer", "process"].into_iter().find_map(|name| fields.optional(name));
-    let numbers = fields.numbers("id");
-    let subject = match (named, numbers.as_slice()) {
-        (Some(name), _) => name.to_owned(),
-        (None, []) => "-".to_owned(),
-        (None, [one]) => format!("#{one}"),
-        (None, several) => format!("{} chosen", several.len()),
+/// What an action is about, by the field that it goes by itself.
+pub(crate) fn subject(action: Option<Action>, fields: &Fields) -> String {
+    let field = match action {
+        Some(Action::OrderClose | Action::OrderExtend | Action::OrderLook) => "order",
+        Some(Action::RefundResolve | Action::RefundRetry) => "refund_no",
+        Some(Action::CircuitProbe | Action::EndpointStop | Action::EndpointResume) => "name",
+        Some(Action::ProcessForget) => "process",
+        Some(Action::TimerFire | Action::TimerCancel) => "timer",
+        Some(Action::ParkedRequeue | Action::ParkedDrop | Action::ParkedRestore) => return chosen(fields),
+        Some(Action::DoctorRun | Action::AuditRun) | None => "",
     };
-    subject.chars().take(200).collect()
+    let named = fields.exact(field).unwrap_or("-");
+    named.chars().take(200).collect()
+}
+
+/// Which messages.
+fn chosen(fields: &Fields) -> String {
+    match fields.numbers("id").as_slice() {
+        [] => fields.get("reason").chars().take(200).collect(),
+        [one] => format!("#{one}"),
+        several => format!("{} chosen", several.len()),
+    }
 }
 
 impl Deed {
     pub(super) fn new(action: Action, fields: &Fields, back: impl Into<String>) -> Self {
         let note = fields.optional("note").map(|note| note.chars().take(1_000).collect());
-        Self { action, subject: subject(fields), before: None, total: None, note, back: back.into() }
+        Self { action, subject: subject(Some(action), fields), before: None, total: None, note, back: back.into() }
     }
 
     fn record(&self, ask: &Ask) -> NewAction {
@@ -144,4 +154,25 @@ pub(super) async fn shown(console: &Console, ask: &Ask, back: &str, id: i64) -> 
     console.snapshots.renew().await;
     let separator = if back.contains('?') { '&' } else { '?' };
     Redirect::to(&ask.link(&format!("{back}{separator}done={id}"))).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_record_is_what_is_acted_on() {
+        let fields = Fields::parse(b"order=A-1&refund_no=r-7&name=shop&timer=sms:1&reason=not_json&id=3&id=4");
+        for (action, expected) in [
+            (Action::OrderClose, "A-1"),
+            (Action::RefundResolve, "r-7"),
+            (Action::EndpointStop, "shop"),
+            (Action::TimerFire, "sms:1"),
+            (Action::ParkedDrop, "2 chosen"),
+            (Action::AuditRun, "-"),
+        ] {
+            assert_eq!(subject(Some(action), &fields), expected);
+        }
+        assert_eq!(subject(Some(Action::ParkedDrop), &Fields::parse(b"order=A-1&reason=not_json&until=9")), "not_json");
+    }
 }

@@ -6,6 +6,7 @@ use http::StatusCode;
 
 use crate::ask::Ask;
 use crate::console::Console;
+use crate::fields::Fields;
 use crate::format::plain as without_tricks;
 use crate::layout::{Layout, rendered};
 use crate::text::Language;
@@ -41,8 +42,7 @@ pub(crate) async fn refused(console: &Console, ask: Ask, why: &str) -> Response 
 /// Something that could not be done. `back` leads to where it was asked for.
 pub(crate) async fn failed(console: &Console, ask: Ask, why: &str, back: &str) -> Response {
     let title = ask.texts().failed_title;
-    let back = Some(ask.link(back));
-    page(StatusCode::CONFLICT, console, ask, title, why, back).await
+    page(StatusCode::CONFLICT, console, ask, title, why, Some(back)).await
 }
 
 pub(crate) async fn not_found(console: &Console, ask: Ask) -> Response {
@@ -50,15 +50,12 @@ pub(crate) async fn not_found(console: &Console, ask: Ask) -> Response {
     page(StatusCode::NOT_FOUND, console, ask, title, why, None).await
 }
 
-async fn page(
-    status: StatusCode,
-    console: &Console,
-    ask: Ask,
-    title: &str,
-    why: &str,
-    back: Option<String>,
-) -> Response {
-    // It tells of a moment, and does not renew itself.
-    let l = Layout::new(console, Ask { every: 0, ..ask }, title).await;
+async fn page(status: StatusCode, console: &Console, ask: Ask, title: &str, why: &str, back: Option<&str>) -> Response {
+    // Its own address may be one that nobody can look at: what is pressed in the frame leads to where it was asked for.
+    let (path, query) = back.unwrap_or("/console").split_once('?').unwrap_or((back.unwrap_or("/console"), ""));
+    let ask = Ask { path: path.to_owned(), query: Fields::parse(query.as_bytes()), ..ask };
+    let back = back.map(|back| ask.link(back));
+    // It tells of a moment.
+    let l = Layout::new(console, ask, title).await.still();
     rendered(status, &FailurePage { l, why: without_tricks(why), back })
 }

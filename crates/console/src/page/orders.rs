@@ -50,7 +50,7 @@ pub(crate) async fn show(State(console): State<Arc<Console>>, Extension(ask): Ex
         Ok(mut connection) => shop::overdue_orders(&mut connection, ROWS).await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
-    let l = Layout::new(&console, ask, title).await;
+    let l = Layout::new(&console, ask, title).await.still();
     let is_empty = !wanted.is_empty() && found.as_ref().is_ok_and(Vec::is_empty);
     let nothing = is_empty.then(|| fill(l.t.found_none, &[&plain(&wanted)]));
     let lines = |found: Result<Vec<OrderLine>, String>| found.map(|found| found.into_iter().map(line).collect());

@@ -83,6 +83,9 @@ struct ConfirmPage {
     hindrance: Option<&'static str>,
 }
 
+/// The most messages of an order that are looked through.
+const OF_ORDER_MAX: i64 = 500;
+
 /// So many orders of a message are named in a list.
 const ORDERS_SHOWN: usize = 3;
 
@@ -129,13 +132,17 @@ pub(crate) async fn list(State(console): State<Arc<Console>>, Extension(ask): Ex
     let rows = match order.as_str() {
         "" => table.page(&filter, state, (after, i64::MAX), ROWS).await,
         // All that there are of an order are few.
-        order => table.of_order(order, ROWS).await,
+        order => table.of_order(order, OF_ORDER_MAX).await.map(|mut rows| {
+            rows.retain(|row| row.state == state.as_str());
+            rows
+        }),
     };
     let rows = rows.map_err(|error| error.to_string());
-    let last = rows.as_ref().ok().filter(|rows| rows.len() as i64 == ROWS).and_then(|rows| rows.last());
+    let is_full = |rows: &&Vec<ParkedRow>| order.is_empty() && rows.len() as i64 == ROWS;
+    let last = rows.as_ref().ok().filter(is_full).and_then(|rows| rows.last());
     let next = last.map(|last| ask.here_with("after", &last.id.to_string()));
     let title = ask.texts().parked;
-    let l = Layout::new(&console, ask, title).await;
+    let l = Layout::new(&console, ask, title).await.still();
     let rows = rows.map(|rows| rows.into_iter().map(row).collect());
     render(&ListPage { reason, order, is_dropped, rows, next, has_broker: console.broker.is_some(), l })
 }
@@ -175,7 +182,7 @@ pub(crate) async fn confirm(State(console): State<Arc<Console>>, Extension(ask):
     };
     let title = ask.texts().confirm_title;
     // It asks about what was seen, and does not renew itself.
-    let l = Layout::new(&console, ask, title).await;
+    let l = Layout::new(&console, ask, title).await.still();
     let t = l.t;
     let (question, yes) = match action {
         "parked-drop" => (t.confirm_drop, t.yes_drop),

@@ -65,7 +65,7 @@ pub(crate) async fn show(
         Err(_) => Ok(None),
     };
     let title = format!("{} {}", ask.texts().message, plain(&id));
-    let l = Layout::new(&console, ask, &title).await;
+    let l = Layout::new(&console, ask, &title).await.still();
     let nothing = fill(l.t.unknown_message, &[&plain(&id)]);
     let message = found.map(|found| found.map(|row| message(row, &l)));
     render(&MessagePage { message, nothing, has_broker: console.broker.is_some(), l })

@@ -49,7 +49,7 @@ pub(crate) async fn show(State(console): State<Arc<Console>>, Extension(ask): Ex
     let needing = refunds.needing_person(after, ROWS).await;
     let recent = refunds.list(None, ROWS).await;
     let title = ask.texts().refunds;
-    let l = Layout::new(&console, ask, title).await;
+    let l = Layout::new(&console, ask, title).await.still();
     let last = needing.as_ref().ok().filter(|rows| rows.len() as i64 == ROWS).and_then(|rows| rows.last());
     let next = last.map(|last| {
         let at = last.created_at.format(&Rfc3339).unwrap_or_default();

@@ -53,7 +53,7 @@ pub(crate) async fn show(State(console): State<Arc<Console>>, Extension(ask): Ex
         Err(error) => Err(error.to_string()),
     };
     let title = ask.texts().timers;
-    let l = Layout::new(&console, ask, title).await;
+    let l = Layout::new(&console, ask, title).await.still();
     let rows = rows.map(|rows| rows.into_iter().map(|timer| row(timer, &l)).collect());
     let heading = match subject.as_str() {
         "" => l.t.timers_help.to_owned(),

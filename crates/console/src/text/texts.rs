@@ -103,7 +103,7 @@ texts! {
     closed: "Closed", "已关闭";
     per_second: "A second", "每秒";
     half: "Half", "一半（p50）";
-    ninety_nine: "99 of 100", "99%（p99）";
+    ninety_nine: "99 of 100", "百分之 99（p99）";
     worst: "Worst", "最大";
     chart: "Lateness by minute, in the last hour; the table has the figures", "最近一小时每分钟的延迟；数字见表格";
     work: "What waits", "等待处理";

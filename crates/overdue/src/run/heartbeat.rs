@@ -44,10 +44,15 @@ struct Heart {
     probed: HashMap<(CircuitOf, String), OffsetDateTime>,
     warnings: Throttle,
     beats: u64,
+    /// Whether the database knows it.
+    is_known: bool,
 }
 
 /// How long the database may take to hear the last word.
 const LAST_WORD: Duration = Duration::from_secs(2);
+
+/// So many chunks of old steps are deleted at a time.
+const CHUNKS_MAX: usize = 5;
 
 /// After so many heartbeats the process that leads the sweep deletes what is too old.
 const TIDY_EVERY: u64 = 12;
@@ -65,6 +70,7 @@ pub(super) fn begin(client: Client, told: Told) -> Beating {
         probed: HashMap::new(),
         warnings: Throttle::default(),
         beats: 0,
+        is_known: false,
     };
     let task = tokio::spawn(heart.beat(stop.clone()));
     Beating { stop, task }
@@ -109,7 +115,10 @@ impl Heart {
         let late = self.told.worker.as_ref().map_or_else(Lateness::default, WorkerMetrics::take_lateness);
         let beat = self.heartbeat(late.clone());
         match self.processes.beat(&beat).await {
-            Ok(probes) => probes.into_iter().for_each(|probe| self.probe(probe)),
+            Ok(probes) => {
+                self.is_known = true;
+                probes.into_iter().for_each(|probe| self.probe(probe));
+            }
             Err(error) => {
                 if let Some(worker) = &self.told.worker {
                     worker.put_back(&late);
@@ -129,7 +138,12 @@ impl Heart {
     async fn tidy(&self) {
         let tidied = async {
             self.processes.tidy().await?;
-            while book::tidy_trail(&self.client).await? {}
+            // Bounded: heartbeats wait for it.
+            for _ in 0..CHUNKS_MAX {
+                if !book::tidy_trail(&self.client).await? {
+                    break;
+                }
+            }
             OperatorActions::new(self.client.clone()).tidy().await?;
             Ok::<(), book::BookError>(())
         };
@@ -157,6 +171,7 @@ impl Heart {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             roles: roles.clone(),
             started_at: self.started_at,
+            is_first: !self.is_known,
             sweep_leader: worker.as_ref().is_some_and(|worker| worker.sweep_leader.get() > 0),
             held_orders: worker.as_ref().map_or(0, |worker| worker.held.get()),
             counters: counters.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),

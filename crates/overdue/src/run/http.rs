@@ -116,16 +116,18 @@ impl Http {
         is_asked_for: bool,
     ) -> Result<Option<Access>, Failure> {
         let access = settings.console.access()?;
-        let may_be_served = access.knows_people() || self.address.ip().is_loopback();
+        // A token says that others come here, perhaps through a proxy of this machine.
+        let is_for_itself = self.address.ip().is_loopback() && self.token.is_none();
+        let may_be_served = access.knows_people() || is_for_itself;
         let address = self.address;
         if !may_be_served && is_asked_for {
             return Err(Failure::settings(format!(
-                "--listen {address} can be reached from other machines: name the users of the console (OVERDUE_CONSOLE_USERS_FILE), or listen at 127.0.0.1"
+                "--listen {address} serves others than this machine, or has a token for them: name the users of the console (OVERDUE_CONSOLE_USERS_FILE), or listen at 127.0.0.1 without a token"
             )));
         }
         if !may_be_served {
-            let why = "others than this machine can connect, and no users are named (OVERDUE_CONSOLE_USERS_FILE)";
-            tracing::info!(%address, "there is no console: {why}");
+            let why = "others than this machine are served there, or have a token, and no users are named (OVERDUE_CONSOLE_USERS_FILE)";
+            tracing::info!("there is no console at {address}: {why}");
         }
         Ok(may_be_served.then_some(access))
     }
