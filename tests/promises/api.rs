@@ -122,7 +122,11 @@ pub(crate) fn problem(answer: &(StatusCode, Value), status: u16, name: &str) {
 }
 
 fn order(id: &str, quantity: i64, timeout_s: u64) -> Value {
-    json!({ "id": id, "items": [{ "sku": "tea", "quantity": quantity }], "amount_minor": 1999, "currency": "CNY", "payment_timeout_s": timeout_s })
+    order_of(id, "tea", quantity, timeout_s)
+}
+
+fn order_of(id: &str, sku: &str, quantity: i64, timeout_s: u64) -> Value {
+    json!({ "id": id, "items": [{ "sku": sku, "quantity": quantity }], "amount_minor": 1999, "currency": "CNY", "payment_timeout_s": timeout_s })
 }
 
 /// All of an answer was true at one moment: whoever is shown the cancellation in the log is shown a cancelled order.
@@ -607,11 +611,45 @@ async fn who_only_looks_asks_the_replica_and_gets_the_truth_where_it_matters() {
     replica.close().await;
 }
 
+/// PostgreSQL may end a wait for a lock and have forgotten why, as if somebody had cancelled the statement: it is a lock still.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_for_a_lock_that_ends_without_its_reason_is_one_for_a_lock() {
+    let world = World::new().await;
+    world.stock("tea", 5).await;
+    let server = Server::start(&world, &[]).await;
+    assert_eq!(server.post("/orders", order("A-1", 1, 3600)).await.0, 201);
+    let mut connection = world.connection().await;
+    let mut session = sqlx::Connection::begin(&mut *connection).await.unwrap();
+    sqlx::query("select from orders where id = 'A-1' for update").execute(&mut *session).await.unwrap();
+    let mut ended = 0;
+    let mut paying = std::pin::pin!(server.post("/orders/A-1/pay", json!({})));
+    let answer = loop {
+        let end = world.number(
+            "select count(*) from (select pg_cancel_backend(pid) as is_done from pg_stat_activity
+             where datname = current_database() and wait_event_type = 'Lock') waiting where is_done",
+        );
+        tokio::select! {
+            answer = &mut paying => break answer,
+            more = end => ended += more,
+        }
+    };
+    problem(&answer, 503, "order-locked");
+    assert!(ended > 0, "no wait was ended");
+    session.rollback().await.unwrap();
+    drop(connection);
+    assert_eq!(server.post("/orders/A-1/pay", json!({})).await.0, 200);
+    server.process.terminate().await;
+    world.close().await;
+}
+
 /// An order that another transaction holds keeps no connection from other requests, and its own get an answer soon.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_order_keeps_nothing_from_others() {
     let world = World::new().await;
     world.stock("tea", 50).await;
+    for number in 0..20 {
+        world.stock(&format!("cup-{number}"), 1).await;
+    }
     let server = Server::start(&world, &[]).await;
     for id in ["A-1", "A-2"] {
         assert_eq!(server.post("/orders", order(id, 1, 3600)).await.0, 201);
@@ -619,10 +657,11 @@ async fn a_locked_order_keeps_nothing_from_others() {
     let mut connection = world.connection().await;
     let mut session = sqlx::Connection::begin(&mut *connection).await.unwrap();
     sqlx::query("select from orders where id = 'A-1' for update").execute(&mut *session).await.unwrap();
-    // More than there are connections.
+    // More than there are connections. Each of the others buys something of its own: stock is no lock that they share.
     let locked = (0..20).map(|_| server.post("/orders/A-1/pay", json!({})));
-    let others =
-        (0..20).map(|number| server.post("/orders", order(&format!("B-{number}"), 1, 3600))).collect::<Vec<_>>();
+    let others = (0..20)
+        .map(|number| server.post("/orders", order_of(&format!("B-{number}"), &format!("cup-{number}"), 1, 3600)));
+    let others = others.collect::<Vec<_>>();
     let (locked, others, paid) =
         tokio::join!(join_all(locked), join_all(others), server.post("/orders/A-2/pay", json!({})));
     for answer in &locked {

@@ -272,12 +272,20 @@ impl From<DatabaseError> for Problem {
     }
 }
 
+/// Whether a statement has waited too long for a lock. PostgreSQL ends such a wait by cancelling the statement. If the lock comes
+/// in that very moment, and the statement goes on to wait for the next one, it has forgotten why it is cancelled, and calls it the
+/// request of a user (`ProcessInterrupts`, `src/backend/tcop/postgres.c`).
+fn waited_for_lock(code: &str, message: &str) -> bool {
+    code == "55P03" || (code == "57014" && message.contains("user request"))
+}
+
 impl From<SqlError> for Problem {
     /// The words of the database are for the log, not for the client.
     fn from(error: SqlError) -> Self {
         let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+        let message = error.as_database_error().map_or("", |error| error.message());
         match code.get(..2) {
-            _ if code == "55P03" => Self::new(
+            _ if waited_for_lock(&code, message) => Self::new(
                 ProblemKind::OrderLocked,
                 "another transaction holds the order, or stock of it, or the timer; try again",
             ),
