@@ -37,6 +37,13 @@ struct State<I> {
     is_holding: bool,
 }
 
+/// When a call began, and what had gone through before.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Begun {
+    at: Instant,
+    succeeded_before: Option<Instant>,
+}
+
 /// When an order failed first, and how often it has.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Failed {
@@ -104,6 +111,11 @@ impl<I: Clone + Eq + Hash + Send + Sync + 'static> Evidence<I> {
         self.state().trouble.clone().filter(|trouble| trouble.met_at.elapsed() < TROUBLE_LASTS)
     }
 
+    /// A call begins. If it fails, and others go through, that tells something of its orders only where it began after those.
+    pub(crate) fn begin(&self) -> Begun {
+        Begun { at: Instant::now(), succeeded_before: self.state().succeeded_at }
+    }
+
     /// A call about some of them went through.
     pub(crate) fn succeeded(&self) {
         let mut state = self.state();
@@ -155,25 +167,27 @@ impl<I: Clone + Eq + Hash + Send + Sync + 'static> Evidence<I> {
         self.state().is_holding = true;
     }
 
-    /// Whose fault it is that calls about each of these orders fail, of which none went through in the same call, or some
-    /// did.
-    pub(crate) fn judge(&self, ids: &[&I], others_went_through: bool) -> Vec<Fault> {
+    /// Whose fault it is that calls about each of these orders fail, the last of which began then, and that others went through before
+    /// it, or none of those that came with them did.
+    pub(crate) fn judge(&self, failed: &[(&I, Begun)], others_went_through: bool) -> Vec<Fault> {
         if others_went_through {
-            ids.iter().for_each(|id| self.failed.invalidate(*id));
-            return vec![Fault::Order; ids.len()];
+            failed.iter().for_each(|(id, _)| self.failed.invalidate(*id));
+            return vec![Fault::Order; failed.len()];
         }
         let (succeeded_at, alike) = {
             let mut state = self.state();
             let room = ALIKE - state.failed_since.len().min(ALIKE);
-            let others: Vec<I> =
-                ids.iter().filter(|id| !state.failed_since.contains(**id)).take(room).map(|id| (*id).clone()).collect();
+            let ids = failed.iter().map(|(id, _)| *id);
+            let others: Vec<I> = ids.filter(|id| !state.failed_since.contains(*id)).take(room).cloned().collect();
             state.failed_since.extend(others);
             (state.succeeded_at, state.failed_since.len() >= ALIKE)
         };
-        let judged = ids.iter().map(|id| {
+        let judged = failed.iter().map(|(id, begun)| {
             let Failed { first, times } = self.remember(id);
-            let gone_through_since = succeeded_at.is_some_and(|at| at > first);
-            if gone_through_since || (!alike && times >= FAILURES_MAX) {
+            let gone_through_since = begun.succeeded_before.is_some_and(|at| at > first);
+            // Something has gone through since the call began: what made it fail may be over.
+            let is_outdated = succeeded_at.is_some_and(|at| at > begun.at);
+            if gone_through_since || (!alike && !is_outdated && times >= FAILURES_MAX) {
                 self.failed.invalidate(*id);
                 Fault::Order
             } else if alike {
@@ -209,7 +223,12 @@ mod tests {
     }
 
     fn judge(evidence: &Evidence, ids: &[OrderId], others: bool) -> Vec<Fault> {
-        evidence.judge(&ids.iter().collect::<Vec<_>>(), others)
+        judge_of(evidence, evidence.begin(), ids, others)
+    }
+
+    /// Of a call that began then.
+    fn judge_of(evidence: &Evidence, begun: Begun, ids: &[OrderId], others: bool) -> Vec<Fault> {
+        evidence.judge(&ids.iter().map(|id| (id, begun)).collect::<Vec<_>>(), others)
     }
 
     #[test]
@@ -235,6 +254,20 @@ mod tests {
         );
         let others: Vec<OrderId> = (0..20).map(|number| OrderId::new(&format!("n-{number}")).unwrap()).collect();
         assert!(judge(&evidence, &others, false).iter().all(|fault| *fault == Fault::Book), "a new trouble");
+    }
+
+    #[test]
+    fn a_call_that_began_before_others_went_through_blames_nobody() {
+        let evidence: Evidence = Evidence::default();
+        let many = ids(20);
+        assert!(judge(&evidence, &many, false).iter().all(|fault| *fault == Fault::Book));
+        // Again and again, and it is mended while the last calls are under way.
+        let few = &many[..3];
+        judge(&evidence, few, false);
+        let begun = evidence.begin();
+        evidence.succeeded();
+        assert_eq!(judge_of(&evidence, begun, few, false), [Fault::Unclear; 3]);
+        assert_eq!(judge(&evidence, few, false), [Fault::Order; 3], "and now they fail beside others");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use crate::answer::{Answer, GatewayAnswers, Question};
 use crate::asking::Asking;
 use crate::attempt::AttemptResult;
-use crate::evidence::{Evidence, Fault};
+use crate::evidence::{Begun, Evidence, Fault};
 use crate::gateways::Gateways;
 use crate::handler::{Context, Handler};
 use crate::metrics::WorkerMetrics;
@@ -42,6 +42,9 @@ struct Progress<'a> {
     open: Vec<OrderId>,
     /// Rounds since the last answer of a gateway.
     round: u32,
+    /// When the round began, and whether any order had been closed before.
+    begun: Begun,
+    after_others: bool,
     delays: Delays,
 }
 
@@ -88,7 +91,7 @@ impl Settler {
         context: &Context,
     ) -> Result<Settled, Interrupted> {
         let patience = &context.patience;
-        let mut progress = Progress::new(due, &self.gateways);
+        let mut progress = Progress::new(due, &self.gateways, self.book.writes.begin());
         let (by, trace) = (&context.by, context.trace.as_ref());
         let book = &self.book.book;
         while self.begin_round(&mut progress, patience).await? {
@@ -160,10 +163,14 @@ impl Settler {
                 continue;
             }
             progress.round += 1;
-            if progress.round > ROUNDS_MAX {
+            let others =
+                progress.settled.outcomes.values().any(|outcome| matches!(outcome, Outcome::Closed | Outcome::Paid));
+            // Where the first were closed in the last round, what kept the rest from it may have ended just then.
+            if progress.round > ROUNDS_MAX && others == progress.after_others {
                 self.give_up(progress);
                 continue;
             }
+            (progress.begun, progress.after_others) = (self.book.writes.begin(), others);
             if progress.round > 2 {
                 // Once is a race. Again and again is a trigger, or a policy, that keeps the order from changing.
                 let trouble = format!("{} orders", progress.open.len());
@@ -189,10 +196,9 @@ impl Settler {
     /// Orders that stay as they are although the book takes the change.
     fn give_up(&self, progress: &mut Progress<'_>) {
         let now = progress.settled.time.now();
-        let others =
-            progress.settled.outcomes.values().any(|outcome| matches!(outcome, Outcome::Closed | Outcome::Paid));
         let open = std::mem::take(&mut progress.open);
-        let faults = self.book.writes.judge(&open.iter().collect::<Vec<_>>(), others);
+        let failed: Vec<(&OrderId, Begun)> = open.iter().map(|id| (id, progress.begun)).collect();
+        let faults = self.book.writes.judge(&failed, progress.after_others);
         let detail = format!("{ROUNDS_MAX} attempts at closing it changed nothing");
         if faults.contains(&Fault::Book) {
             self.book.writes.holds(&format!("every order stays as it is: {detail}"));
@@ -274,7 +280,7 @@ impl Settler {
 }
 
 impl<'a> Progress<'a> {
-    fn new(due: &'a BTreeMap<OrderId, Attempts>, gateways: &'a Gateways) -> Self {
+    fn new(due: &'a BTreeMap<OrderId, Attempts>, gateways: &'a Gateways, begun: Begun) -> Self {
         Self {
             due,
             // Until the book has told its time, that of this machine.
@@ -283,6 +289,8 @@ impl<'a> Progress<'a> {
             asking: Asking::new(gateways),
             open: due.keys().cloned().collect(),
             round: 0,
+            begun,
+            after_others: false,
             delays: BROKEN.delays(),
         }
     }

@@ -11,7 +11,7 @@ use order::{OrderId, TimerId};
 use retry::{Delays, Policy};
 use trace::Throttle;
 
-use crate::evidence::{ALIKE, Evidence, Fault, Ready};
+use crate::evidence::{ALIKE, Begun, Evidence, Fault, Ready};
 use crate::patience::{Interrupted, Patience};
 
 /// What a call is about: one order, or one timer.
@@ -99,7 +99,7 @@ struct Parts<'a, T: About, R> {
     /// Still to be called about.
     open: VecDeque<&'a [T]>,
     /// Orders about which calls fail even where they stand alone.
-    suspects: Vec<(&'a T, BookError)>,
+    suspects: Vec<Suspect<'a, T>>,
     /// Calls that failed.
     failures: usize,
     /// Whether any order went through.
@@ -107,6 +107,15 @@ struct Parts<'a, T: About, R> {
     /// Whether some orders are known to be at fault themselves.
     some_refused: bool,
     replies: Reply<R, T::Id>,
+}
+
+/// An order about which a call has failed.
+struct Suspect<'a, T> {
+    about: &'a T,
+    error: BookError,
+    begun: Begun,
+    /// Whether others had gone through before.
+    after_others: bool,
 }
 
 /// Into how many parts a part is split that fails. It costs as many calls as halving would, and half of the rounds.
@@ -148,6 +157,9 @@ impl<I: Clone + Eq + Hash + Display + Send + Sync + 'static> Calls<'_, I> {
             let mut parts = Parts::new(whole, replies);
             let trouble = loop {
                 self.call_all(&mut parts, &mut delays, &call).await?;
+                if parts.give_another_chance() {
+                    continue;
+                }
                 if parts.suspects.is_empty() {
                     self.report_locked(&parts.replies);
                     return Ok(parts.replies);
@@ -176,6 +188,7 @@ impl<I: Clone + Eq + Hash + Display + Send + Sync + 'static> Calls<'_, I> {
     ) -> Result<(), Interrupted> {
         while let Some(part) = parts.open.pop_front() {
             let tries = if parts.failures == 0 { BUSY_TRIES } else { 0 };
+            let (begun, after_others) = (self.evidence.begin(), parts.some_done);
             match self.call(part, tries, delays, call).await? {
                 Ok(reply) => {
                     if reply.items.values().any(|item| matches!(item, ItemReply::Done(_))) {
@@ -187,7 +200,7 @@ impl<I: Clone + Eq + Hash + Display + Send + Sync + 'static> Calls<'_, I> {
                 Err(error) => {
                     parts.failures += 1;
                     match part {
-                        [single] => parts.suspects.push((single, error)),
+                        [about] => parts.suspects.push(Suspect { about, error, begun, after_others }),
                         _ if self.patience.is_over() => return Err(Interrupted),
                         _ => parts.split(part),
                     }
@@ -243,13 +256,14 @@ impl<I: Clone + Eq + Hash + Display + Send + Sync + 'static> Calls<'_, I> {
     /// Decides what becomes of orders about which calls fail; and, if every order fails alike, of those that were not tried.
     /// An error: every order is too slow, or the book too busy for any, and all are to be tried again.
     fn conclude<T: About<Id = I>, R>(&self, parts: &mut Parts<'_, T, R>) -> Option<BookError> {
-        let ids: Vec<&I> = parts.suspects.iter().map(|(about, _)| about.id()).collect();
-        let faults = self.evidence.judge(&ids, parts.some_done);
+        let failed: Vec<(&I, Begun)> =
+            parts.suspects.iter().map(|suspect| (suspect.about.id(), suspect.begun)).collect();
+        let faults = self.evidence.judge(&failed, parts.some_done);
         let alike = faults.contains(&Fault::Book);
-        if alike && parts.suspects.iter().all(|(_, error)| !matches!(error, BookError::Refused(_))) {
-            return parts.suspects.first().map(|(_, error)| error.clone());
+        if alike && parts.suspects.iter().all(|suspect| !matches!(suspect.error, BookError::Refused(_))) {
+            return parts.suspects.first().map(|suspect| suspect.error.clone());
         }
-        if alike && let Some((_, error)) = parts.suspects.first() {
+        if alike && let Some(Suspect { error, .. }) = parts.suspects.first() {
             let untried = parts.open.drain(..).flatten();
             for about in untried {
                 self.evidence.remember(about.id());
@@ -259,7 +273,7 @@ impl<I: Clone + Eq + Hash + Display + Send + Sync + 'static> Calls<'_, I> {
             tracing::error!(%error, count, "all fail alike; none is parked, and they are tried again and again");
             self.evidence.holds(&format!("all fail alike: {error}"));
         }
-        for ((about, error), fault) in parts.suspects.drain(..).zip(faults) {
+        for (Suspect { about, error, .. }, fault) in parts.suspects.drain(..).zip(faults) {
             let item = match (error, fault) {
                 (BookError::Refused(_), Fault::Book) => ItemReply::Later(HOLD),
                 (BookError::Refused(_), Fault::Unclear) => ItemReply::Later(UNCLEAR_HOLD),
@@ -278,6 +292,18 @@ impl<'a, T: About, R> Parts<'a, T, R> {
     fn new(whole: &'a [T], replies: Reply<R, T::Id>) -> Self {
         let open = if whole.is_empty() { VecDeque::new() } else { VecDeque::from([whole]) };
         Self { open, suspects: Vec::new(), failures: 0, some_done: false, some_refused: false, replies }
+    }
+
+    /// What failed before the first went through may have failed as all did at that moment: it is tried once more. Says whether there is any.
+    fn give_another_chance(&mut self) -> bool {
+        if !self.some_done {
+            return false;
+        }
+        let (early, late): (Vec<_>, Vec<_>) = self.suspects.drain(..).partition(|suspect| !suspect.after_others);
+        let is_any = !early.is_empty();
+        self.suspects = late;
+        self.open.extend(early.into_iter().map(|suspect| std::slice::from_ref(suspect.about)));
+        is_any
     }
 
     /// Takes the place of a part that failed.

@@ -142,6 +142,16 @@ async fn an_order_that_no_attempt_changes_is_parked_and_holds_up_no_other() {
 }
 
 #[tokio::test]
+async fn what_was_kept_from_closing_until_the_last_round_has_one_round_more() {
+    let book = FakeBook::with(&[("first", overdue()), ("late", overdue())]);
+    let rounds = ROUNDS_MAX as usize;
+    book.state().replies.insert(id("first"), vec![ItemReply::Changed; rounds - 1].into());
+    book.state().replies.insert(id("late"), vec![ItemReply::Changed; rounds].into());
+    let settled = settle(&book, &Gateways::none(), Mode::Payment, &["first", "late"]).await;
+    assert_eq!([&settled.outcomes[&id("first")], &settled.outcomes[&id("late")]], [&Outcome::Closed; 2]);
+}
+
+#[tokio::test]
 async fn orders_that_wait_for_a_gateway_hold_up_no_other() {
     let gateway = FakeGateway::in_state(TradeState::Closed);
     let gate = CancellationToken::new();

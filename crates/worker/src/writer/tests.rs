@@ -150,6 +150,38 @@ async fn a_book_that_is_busy_for_every_order_is_waited_for() {
 }
 
 #[tokio::test]
+async fn whenever_it_is_mended_nobody_is_refused_for_what_failed_before() {
+    for good_after in 1..60 {
+        let (book, shared, closings) = self::book(40);
+        let calls_made = std::sync::atomic::AtomicUsize::new(0);
+        let by = Actor::on_timeout("worker");
+        let call = |part| -> BoxFuture<'_, BookResult<Closed>> {
+            if calls_made.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < good_after {
+                return Box::pin(async { Err(BookError::Refused("not today".to_owned())) });
+            }
+            shared.book.settle(part, &by, None)
+        };
+        let patience = context().patience;
+        let calls = Calls {
+            to: &shared,
+            warnings: &shared.warnings,
+            evidence: &shared.writes,
+            patience: &patience,
+            trouble: "trouble",
+        };
+        let reply = calls.in_parts(&closings, known(), call).await.unwrap();
+        assert_eq!(reply.items.len(), 40);
+        for (id, item) in &reply.items {
+            assert!(
+                matches!(item, ItemReply::Done(_) | ItemReply::Later(_)),
+                "{id} after {good_after} calls: {item:?}"
+            );
+        }
+        drop(book);
+    }
+}
+
+#[tokio::test]
 async fn an_order_about_which_the_book_says_nothing_has_changed() {
     let (_, shared, mut closings) = book(2);
     closings[1].revision = Some(Revision("another".to_owned()));
