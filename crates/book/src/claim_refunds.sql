@@ -3,7 +3,7 @@
 with due as materialized (
     select refund_no
     from refunds
-    where state in ('requested', 'processing') and next_attempt_at <= clock_timestamp() and gateway = any($1::text[])
+    where state in ('requested', 'processing') and next_attempt_at <= statement_timestamp() and gateway = any($1::text[])
     order by next_attempt_at
     limit $2
     for update skip locked

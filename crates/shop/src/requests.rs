@@ -170,7 +170,7 @@ const DELETED_MAX: i64 = 10_000;
 pub async fn delete_old_requests(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
     let deleted = sqlx::query(
         "delete from api_requests where key = any(array(
-             select key from api_requests where created_at < clock_timestamp() - $1 * interval '1 second' limit $2))",
+             select key from api_requests where created_at < statement_timestamp() - $1 * interval '1 second' limit $2))",
     )
     .bind(KEPT.as_secs_f64())
     .bind(DELETED_MAX)
