@@ -84,10 +84,11 @@ create table operator_actions (
     changed_at timestamptz not null default clock_timestamp()
 );
 comment on table operator_actions is 'What operators have done, and what they were not allowed to. Rows are deleted after a year.';
-comment on column operator_actions.state is 'begun: it is under way, or its process died in the middle of it; then changed_at is old.';
+comment on column operator_actions.state is 'begun: it is under way, or how it ended is not known; then changed_at is old.';
 comment on column operator_actions.total is 'How many things it is about, where there are many; handled: how many are done with.';
 create index operator_actions_by_subject on operator_actions (subject, id);
 create index operator_actions_begun on operator_actions (id) where state = 'begun';
+create unique index operator_actions_one_check on operator_actions (action) where state = 'begun' and action in ('doctor.run', 'audit.run');
 
 create table checks (
     name   text primary key check (name in ('doctor', 'audit')),
@@ -97,6 +98,15 @@ create table checks (
     report jsonb not null
 );
 comment on table checks is 'What doctor and audit found when an operator last had them run from the console.';
+
+-- Parked messages get their numbers in the order in which they are committed: whoever has seen one has seen all that have lower numbers,
+-- and an operator who handles a group up to a number handles nothing that came later.
+create function overdue_parked_in_turn() returns trigger language plpgsql as $$
+begin
+    perform pg_advisory_xact_lock(hashtextextended('overdue.parked', 0));
+    return null;
+end $$;
+create trigger parked_in_turn before insert on parked for each statement execute function overdue_parked_in_turn();
 
 -- Refunds are found by their age where a person must look at them.
 create index refunds_by_age on refunds (created_at desc, refund_no);

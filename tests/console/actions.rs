@@ -296,3 +296,53 @@ async fn refunds_endpoints_timers_and_processes_are_acted_on() {
     stage.end().await;
     world.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_runs_once_at_a_time_and_ends_when_its_process_is_to_stop() {
+    let world = World::new().await;
+    let mut stage = Stage::with(&world, &["run", "--only", "console"], &[]).await;
+    // The audit has to wait: somebody has locked the orders.
+    let mut locked = world.connection().await;
+    sqlx::raw_sql("begin; lock table orders in access exclusive mode").execute(&mut *locked).await.unwrap();
+    let (one, two) = tokio::join!(stage.act(ACTS, "audit-run", &[]), stage.act(ACTS, "audit-run", &[]));
+    assert_eq!((one.status(), two.status()), (StatusCode::SEE_OTHER, StatusCode::SEE_OTHER));
+    assert_eq!(one.headers()["location"], two.headers()["location"], "both are shown the one that runs");
+    assert_eq!(world.number("select count(*) from operator_actions").await, 1);
+    stage.process.terminate().await;
+    assert!(stage.process.ended().await.success());
+    let ended =
+        "select count(*) from operator_actions where state = 'failed' and after = 'the process was told to stop'";
+    assert_eq!(world.number(ended).await, 1);
+    sqlx::raw_sql("rollback").execute(&mut *locked).await.unwrap();
+    drop(locked);
+    // One whose process has died is in nobody's way for long.
+    world.execute("update operator_actions set state = 'begun', changed_at = now() - interval '31 seconds'").await;
+    let stage = Stage::with(&world, &["run", "--only", "console"], &[]).await;
+    assert!(stage.done("audit-run", &[]).await.contains("The books are clean"));
+    assert_eq!(
+        world.number("select count(*) from operator_actions where after like 'how it ended is not known%'").await,
+        1
+    );
+    stage.end().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_console_without_a_broker_looks_at_what_it_can() {
+    let world = World::new().await;
+    let mut command = world.command(&["run", "--only", "console", "--listen", "127.0.0.1:0"]);
+    command.env_remove("OVERDUE_AMQP_URL");
+    let process = world.start_command(command);
+    process.says("running").await;
+    let base = process.http_base().await;
+    let client = reqwest::Client::new();
+    let run = client.post(format!("{base}/console/act/doctor-run")).send().await.unwrap();
+    assert!(run.status().is_success());
+    eventually("the report is there", async || {
+        let page = reqwest::get(format!("{base}/console/doctor")).await.unwrap().text().await.unwrap();
+        page.contains("this process does not know its URL") && page.contains("role relay")
+    })
+    .await;
+    process.kill().await;
+    world.close().await;
+}

@@ -195,5 +195,13 @@ async fn an_endpoint_that_was_given_up_is_shown_and_tried_when_an_operator_says_
     eventually("deliveries are on record", async || world.number(delivered).await > 0).await;
     stage.shows(&format!("/console/orders/{}", order.id), "webhook not taken").await;
     stage.end().await;
+    // Nobody delivers any more, and nobody's circuit tells of it.
+    world.execute("delete from processes").await;
+    let stage =
+        Stage::with(&world, &["run", "--only", "relay,worker,sweep,console", "--webhooks", file.path()], &[]).await;
+    world.order("tea", Duration::from_millis(300)).await;
+    stage.shows("/console", "overdue.v1.webhook.shop").await;
+    assert!(!stage.page("/console").await.contains("Nothing is wrong"));
+    stage.end().await;
     world.close().await;
 }

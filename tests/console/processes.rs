@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use book::{CircuitOf, Heartbeat, Lateness, Processes};
+use book::{CircuitOf, CircuitState, Heartbeat, Lateness, Processes};
 use database::Purpose;
 use tests::{Process, World, eventually};
 use time::OffsetDateTime;
@@ -60,6 +60,21 @@ async fn what_a_process_says_twice_counts_once() {
     processes.request_probe(CircuitOf::Gateway, "wechat", "alice").await.unwrap();
     let told = processes.beat(&beat(other, counts(1, 0), 0, 0)).await.unwrap();
     assert_eq!((told.len(), told[0].of, told[0].name.as_str()), (1, CircuitOf::Gateway, "wechat"));
+    // Whatever a gateway says of its fault, the process can say that it is at work.
+    let circuit = CircuitState {
+        of: CircuitOf::Gateway,
+        name: "wechat".to_owned(),
+        call: "query".to_owned(),
+        open_since: None,
+        next_probe: None,
+        fault: Some("a\0b \\u0000".to_owned()),
+        fault_at: None,
+        in_flight: 0,
+    };
+    processes.beat(&Heartbeat { circuits: vec![circuit], ..beat(other, counts(1, 0), 0, 0) }).await.unwrap();
+    let known = processes.all().await.unwrap();
+    let said = &known.iter().find(|process| process.said.id == other).unwrap().said;
+    assert_eq!(said.circuits[0].fault.as_deref(), Some("ab \\u0000"));
     world.execute("update processes set seen_at = now() - interval '2 hours' where id::text like '%1'").await;
     world.execute("update process_minutes set minute = minute - interval '2 days'").await;
     processes.tidy().await.unwrap();
@@ -95,6 +110,32 @@ async fn a_process_that_stops_says_so_and_one_that_dies_is_missed() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("role relay: no process") && text.contains("role worker: no process"), "{text}");
     assert!(text.contains("has said nothing for"), "{text}");
+    stage.end().await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_locks_the_trail_holds_up_nothing_that_matters() {
+    let world = World::new().await;
+    world.stock("tea", 50).await;
+    let stage = Stage::new(&world).await;
+    let mut locked = world.connection().await;
+    sqlx::raw_sql("begin; lock table order_trail in access exclusive mode").execute(&mut *locked).await.unwrap();
+    let mut orders = Vec::new();
+    for _ in 0..5 {
+        orders.push(world.order("tea", Duration::from_millis(300)).await);
+        world.becomes(&orders[orders.len() - 1].id, "closed").await;
+    }
+    assert!(stage.client.get(format!("{}/readyz", stage.base)).send().await.unwrap().status().is_success());
+    // It goes on saying that it is at work.
+    let seen = "select extract(epoch from max(seen_at))::bigint from processes";
+    for _ in 0..2 {
+        let before = world.number(seen).await;
+        eventually("its next heartbeat", async || world.number(seen).await > before).await;
+    }
+    stage.process.says("cannot be written down").await;
+    sqlx::raw_sql("rollback").execute(&mut *locked).await.unwrap();
+    drop(locked);
     stage.end().await;
     world.close().await;
 }

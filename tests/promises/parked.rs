@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use book::{ParkedFilter, ParkedState, ParkedTable, Parking};
+use database::Purpose;
 use lapin::BasicProperties;
 use serde_json::Value;
 use tests::{Foreign, Proxy, World, eventually};
@@ -285,4 +287,97 @@ async fn a_message_of_unknown_orders_is_parked_as_one() {
 fn server(url: &str) -> String {
     let url: Url = url.parse().unwrap();
     format!("{}:{}", url.host_str().unwrap(), url.port().unwrap())
+}
+
+fn parking(text: &str) -> Parking {
+    Parking {
+        reason: "not_json".to_owned(),
+        detail: None,
+        orders: vec![text.to_owned()],
+        routing_key: "now.payment".to_owned(),
+        properties: serde_json::Map::new(),
+        headers: serde_json::Map::new(),
+        body: text.as_bytes().to_vec(),
+        attempts: 0,
+        history: Vec::new(),
+        at: time::OffsetDateTime::now_utc(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_operator_sends_in_again_no_other_sends_or_drops_meanwhile() {
+    let world = World::bare(&[]).await;
+    let table = ParkedTable::new(world.client(4, Purpose::Settle));
+    table.add(&[parking("a"), parking("b"), parking("c")]).await.unwrap();
+    let all = ParkedFilter::default();
+    let range = (0, i64::MAX);
+    let (mut dropping, mut parking_again) = (None, None);
+    let sent = table.send_again(&all, range, 2, "alice", async |rows| {
+        let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+        // The other one gets what is left, and nothing twice.
+        let other = table.send_again(&all, range, 100, "bob", async |rows| rows.iter().map(|row| row.id).collect());
+        assert_eq!(other.await.unwrap().unwrap().seen, 1);
+        // To drop them, and to park one of them once more, has to wait.
+        let (others, these) = (ParkedTable::new(world.client(1, Purpose::Shop)), ids.clone());
+        let states = (ParkedState::Held, ParkedState::Dropped);
+        dropping = Some(tokio::spawn(async move { others.change(&these, states, "carol").await }));
+        let attendant = table.clone();
+        parking_again = Some(tokio::spawn(async move { attendant.add(&[parking("a")]).await }));
+        eventually("both wait", async || world.waiting_for_locks().await == 2).await;
+        // The broker takes one of them.
+        vec![ids[0]]
+    });
+    assert_eq!(sent.await.unwrap().unwrap().seen, 2);
+    assert_eq!(dropping.unwrap().await.unwrap().unwrap(), 1, "the one that was not sent");
+    parking_again.unwrap().await.unwrap().unwrap();
+    let of = async |what: &str| world.number(&format!("select count(*) from parked where {what}")).await;
+    assert_eq!(of("state = 'requeued' and changed_by = 'alice' and body = 'a'").await, 1);
+    assert_eq!(of("state = 'requeued' and changed_by = 'bob' and body = 'c'").await, 1);
+    assert_eq!(of("state = 'dropped' and changed_by = 'carol' and body = 'b'").await, 1);
+    assert_eq!(of("state = 'held' and body = 'a' and times = 1").await, 1, "it came again");
+    assert_eq!(table.send_again(&all, (i64::MAX - 1, i64::MAX), 1, "x", async |_| Vec::new()).await.unwrap(), None);
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn much_is_sent_in_again_in_portions() {
+    let world = World::bare(&[]).await;
+    let table = ParkedTable::new(world.client(2, Purpose::Settle));
+    let large = |n: u8| Parking { body: vec![n; 5 * 1024 * 1024], ..parking("large") };
+    table.add(&[large(1), large(2), large(3)]).await.unwrap();
+    let (mut after, mut portions) = (0, Vec::new());
+    let all = ParkedFilter::default();
+    while let Some(sent) = table
+        .send_again(&all, (after, i64::MAX), 100, "alice", async |rows| {
+            portions.push(rows.len());
+            rows.iter().map(|row| row.id).collect()
+        })
+        .await
+        .unwrap()
+    {
+        after = sent.last;
+    }
+    assert_eq!(portions, [1, 1, 1], "never two of them, which are more than 8 MiB");
+    assert_eq!(world.number("select count(*) from parked where state = 'requeued'").await, 3);
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_seen_a_message_has_seen_all_with_lower_numbers() {
+    let world = World::bare(&[]).await;
+    let table = ParkedTable::new(world.client(2, Purpose::Settle));
+    let mut first = world.connection().await;
+    let insert = "begin; insert into parked (reason, routing_key, body, fingerprint, first_at, last_at)
+                  values ('not_json', '', 'first', 'x', now(), now())";
+    sqlx::raw_sql(insert).execute(&mut *first).await.unwrap();
+    let other = table.clone();
+    let second = tokio::spawn(async move { other.add(&[parking("second")]).await });
+    eventually("the second waits for its turn", async || world.waiting_for_locks().await == 1).await;
+    assert!(table.groups_up_to(10).await.unwrap().is_empty(), "nobody sees one of them before the other");
+    sqlx::raw_sql("commit").execute(&mut *first).await.unwrap();
+    drop(first);
+    second.await.unwrap().unwrap();
+    let group = table.groups_up_to(10).await.unwrap().remove(0);
+    assert_eq!(world.number("select max(id) from parked where body = 'second'").await, group.last_id);
+    world.close().await;
 }

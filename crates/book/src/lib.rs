@@ -14,7 +14,9 @@ mod operators;
 mod order_book;
 mod overview;
 mod parked;
+mod parked_again;
 mod parked_filter;
+mod parked_list;
 mod parking;
 mod postgres;
 mod processes;
@@ -42,14 +44,16 @@ pub use health::{
 };
 pub use lateness::{LATENESS_BOUNDS_S, Lateness};
 pub use liveness::process_flaws;
-pub use operators::{ACTION_DEAD_AFTER, ActionEnd, ActionRow, NewAction, OperatorActions};
+pub use operators::{ACTION_DEAD_AFTER, ActionEnd, ActionRow, Begun, NewAction, OperatorActions};
 pub use order_book::{
     Actor, BookError, BookResult, Bookmark, Closed, Closing, Credited, ItemReply, KeptBack, Loaded, MoneyAside,
     OrderBook, OverduePage, PageRequest, Payment, Reply, Revision, TradeFinding, TradeNote,
 };
 pub use overview::{COUNT_MAX, Count, Overview, Waiting, overview, waiting_in_outbox};
 pub use parked::{KEPT_FOR, ParkedGroup, ParkedRow, ParkedTable};
+pub use parked_again::SentAgain;
 pub use parked_filter::{ParkedFilter, ParkedState};
+pub use parked_list::ParkedEntry;
 pub use parking::Parking;
 pub use postgres::PostgresBook;
 pub use processes::{HEARTBEAT_EVERY, Heartbeat, Minute, Probe, ProcessRow, Processes, SILENT_AFTER};
@@ -58,4 +62,4 @@ pub use setup::{Flaw, flaws};
 pub use sweep::{Lead, is_led};
 pub use timers::{Fired, Firing, TimerCommand, TimerPage, TimerReply, Timers};
 pub use trades::Trades;
-pub use trail::{Trail, TrailRow, TrailStep, TrailWriter, USUAL_AT_ONCE, USUAL_PER_SECOND, tidy_trail, trail_of};
+pub use trail::{Trail, TrailRow, TrailStep, TrailWriter, tidy_trail, trail_of};

@@ -65,8 +65,23 @@ pub enum ActionEnd {
     Failed,
 }
 
-/// An action that is under way and was not heard of for so long has died with its process.
+/// Whether an action has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// It has, under this number.
+    New(i64),
+    /// It has not: it is done by one at a time, and is under way under this number.
+    UnderWay(i64),
+}
+
+/// An action that is under way and was not heard of for so long has died with its process, or its end could not be written down.
 pub const ACTION_DEAD_AFTER: Duration = Duration::from_secs(30);
+
+/// What stands on record of such an action after a day.
+const END_UNKNOWN: &str = "how it ended is not known: its process died, or could not write it down";
+
+/// How long an action whose end is not known is shown as such.
+const DEAD_SHOWN_FOR: Duration = Duration::from_hours(24);
 
 /// How long actions are kept.
 const KEPT_FOR: &str = "1 year";
@@ -81,12 +96,22 @@ impl OperatorActions {
         Self { client }
     }
 
-    /// Writes down that an action begins. Returns its number.
+    /// Writes down that an action begins. Doctor and audit run one at a time in all processes.
     ///
     /// # Errors
     /// [`BookError`]: then it must not begin.
-    pub async fn begin(&self, action: &NewAction) -> Result<i64, BookError> {
-        self.insert(action, "begun", None).await
+    pub async fn begin(&self, action: &NewAction) -> Result<Begun, BookError> {
+        loop {
+            if let Some(id) = self.insert(action, "begun", None).await? {
+                return Ok(Begun::New(id));
+            }
+            // There is one. It may be dead, or end at this moment.
+            self.end_dead("action = $1 and", ACTION_DEAD_AFTER, &[&action.action]).await?;
+            let which = "where state = 'begun' and action = $1 order by id desc limit 1";
+            if let Some(row) = self.rows(which, &[&action.action]).await?.pop() {
+                return Ok(Begun::UnderWay(row.id));
+            }
+        }
     }
 
     /// Writes down that an action was refused, and why.
@@ -97,16 +122,19 @@ impl OperatorActions {
         self.insert(action, "refused", Some(why)).await.map(drop)
     }
 
-    async fn insert(&self, action: &NewAction, state: &str, after: Option<&str>) -> Result<i64, BookError> {
+    /// `None`: the action is done by one at a time, and is under way.
+    async fn insert(&self, action: &NewAction, state: &str, after: Option<&str>) -> Result<Option<i64>, BookError> {
         let NewAction { operator, role, address, action, subject, note, before, total } = action;
         let values: [&(dyn ToSql + Sync); 10] =
             [operator, role, address, action, subject, note, before, total, &state, &after];
         let row = self.client.within(is_bad, async |client| {
             let insert = "insert into operator_actions (operator, role, address, action, subject, note, before, total, state, after)
-                          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) returning id";
-            client.query_one(insert, &values).await
+                          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+                          on conflict (action) where state = 'begun' and action in ('doctor.run', 'audit.run') do nothing
+                          returning id";
+            client.query_opt(insert, &values).await
         });
-        Ok(row.await?.try_get(0)?)
+        Ok(row.await?.map(|row| row.try_get(0)).transpose()?)
     }
 
     /// Writes down how many things are done with.
@@ -170,28 +198,41 @@ impl OperatorActions {
         self.rows("where state = 'begun' order by id desc limit $1", &[&count_max]).await
     }
 
-    /// Deletes what is too old, and calls what broke off a day ago failed. Returns how much was deleted.
+    /// Deletes what is too old, and calls what has begun a day ago and was not heard of since failed. Returns how much was deleted.
     ///
     /// # Errors
     /// [`BookError`].
     pub async fn tidy(&self) -> Result<i64, BookError> {
-        let ended = self.client.within(is_bad, async |client| {
-            let end = "update operator_actions
-                       set state = 'failed', after = 'it broke off: its process ended in the middle of it', changed_at = clock_timestamp()
-                       where state = 'begun' and changed_at < clock_timestamp() - interval '1 day'";
-            client.execute(end, &[]).await
-        });
-        ended.await?;
+        self.end_dead("", DEAD_SHOWN_FOR, &[]).await?;
         // The oldest have the lowest numbers: where the first of them stays, all do.
         let delete = format!(
             "with deleted as (
                  delete from operator_actions where id in (
                      select id from (select id, at from operator_actions order by id limit 1000) oldest
-                     where at < clock_timestamp() - interval '{KEPT_FOR}')
+                     where at < statement_timestamp() - interval '{KEPT_FOR}')
                  returning 1)
              select count(*) from deleted"
         );
         one(&self.client, &delete, &[]).await
+    }
+
+    /// Of those for which `which` holds, ends those that were not heard of for so long.
+    async fn end_dead(
+        &self,
+        which: &str,
+        silent_for: Duration,
+        values: &[&(dyn ToSql + Sync)],
+    ) -> Result<(), BookError> {
+        let ended = self.client.within(is_bad, async |client| {
+            let end = format!(
+                "update operator_actions set state = 'failed', after = '{END_UNKNOWN}', changed_at = clock_timestamp()
+                 where state = 'begun' and {which} changed_at < statement_timestamp() - interval '{} seconds'",
+                silent_for.as_secs()
+            );
+            client.execute(&end, values).await
+        });
+        ended.await?;
+        Ok(())
     }
 
     async fn rows(&self, which: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<ActionRow>, BookError> {
@@ -210,7 +251,7 @@ impl ActionRow {
         self.state == "begun" && self.silent_for < ACTION_DEAD_AFTER
     }
 
-    /// Whether its process died in the middle of it.
+    /// Whether its process died in the middle of it, or could not write down how it ended.
     #[must_use]
     pub fn is_abandoned(&self) -> bool {
         self.state == "begun" && self.silent_for >= ACTION_DEAD_AFTER

@@ -17,7 +17,7 @@ use crate::postgres::is_bad;
 /// The table of parked messages in a database.
 #[derive(Clone)]
 pub struct ParkedTable {
-    client: Client,
+    pub(crate) client: Client,
 }
 
 /// A message in the table.
@@ -61,7 +61,10 @@ pub struct ParkedGroup {
 /// For how long a message that was dropped can be had back.
 pub const KEPT_FOR: Duration = Duration::from_hours(24);
 
-const COLUMNS: &str =
+/// How long a message that is to be added waits for others.
+const LOCK_TIMEOUT: &str = "10s";
+
+pub(crate) const COLUMNS: &str =
     "id, reason, detail, orders, routing_key, properties::text as properties, headers::text as headers, body,
     attempts, history, times, first_at, last_at, state, note, changed_at, changed_by";
 
@@ -98,7 +101,8 @@ impl ParkedTable {
         Ok(tried.await?)
     }
 
-    /// Adds messages, all or none. The same message again only counts.
+    /// Adds messages, all or none. The same message again only counts. It may have to wait for a moment: messages are added in turn,
+    /// and one that comes again while it is being sent in waits until that is done.
     ///
     /// # Errors
     /// [`BookError`]: none was added, or it is not known.
@@ -106,6 +110,7 @@ impl ParkedTable {
         let added = self.client.within(is_bad, async |client| {
             let add = client.prepare_cached(include_str!("parked.sql")).await?;
             let transaction = client.transaction().await?;
+            transaction.batch_execute(&format!("set local lock_timeout = '{LOCK_TIMEOUT}'")).await?;
             for parking in parkings {
                 add_one(&transaction, &add, parking).await?;
             }
@@ -142,8 +147,8 @@ impl ParkedTable {
         rows.await?.iter().map(group).collect()
     }
 
-    /// The messages that are chosen and in this state, in the order of their numbers: those after the number `after`, up to
-    /// the number `until`, at most `count_max`.
+    /// The messages that are chosen and in this state, with all that there is of them, in the order of their numbers: those after the
+    /// first number of the range, up to its last, at most `count_max`.
     ///
     /// # Errors
     /// [`BookError`] where the database cannot be asked.
@@ -151,34 +156,10 @@ impl ParkedTable {
         &self,
         filter: &ParkedFilter,
         state: ParkedState,
-        (after, until): (i64, i64),
+        range: (i64, i64),
         count_max: i64,
     ) -> Result<Vec<ParkedRow>, BookError> {
-        let (ages, state) = (filter.ages(), state.as_str());
-        let rows = self.client.within(is_bad, async |client| {
-            let page =
-                format!("select {COLUMNS} from parked where {CHOSEN} and id > $10 and id <= $11 order by id limit $12");
-            let mut values = filter.values(&ages, &state);
-            values.extend([&after as &(dyn ToSql + Sync), &until, &count_max]);
-            client.query(&page, &values).await
-        });
-        rows.await?.iter().map(parked_row).collect()
-    }
-
-    /// The messages that name an order, or a timer, in whatever state, in the order of their numbers.
-    ///
-    /// # Errors
-    /// [`BookError`] where the database cannot be asked.
-    pub async fn of_order(&self, order: &str, count_max: i64) -> Result<Vec<ParkedRow>, BookError> {
-        let rows = self.client.within(is_bad, async |client| {
-            // By their orders first, whatever the planner believes of how many there are.
-            let of_order = format!(
-                "with of_order as materialized (select * from parked where orders @> array[$1])
-                 select {COLUMNS} from of_order order by id limit $2"
-            );
-            client.query(&client.prepare_cached(&of_order).await?, &[&order, &count_max]).await
-        });
-        rows.await?.iter().map(parked_row).collect()
+        self.chosen(COLUMNS, filter, state, range, count_max).await?.iter().map(parked_row).collect()
     }
 
     /// How many messages are chosen and in this state, and the number of the last of them.
@@ -256,24 +237,6 @@ impl ParkedTable {
         Ok(changed.await?)
     }
 
-    /// Notes that messages were sent in again, each with how often it had come by then. What has come once more meanwhile was parked
-    /// anew: its row stays.
-    ///
-    /// # Errors
-    /// [`BookError`]: none was noted, or it is not known.
-    pub async fn sent_in_again(&self, messages: &[(i64, i64)], by: &str) -> Result<(), BookError> {
-        let (ids, times): (Vec<i64>, Vec<i64>) = messages.iter().copied().unzip();
-        let noted = self.client.within(is_bad, async |client| {
-            let note =
-                "update parked p set state = 'requeued', changed_at = clock_timestamp(), changed_by = $3, note = null
-                        from unnest($1::bigint[], $2::bigint[]) as sent (id, times)
-                        where p.id = sent.id and p.state = 'held' and p.times = sent.times";
-            client.execute(note, &[&ids, &times, &by]).await
-        });
-        noted.await?;
-        Ok(())
-    }
-
     /// Looks at messages that were parked for reasons that end with their orders, `count_max` of them after the message `after`,
     /// and drops those whose orders have all settled in another way. Returns how many were dropped, and where to go on; `None`:
     /// these were the last.
@@ -298,7 +261,7 @@ impl ParkedTable {
     pub async fn tidy(&self) -> Result<u64, BookError> {
         let seconds = KEPT_FOR.as_secs_f64();
         let deleted = self.client.within(is_bad, async |client| {
-            let delete = "delete from parked where state <> 'held' and changed_at < clock_timestamp() - $1 * interval '1 second'";
+            let delete = "delete from parked where state <> 'held' and changed_at < statement_timestamp() - $1 * interval '1 second'";
             client.execute(delete, &[&seconds]).await
         });
         Ok(deleted.await?)
@@ -316,7 +279,7 @@ fn group(row: &Row) -> Result<ParkedGroup, BookError> {
     })
 }
 
-fn parked_row(row: &Row) -> Result<ParkedRow, BookError> {
+pub(crate) fn parked_row(row: &Row) -> Result<ParkedRow, BookError> {
     let json = |name: &str| -> Result<Map<String, Value>, BookError> {
         Ok(serde_json::from_str(row.try_get(name)?).unwrap_or_default())
     };

@@ -117,7 +117,10 @@ impl Processes {
         let json =
             |value: Result<String, serde_json::Error>, otherwise: &str| value.unwrap_or_else(|_| otherwise.to_owned());
         let counters = json(serde_json::to_string(&beat.counters), "{}");
-        let circuits = json(serde_json::to_string(&beat.circuits), "[]");
+        // What a gateway said of its fault may have anything in it; PostgreSQL takes no zero, not even in JSON.
+        let mut circuits = beat.circuits.clone();
+        circuits.iter_mut().filter_map(|circuit| circuit.fault.as_mut()).for_each(|fault| fault.retain(|c| c != '\0'));
+        let circuits = json(serde_json::to_string(&circuits), "[]");
         let late: Vec<i64> = beat.late.counts.iter().copied().map(signed).collect();
         let (pid, max_ms) = (i64::from(beat.pid), i64::try_from(beat.late.max.as_millis()).unwrap_or(i64::MAX));
         let (fired, rescued) = (signed(beat.fired), signed(beat.rescued));
@@ -218,7 +221,7 @@ impl Processes {
     pub async fn rescued_by_hour(&self) -> Result<Vec<(OffsetDateTime, u64)>, BookError> {
         let rows = self.client.within(is_bad, async |client| {
             let hours = "select date_trunc('hour', minute) as hour, sum(rescued)::bigint as rescued from process_minutes
-                         where rescued > 0 and minute > clock_timestamp() - interval '1 day' group by 1 order by 1 desc";
+                         where rescued > 0 and minute > statement_timestamp() - interval '1 day' group by 1 order by 1 desc";
             client.query(&client.prepare_cached(hours).await?, &[]).await
         });
         let hour = |row: &Row| Ok((row.try_get("hour")?, unsigned(row.try_get("rescued")?)));
@@ -246,8 +249,8 @@ impl Processes {
     pub async fn tidy(&self) -> Result<(), BookError> {
         let tidied = self.client.within(is_bad, async |client| {
             let delete = format!(
-                "delete from processes where seen_at < clock_timestamp() - interval '{KEPT_FOR}';
-                 delete from process_minutes where minute < clock_timestamp() - interval '{MINUTES_KEPT_FOR}'"
+                "delete from processes where seen_at < statement_timestamp() - interval '{KEPT_FOR}';
+                 delete from process_minutes where minute < statement_timestamp() - interval '{MINUTES_KEPT_FOR}'"
             );
             client.batch_execute(&delete).await
         });

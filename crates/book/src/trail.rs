@@ -78,10 +78,9 @@ pub struct TrailRow {
     pub detail: String,
 }
 
-/// How many steps of the usual way each part of a process writes down: so many a second, and so many at once. In a burst others are left out.
-pub const USUAL_PER_SECOND: NonZeroU32 = NonZeroU32::new(200).unwrap();
-/// See [`USUAL_PER_SECOND`].
-pub const USUAL_AT_ONCE: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
+/// How many steps of the usual way are written down: so many a second, and so many at once. In a burst others are left out.
+const USUAL_PER_SECOND: NonZeroU32 = NonZeroU32::new(100).unwrap();
+const USUAL_AT_ONCE: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
 
 /// How many steps may wait to be written down.
 const WAITING_MAX: usize = 8_192;
@@ -150,7 +149,8 @@ impl Trail {
             return;
         }
         let at = Instant::now();
-        let detail: String = detail.chars().take(DETAIL_CHARACTERS_MAX).collect();
+        // What others have said may have anything in it; no text of PostgreSQL's has a zero.
+        let detail: String = detail.chars().filter(|c| *c != '\0').take(DETAIL_CHARACTERS_MAX).collect();
         for subject in subjects {
             let step = Step { subject: subject.to_owned(), step, actor: actor.to_owned(), detail: detail.clone(), at };
             if sender.try_send(step).is_err() {
@@ -246,12 +246,15 @@ pub async fn trail_of(client: &Client, subject: &str, count_max: i64) -> Result<
 /// [`BookError`].
 pub async fn tidy_trail(client: &Client) -> Result<bool, BookError> {
     let deleted = client.within(is_bad, async |client| {
-        let delete = format!(
-            "delete from order_trail where at <= (
-                 select max(at) from (
-                     select at from order_trail where at < clock_timestamp() - interval '{KEPT_FOR}' order by at limit $1) oldest)"
+        // By the statement's time: PostgreSQL searches no index by clock_timestamp(), which may be another for each row.
+        let oldest = format!(
+            "select max(at) from (
+                 select at from order_trail where at < statement_timestamp() - interval '{KEPT_FOR}' order by at limit $1) oldest"
         );
-        client.execute(&delete, &[&DELETED_TOGETHER]).await
+        let bound: Option<OffsetDateTime> = client.query_one(&oldest, &[&DELETED_TOGETHER]).await?.try_get(0)?;
+        let Some(bound) = bound else { return Ok(0) };
+        // With the bound itself in hand the planner knows how few they are.
+        client.execute("delete from order_trail where at <= $1", &[&bound]).await
     });
     Ok(deleted.await? >= DELETED_TOGETHER.unsigned_abs())
 }

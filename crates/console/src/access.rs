@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use axum::http::{HeaderMap, Method};
+use axum::http::{HeaderMap, Method, Version};
 use data_encoding::BASE64;
 use http::HeaderName;
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
@@ -66,21 +66,17 @@ impl Access {
     }
 
     /// Who this is.
-    pub(crate) async fn admit(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<Visitor, Refusal> {
+    pub(crate) async fn admit(
+        &self,
+        version: Version,
+        headers: &HeaderMap,
+        peer: Option<IpAddr>,
+    ) -> Result<Visitor, Refusal> {
         let address = peer.map(|peer| peer.to_string());
         if !self.knows_people() {
-            if let Some(header) = PROXIES_HEADERS.into_iter().find(|header| headers.contains_key(*header)) {
-                return Err(Refusal::Foreign(format!(
-                    "without users (OVERDUE_CONSOLE_USERS_FILE) nobody is served through a proxy, and the request has {header}"
-                )));
-            }
-            let host = text(headers, &HOST);
-            return match is_loopback(&host) {
-                true => Ok(Visitor { name: local_user(), role: Role::Act, address }),
-                false => Err(Refusal::Foreign(format!(
-                    "without users (OVERDUE_CONSOLE_USERS_FILE) only this machine is served, under its own name, not {:?}: open it as 127.0.0.1 or localhost",
-                    host.chars().take(100).collect::<String>()
-                ))),
+            return match from_elsewhere(version, headers) {
+                None => Ok(Visitor { name: local_user(), role: Role::Act, address }),
+                Some(why) => Err(Refusal::Foreign(format!("without users (OVERDUE_CONSOLE_USERS_FILE) {why}"))),
             };
         }
         if let (Some(proxy), Some(peer)) = (&self.proxy, peer)
@@ -104,6 +100,33 @@ impl Access {
     }
 }
 
+/// Why a request does not come from this machine itself, where there are no users. A proxy of this machine may tell nothing of itself: that
+/// it speaks HTTP/1.0, and that a browser's page has another name than it asks us by, gives some of them away.
+fn from_elsewhere(version: Version, headers: &HeaderMap) -> Option<String> {
+    let (host, origin) = (text(headers, &HOST), text(headers, &ORIGIN));
+    let header = PROXIES_HEADERS.into_iter().find(|header| headers.contains_key(*header));
+    let short = |text: &str| text.chars().take(100).collect::<String>();
+    match header {
+        Some(header) => Some(format!("nobody is served through a proxy, and the request has {header}")),
+        None if version < Version::HTTP_11 => {
+            Some("nobody is served through a proxy, and the request speaks HTTP/1.0".to_owned())
+        }
+        None if !is_loopback(&host) => Some(format!(
+            "only this machine is served, under its own name, not {:?}: open it as 127.0.0.1 or localhost",
+            short(&host)
+        )),
+        None if !origin.is_empty() && !is_of(&origin, &host) => {
+            Some(format!("only this machine is served, and the request comes from a page of {:?}", short(&origin)))
+        }
+        None => None,
+    }
+}
+
+/// Whether a page of this origin is one of this host's.
+fn is_of(origin: &str, host: &str) -> bool {
+    origin.split_once("://").is_some_and(|(_, from)| from.eq_ignore_ascii_case(host))
+}
+
 /// Why a request that changes something is not one of our own pages'. A browser says where a request comes from: by
 /// `Sec-Fetch-Site` over HTTPS and on this machine, else by `Origin`. What says neither is no browser.
 pub(crate) fn foreign(method: &Method, headers: &HeaderMap) -> Option<String> {
@@ -115,8 +138,7 @@ pub(crate) fn foreign(method: &Method, headers: &HeaderMap) -> Option<String> {
         return (site != "same-origin").then(|| format!("the request comes from another page ({site})"));
     }
     let (origin, host) = (text(headers, &ORIGIN), text(headers, &HOST));
-    let is_ours =
-        origin.is_empty() || origin.split_once("://").is_some_and(|(_, from)| from.eq_ignore_ascii_case(&host));
+    let is_ours = origin.is_empty() || is_of(&origin, &host);
     (!is_ours).then(|| {
         format!("the request comes from {origin}, and this is {host}: if a proxy stands between, let it pass the header Host on")
     })
@@ -194,14 +216,22 @@ mod tests {
     async fn without_people_only_this_machine_comes_in() {
         let access = Access::new(Users::none(), None);
         for host in ["127.0.0.1:8080", "localhost", "LOCALHOST:1", "[::1]:8080", "[::1]"] {
-            assert!(access.admit(&headers(&[("host", host)]), None).await.is_ok(), "{host}");
+            assert!(access.admit(Version::HTTP_11, &headers(&[("host", host)]), None).await.is_ok(), "{host}");
         }
+        let ours = headers(&[("host", "127.0.0.1:80"), ("origin", "http://127.0.0.1:80")]);
+        assert!(access.admit(Version::HTTP_11, &ours, None).await.is_ok());
+        let page =
+            headers(&[("host", "127.0.0.1:80"), ("origin", "https://shop.example"), ("sec-fetch-site", "same-origin")]);
+        assert!(access.admit(Version::HTTP_11, &page, None).await.is_err(), "a proxy that names us and not itself");
+        let old = access.admit(Version::HTTP_10, &headers(&[("host", "127.0.0.1")]), None).await;
+        assert!(matches!(old, Err(Refusal::Foreign(why)) if why.contains("HTTP/1.0")));
         for header in PROXIES_HEADERS {
-            let through = access.admit(&headers(&[("host", "127.0.0.1"), (header, "10.0.0.9")]), None).await;
+            let through =
+                access.admit(Version::HTTP_11, &headers(&[("host", "127.0.0.1"), (header, "10.0.0.9")]), None).await;
             assert!(matches!(through, Err(Refusal::Foreign(_))), "{header}");
         }
         for host in ["shop.example", "127.0.0.1.shop.example:1", "10.0.0.1"] {
-            let refusal = access.admit(&headers(&[("host", host)]), None).await;
+            let refusal = access.admit(Version::HTTP_11, &headers(&[("host", host)]), None).await;
             assert!(matches!(refusal, Err(Refusal::Foreign(_))), "{host}");
         }
     }
@@ -216,12 +246,15 @@ mod tests {
         let access = Access::new(users, Some(proxy));
         let named = headers(&[("x-forwarded-user", "alice")]);
         let from = |address: &str| Some(address.parse().unwrap());
-        let visitor = access.admit(&named, from("10.0.0.5")).await.unwrap();
+        let visitor = access.admit(Version::HTTP_11, &named, from("10.0.0.5")).await.unwrap();
         assert_eq!((visitor.name.as_str(), visitor.role), ("alice", Role::Act));
-        let other = access.admit(&headers(&[("x-forwarded-user", "bob")]), from("::ffff:10.0.0.5")).await.unwrap();
+        let other = access
+            .admit(Version::HTTP_11, &headers(&[("x-forwarded-user", "bob")]), from("::ffff:10.0.0.5"))
+            .await
+            .unwrap();
         assert_eq!(other.role, Role::Look, "who is not in the file may look");
         for (headers, peer) in [(named.clone(), from("10.0.0.6")), (named, None), (headers(&[]), from("10.0.0.5"))] {
-            assert_eq!(access.admit(&headers, peer).await, Err(Refusal::LogIn { were_wrong: false }));
+            assert_eq!(access.admit(Version::HTTP_11, &headers, peer).await, Err(Refusal::LogIn { were_wrong: false }));
         }
     }
 

@@ -7,9 +7,12 @@ use async_trait::async_trait;
 use broker::{Broker, Management, Topology};
 use database::{Client, SqlxPool};
 use order::Lanes;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use worker::PassiveClose;
 
 use crate::access::Access;
+use crate::refusals::Refusals;
 use crate::snapshot::{Queues, Snapshots};
 
 /// The parts of a process that the console shows, and acts by.
@@ -34,6 +37,10 @@ pub struct Parts {
     pub checks: Arc<dyn CheckRunner>,
     /// Who may come.
     pub access: Access,
+    /// What operators have begun and goes on by itself: whoever ends the process waits for it.
+    pub tasks: TaskTracker,
+    /// The program's wish to stop.
+    pub shutdown: CancellationToken,
 }
 
 /// Runs the checks of the program.
@@ -62,21 +69,49 @@ pub(crate) struct Console {
     pub(crate) lanes: Lanes,
     pub(crate) checks: Arc<dyn CheckRunner>,
     pub(crate) access: Access,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
     pub(crate) snapshots: Snapshots,
+    pub(crate) refusals: Refusals,
     pub(crate) warnings: trace::Throttle,
 }
 
 impl Console {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { client, pool, broker, topology, management, confirm_timeout, passive, lanes, checks, access } =
-            parts;
+        let Parts {
+            client,
+            pool,
+            broker,
+            topology,
+            management,
+            confirm_timeout,
+            passive,
+            lanes,
+            checks,
+            access,
+            tasks,
+            shutdown,
+        } = parts;
         let queues = match (management, &broker) {
             (Some((management, vhost)), _) => Queues::Management(management, vhost),
             (None, Some(broker)) => Queues::Amqp(Box::new((broker.clone(), topology))),
             (None, None) => Queues::Nowhere,
         };
         let snapshots = Snapshots::new(client.clone(), queues);
-        let warnings = trace::Throttle::default();
-        Self { client, pool, broker, confirm_timeout, passive, lanes, checks, access, snapshots, warnings }
+        Self {
+            client,
+            pool,
+            broker,
+            confirm_timeout,
+            passive,
+            lanes,
+            checks,
+            access,
+            tasks,
+            shutdown,
+            snapshots,
+            refusals: Refusals::default(),
+            warnings: trace::Throttle::default(),
+        }
     }
 }

@@ -11,6 +11,7 @@ mod fields;
 mod format;
 mod layout;
 mod page;
+mod refusals;
 mod router;
 mod snapshot;
 mod text;

@@ -95,7 +95,7 @@ async fn guard(request: Request, next: Next) -> Response {
 
 async fn admit(State(console): State<Arc<Console>>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<IpAddr>().copied();
-    match console.access.admit(request.headers(), peer).await {
+    match console.access.admit(request.version(), request.headers(), peer).await {
         Ok(visitor) => {
             let ask = Ask::new(visitor, request.uri(), request.headers());
             request.extensions_mut().insert(ask);
@@ -161,7 +161,15 @@ async fn refused(console: &Console, ask: &Ask, request: Request, why: &str) -> R
         total: None,
     };
     // It is refused also if that cannot be written down.
-    if let Err(error) = OperatorActions::new(console.client.clone()).refused(&refused, why).await {
+    if !console.refusals.lets_through(&refused.operator) {
+        if let Some(more) = console.warnings.lets_through("refusals") {
+            tracing::warn!(
+                operator = refused.operator,
+                more,
+                "so many actions were refused that no more are written down for now"
+            );
+        }
+    } else if let Err(error) = OperatorActions::new(console.client.clone()).refused(&refused, why).await {
         tracing::warn!(%error, "a refused action cannot be written down");
     }
     failure::refused(console, ask.clone(), why).await

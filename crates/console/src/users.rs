@@ -36,17 +36,19 @@ struct User {
 /// The people of the file.
 pub struct Users {
     by_name: BTreeMap<String, User>,
-    /// Credentials that were right before, by their hash: a password is hashed slowly, and comes with every request.
-    known: Mutex<HashMap<[u8; 32], String>>,
+    /// Credentials that came before, by their hash, and whose they are; `None`: they are wrong. A password is hashed slowly, and comes
+    /// with every request, also from a page that somebody has left open with an old one.
+    known: Mutex<HashMap<[u8; 32], Option<String>>>,
     /// A secret of this process for those hashes.
     pepper: [u8; 32],
     /// Hashing takes a processor; others are to have some as well.
     hashing: Arc<Semaphore>,
-    /// How often an address may try: nobody guesses fast.
-    tries: DefaultKeyedRateLimiter<Option<IpAddr>>,
+    /// How often a name may be tried from an address: nobody guesses fast. Behind a proxy all have the same address, and one who guesses
+    /// keeps nobody else out.
+    tries: DefaultKeyedRateLimiter<(Option<IpAddr>, String)>,
 }
 
-/// An address has tried too often.
+/// A name was tried too often from an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TooMany;
 
@@ -55,13 +57,16 @@ pub(crate) struct TooMany;
 #[error("{0}")]
 pub struct BadUsers(String);
 
-/// How many right credentials are remembered.
+/// How many credentials are remembered.
 const KNOWN_MAX: usize = 1_000;
+
+/// The most characters that a name has.
+const NAME_CHARACTERS_MAX: usize = 64;
 
 /// How many passwords are hashed at a time.
 const HASHING_MAX: usize = 1;
 
-/// How many names and passwords that are not known yet an address may try a second, and at once.
+/// How many passwords that did not come before may be tried for a name from an address: a second, and at once.
 const TRIES_PER_SECOND: NonZeroU32 = NonZeroU32::new(1).unwrap();
 const TRIES_AT_ONCE: NonZeroU32 = NonZeroU32::new(20).unwrap();
 
@@ -152,10 +157,11 @@ impl Users {
         let credentials = self.fingerprint(name, password);
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&credentials).cloned();
         if let Some(known) = known {
-            return Ok(Some(self.role_of(&known)));
+            return Ok(known.map(|name| self.role_of(&name)));
         }
         self.tries.retain_recent();
-        self.tries.check_key(&from).map_err(|_| TooMany)?;
+        let tried = name.chars().take(NAME_CHARACTERS_MAX).collect();
+        self.tries.check_key(&(from, tried)).map_err(|_| TooMany)?;
         let user = self.by_name.get(name);
         // A name that is not there takes as long as one that is.
         let hash = user.and_then(|user| user.password.clone()).unwrap_or_else(|| DECOY.to_owned());
@@ -168,15 +174,14 @@ impl Users {
                 .is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
         };
         let is_right = tokio::task::spawn_blocking(verify).await.unwrap_or(false);
-        if !is_right || !is_real {
-            return Ok(None);
-        }
+        let whose = (is_right && is_real).then(|| name.to_owned());
+        let role = whose.as_deref().map(|name| self.role_of(name));
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
-        known.insert(credentials, name.to_owned());
-        Ok(Some(self.role_of(name)))
+        known.insert(credentials, whose);
+        Ok(role)
     }
 
     fn fingerprint(&self, name: &str, password: &str) -> [u8; 32] {
@@ -225,8 +230,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_guesses_fast_and_nobody_else_waits_for_it() {
-        let users = Users::parse("[alice]\nrole = \"act\"").unwrap();
+    async fn nobody_guesses_fast_and_nobody_else_is_kept_out_by_it() {
+        let hash = hash_password("correct horse").unwrap();
+        let users =
+            Users::parse(&format!("[alice]\nrole = \"act\"\n[bob]\nrole = \"look\"\npassword = \"{hash}\"")).unwrap();
         let from = |address: &str| Some(address.parse().unwrap());
         let mut refused = 0;
         for guess in 0..25 {
@@ -234,6 +241,12 @@ mod tests {
         }
         assert!(refused > 0);
         assert_eq!(users.log_in("alice", "x", from("10.0.0.2")).await, Ok(None), "another address may try");
+        // Behind a proxy it is the same address.
+        let bob = async |password| users.log_in("bob", password, from("10.0.0.1")).await;
+        for _ in 0..50 {
+            assert_eq!(bob("his old one").await, Ok(None), "a page that was left open is no guess");
+        }
+        assert_eq!(bob("correct horse").await, Ok(Some(Role::Look)));
     }
 
     #[test]

@@ -156,11 +156,12 @@ impl From<DatabaseError> for Failure {
     }
 }
 
-impl From<worker::RequeueError> for Failure {
-    fn from(error: worker::RequeueError) -> Self {
+impl From<worker::HandlingError> for Failure {
+    fn from(error: worker::HandlingError) -> Self {
         match error {
-            worker::RequeueError::Book(error) => error.into(),
-            worker::RequeueError::Broker(error) => error.into(),
+            worker::HandlingError::Book(error) => error.into(),
+            worker::HandlingError::Broker(error) => error.into(),
+            stopped @ worker::HandlingError::Stopped => Self::new(Kind::Unfinished, stopped),
         }
     }
 }

@@ -59,6 +59,7 @@ pub struct Relay {
     lanes: Lanes,
     settings: RelaySettings,
     metrics: RelayMetrics,
+    trail: TrailLimit,
 }
 
 /// Half a relay. Timeouts and events go separate ways, so that an event that the broker does not take, or a hundred
@@ -118,7 +119,7 @@ impl Relay {
     /// A relay that has not begun.
     #[must_use]
     pub fn new(pool: SqlxPool, broker: Broker, lanes: Lanes, settings: RelaySettings) -> Self {
-        Self { pool, broker, lanes, settings, metrics: RelayMetrics::default() }
+        Self { pool, broker, lanes, settings, metrics: RelayMetrics::default(), trail: TrailLimit::default() }
     }
 
     /// What it has done. May be read while it runs.
@@ -145,7 +146,7 @@ impl Relay {
             metrics: self.metrics.clone(),
             frontier: Frontier::default(),
             events: EventFlow::default(),
-            trail: TrailLimit::default(),
+            trail: self.trail.clone(),
             warnings: Throttle::default(),
         }
     }
@@ -244,11 +245,12 @@ impl Forwarder {
         failure.map_or(Ok(found), |error| Err(error.into()))
     }
 
-    /// Nothing depends on it that it is written down.
+    /// Nothing depends on it that it is written down, and nothing waits for it.
     async fn tell(&self, connection: &mut PgConnection, told: &[Told]) -> Result<(), RelayError> {
         let step = if self.rows == RowKind::Timeouts { "relayed" } else { "announced" };
         match self.answered(trail::write(connection, step, told)).await {
             Err(RelayError::Database(error)) if error.as_database_error().is_some() => {
+                self.trail.pause();
                 if let Some(more) = self.warnings.lets_through("trail") {
                     tracing::warn!(%error, more, "what was sent cannot be written down");
                 }

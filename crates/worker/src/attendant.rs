@@ -118,17 +118,17 @@ impl Attendant {
         }
     }
 
-    /// All of them at once; where the database refuses that, one by one. What it does not even take alone goes into a queue of
-    /// its own, unless the table takes nothing: then all stay where they are.
+    /// All of them at once; where the database refuses that, one by one. What it refuses even alone goes into a queue of its own,
+    /// unless the table takes nothing: then all stay where they are. What has to wait for another transaction stays, too.
     async fn store(&mut self, messages: &[ParkedMessage]) -> Result<(), BookError> {
         let parkings: Vec<Parking> = messages.iter().map(parking).collect();
         match self.table.add(&parkings).await {
-            Err(error) if is_of_a_message(&error) => {}
+            Err(BookError::Refused(_) | BookError::Slow(_)) => {}
             done => return done,
         }
         for (message, parking) in messages.iter().zip(parkings) {
             match self.table.add(std::slice::from_ref(&parking)).await {
-                Err(error) if is_of_a_message(&error) => {
+                Err(error @ BookError::Refused(_)) => {
                     self.table.ready().await?;
                     tracing::error!(%error, "a message cannot be stored in the table of parked messages; it goes into the queue overdue.v1.unreadable");
                     let published = self.publisher.publish_all(&[message.unreadable()]).await;
@@ -168,10 +168,6 @@ impl Attendant {
             Err(error) => tracing::warn!(%error, "parked messages whose orders have settled cannot be dropped"),
         }
     }
-}
-
-fn is_of_a_message(error: &BookError) -> bool {
-    matches!(error, BookError::Refused(_) | BookError::Slow(_))
 }
 
 fn parking(message: &ParkedMessage) -> Parking {

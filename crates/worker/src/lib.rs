@@ -50,7 +50,7 @@ pub use outcome::OutcomeKind;
 pub use passive::PassiveClose;
 pub use plan::UnknownOrders;
 pub use refunder::Refunder;
-pub use requeue::{ParkedChoice, RequeueError, Requeued, move_parked, requeue};
+pub use requeue::{HandlingError, ParkedChoice, Progress, Requeued, move_parked, requeue};
 pub use shared_book::SharedBook;
 pub use sweep::{Sweep, SweepSettings};
 pub use timers::SharedTimers;

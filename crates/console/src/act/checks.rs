@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::response::Response;
-use book::{Checks, OperatorActions};
+use book::Checks;
 use tokio::time::timeout;
 
-use super::deed::{Deed, by_itself, shown};
+use super::deed::{Deed, by_itself};
 use crate::action::Action;
 use crate::ask::Ask;
 use crate::console::Console;
-use crate::page::failure;
 
 /// How long a check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(300);
@@ -20,24 +19,17 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(300);
 pub(super) async fn run(console: Arc<Console>, ask: Ask, action: Action) -> Response {
     let name = if action == Action::DoctorRun { "doctor" } else { "audit" };
     let back = format!("/console/{name}");
-    let actions = OperatorActions::new(console.client.clone());
-    let running = match actions.under_way(100).await {
-        Ok(rows) => rows.into_iter().find(|row| row.action.action == action.name() && row.is_under_way()),
-        Err(error) => return failure::failed(&console, ask, &error.to_string(), &back).await,
-    };
-    if let Some(running) = running {
-        return shown(&console, &ask, &back, running.id).await;
-    }
     let deed = Deed { action, subject: name.to_owned(), before: None, total: None, note: None, back };
     let (runner, checks) = (Arc::clone(&console.checks), Checks::new(console.client.clone()));
-    let by = ask.visitor.name.clone();
+    let (by, shutdown) = (ask.visitor.name.clone(), console.shutdown.clone());
     by_itself(console, ask, deed, move |_, _| async move {
         let begun = Instant::now();
         let run = async { if name == "doctor" { runner.doctor().await } else { runner.audit().await } };
-        let report = match timeout(CHECK_TIMEOUT, run).await {
-            Ok(Ok(report)) => report,
-            Ok(Err(why)) => return (Err(why), 0),
-            Err(_) => return (Err(format!("not done within {} s", CHECK_TIMEOUT.as_secs())), 0),
+        let report = match shutdown.run_until_cancelled(timeout(CHECK_TIMEOUT, run)).await {
+            Some(Ok(Ok(report))) => report,
+            Some(Ok(Err(why))) => return (Err(why), 0),
+            Some(Err(_)) => return (Err(format!("not done within {} s", CHECK_TIMEOUT.as_secs())), 0),
+            None => return (Err("the process was told to stop".to_owned()), 0),
         };
         match checks.keep(name, &by, begun.elapsed(), &report).await {
             Ok(()) => (Ok("its report is below".to_owned()), 1),

@@ -1,12 +1,13 @@
 //! Something that an operator does: written down before, done, written down after. One that many things are about goes on by itself.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Redirect, Response};
-use book::{ActionEnd, NewAction, OperatorActions};
+use book::{ActionEnd, Begun, NewAction, OperatorActions};
+use retry::Policy;
 use tokio::time::{interval, timeout};
+use worker::Progress;
 
 use crate::action::Action;
 use crate::ask::Ask;
@@ -34,6 +35,9 @@ const WAIT: Duration = Duration::from_secs(1);
 /// How often it is written down how far it has come.
 const TOLD_EVERY: Duration = Duration::from_millis(500);
 
+/// How often it is tried to write down how an action has ended, in some seconds, while the database is away.
+const END_TRIES: u32 = 5;
+
 /// What an action is about, by the field that it goes by itself.
 pub(crate) fn subject(action: Option<Action>, fields: &Fields) -> String {
     let field = match action {
@@ -46,13 +50,18 @@ pub(crate) fn subject(action: Option<Action>, fields: &Fields) -> String {
         Some(Action::DoctorRun | Action::AuditRun) | None => "",
     };
     let named = fields.exact(field).unwrap_or("-");
-    named.chars().take(200).collect()
+    written(named)
+}
+
+/// As it is written down: what somebody sent may have anything in it.
+fn written(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 /// Which messages.
 fn chosen(fields: &Fields) -> String {
     match fields.numbers("id").as_slice() {
-        [] => fields.get("reason").chars().take(200).collect(),
+        [] => written(fields.get("reason")),
         [one] => format!("#{one}"),
         several => format!("{} chosen", several.len()),
     }
@@ -87,7 +96,8 @@ pub(super) async fn at_once(
 ) -> Response {
     let actions = OperatorActions::new(console.client.clone());
     let id = match actions.begin(&deed.record(&ask)).await {
-        Ok(id) => id,
+        Ok(Begun::New(id)) => id,
+        Ok(Begun::UnderWay(id)) => return shown(console, &ask, &deed.back, id).await,
         // What cannot be written down is not done.
         Err(error) => return failure::failed(console, ask, &error.to_string(), &deed.back).await,
     };
@@ -103,36 +113,48 @@ pub(super) async fn at_once(
         done = end == ActionEnd::Done,
         "an operator acted"
     );
-    if let Err(error) = actions.end(id, end, &after, i64::from(end == ActionEnd::Done)).await {
-        tracing::warn!(%error, id, "how an action ended cannot be written down");
-    }
+    write_end(&actions, id, end, &after, i64::from(end == ActionEnd::Done)).await;
     shown(console, &ask, &deed.back, id).await
 }
 
+/// It was done, or not, and that is to be known: a database that is away for a moment is waited for.
+async fn write_end(actions: &OperatorActions, id: i64, end: ActionEnd, after: &str, handled: i64) {
+    let mut delays = Policy::RECONNECT.delays();
+    for tries_left in (0..END_TRIES).rev() {
+        match actions.end(id, end, after, handled).await {
+            Ok(()) => return,
+            Err(error) if tries_left == 0 => {
+                tracing::warn!(%error, id, after, "how an action ended cannot be written down");
+            }
+            Err(_) => tokio::time::sleep(delays.next_delay()).await,
+        }
+    }
+}
+
 /// Something that takes as long as it takes: the page waits for a moment, and then shows how far it has come. The work is told the number
-/// of the action, and counts what it has handled.
+/// of the action, and tells how far it is. It ends before the process does.
 pub(super) async fn by_itself<W, F>(console: Arc<Console>, ask: Ask, deed: Deed, work: W) -> Response
 where
-    W: FnOnce(i64, Arc<AtomicU64>) -> F,
+    W: FnOnce(i64, Arc<Progress>) -> F,
     F: Future<Output = Ended> + Send + 'static,
 {
     let actions = OperatorActions::new(console.client.clone());
     let id = match actions.begin(&deed.record(&ask)).await {
-        Ok(id) => id,
+        Ok(Begun::New(id)) => id,
+        Ok(Begun::UnderWay(id)) => return shown(&console, &ask, &deed.back, id).await,
         Err(error) => return failure::failed(&console, ask, &error.to_string(), &deed.back).await,
     };
-    let handled = Arc::new(AtomicU64::default());
-    let work = work(id, Arc::clone(&handled));
+    let progress = Arc::new(Progress::until(console.shutdown.clone()));
+    let work = work(id, Arc::clone(&progress));
     let (operator, name, subject) = (ask.visitor.name.clone(), deed.action.name(), deed.subject.clone());
-    let task = tokio::spawn(async move {
+    let task = console.tasks.spawn(async move {
         tokio::pin!(work);
         let mut ticks = interval(TOLD_EVERY);
         let (ended, count) = loop {
             tokio::select! {
                 ended = &mut work => break ended,
                 _ = ticks.tick() => {
-                    let count = i64::try_from(handled.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
-                    let _ = actions.progress(id, count).await;
+                    let _ = actions.progress(id, signed(progress.handled())).await;
                 }
             }
         };
@@ -141,12 +163,15 @@ where
             Err(why) => (ActionEnd::Failed, why),
         };
         tracing::info!(operator, action = name, subject, count, done = end == ActionEnd::Done, "an operator acted");
-        if let Err(error) = actions.end(id, end, &after, count).await {
-            tracing::warn!(%error, id, "how an action ended cannot be written down");
-        }
+        write_end(&actions, id, end, &after, count).await;
     });
     let _ = timeout(WAIT, task).await;
     shown(&console, &ask, &deed.back, id).await
+}
+
+/// A number as tables have it.
+pub(super) fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// To the page, which shows how it went.
@@ -174,5 +199,10 @@ mod tests {
             assert_eq!(subject(Some(action), &fields), expected);
         }
         assert_eq!(subject(Some(Action::ParkedDrop), &Fields::parse(b"order=A-1&reason=not_json&until=9")), "not_json");
+        assert_eq!(
+            subject(Some(Action::OrderClose), &Fields::parse(b"order=A%00%0A-1")),
+            "A-1",
+            "it can be written down"
+        );
     }
 }

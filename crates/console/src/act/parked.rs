@@ -1,14 +1,13 @@
 //! Parked messages: sent in again, dropped, had back.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::response::Response;
 use book::{OperatorActions, ParkedFilter, ParkedState, ParkedTable};
 use broker::Publisher;
 use worker::{ParkedChoice, Requeued, move_parked, requeue};
 
-use super::deed::{Deed, by_itself};
+use super::deed::{Deed, by_itself, signed};
 use crate::action::Action;
 use crate::ask::Ask;
 use crate::console::Console;
@@ -40,12 +39,12 @@ pub(super) async fn run(console: Arc<Console>, ask: Ask, action: Action, fields:
                 return failure::failed(&console, ask, why, &deed.back).await;
             };
             let confirm_timeout = console.confirm_timeout;
-            by_itself(console, ask, deed, move |id, handled| async move {
+            by_itself(console, ask, deed, move |id, progress| async move {
                 let mut publisher = Publisher::new(broker, "console", confirm_timeout);
                 let Requeued { count, unknown, ended } =
-                    requeue(&table, &mut publisher, &choice, &by(&operator, id), &handled).await;
+                    requeue(&table, &mut publisher, &choice, &by(&operator, id), &progress).await;
                 publisher.close().await;
-                let count = i64::try_from(count).unwrap_or(i64::MAX);
+                let count = signed(count);
                 let ended = match (ended, unknown) {
                     (Err(error), _) => Err(format!("{count} were sent in again; then: {error}")),
                     (Ok(()), Some(kind)) => Err(format!("{count} were sent in again; others stay parked: {kind}")),
@@ -60,12 +59,12 @@ pub(super) async fn run(console: Arc<Console>, ask: Ask, action: Action, fields:
                 Action::ParkedRestore => ((ParkedState::Dropped, ParkedState::Held), "parked again"),
                 _ => ((ParkedState::Held, ParkedState::Dropped), "dropped"),
             };
-            by_itself(console, ask, deed, move |id, handled| async move {
-                match move_parked(&table, &choice, states, &by(&operator, id), &handled).await {
-                    Ok(count) => (Ok(format!("{count} were {done}")), i64::try_from(count).unwrap_or(i64::MAX)),
+            by_itself(console, ask, deed, move |id, progress| async move {
+                match move_parked(&table, &choice, states, &by(&operator, id), &progress).await {
+                    Ok(count) => (Ok(format!("{count} were {done}")), signed(count)),
                     Err(error) => {
-                        let seen = handled.load(Ordering::Relaxed);
-                        (Err(format!("{seen} were looked at; then: {error}")), i64::try_from(seen).unwrap_or(i64::MAX))
+                        let seen = progress.handled();
+                        (Err(format!("{seen} were looked at; then: {error}")), signed(seen))
                     }
                 }
             })

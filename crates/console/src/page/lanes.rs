@@ -1,5 +1,6 @@
 //! What waits in RabbitMQ, queue by queue.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::ask::Ask;
 use crate::console::Console;
 use crate::format::{duration, number};
 use crate::layout::{Layout, render};
-use crate::page::now::is_consumed;
+use crate::page::now::{attended_endpoints, is_consumed};
 
 #[derive(Template)]
 #[template(path = "lanes.html")]
@@ -47,6 +48,7 @@ pub(crate) async fn show(State(console): State<Arc<Console>>, Extension(ask): Ex
     let by_management = console.snapshots.by_management();
     let names = [l.t.due_queues, l.t.lanes_ours, l.t.lanes_foreign, l.t.endpoint_queues, l.t.other_queues];
     let mut groups: Vec<Group> = names.map(|name| Group { name, rows: Vec::new(), empty: Vec::new() }).into();
+    let attended = l.snapshot.books.value().map(attended_endpoints).unwrap_or_default();
     let mut queues: Vec<&QueueState> = l.snapshot.queues.value().into_iter().flatten().collect();
     queues.sort_by_key(|queue| (queue.ttl_ms().or_else(|| ttl_by_name(&queue.name)), queue.name.clone()));
     for queue in queues {
@@ -61,7 +63,7 @@ pub(crate) async fn show(State(console): State<Arc<Console>>, Extension(ask): Ex
         let is_lane = matches!(group, 1 | 2);
         match is_lane && queue.messages == 0 {
             true => groups[group].empty.push(queue.name.clone()),
-            false => groups[group].rows.push(row(queue, by_management)),
+            false => groups[group].rows.push(row(queue, &attended, by_management)),
         }
     }
     groups.retain(|group| !group.rows.is_empty() || !group.empty.is_empty());
@@ -69,10 +71,10 @@ pub(crate) async fn show(State(console): State<Arc<Console>>, Extension(ask): Ex
     render(&LanesPage { source, knows_queues: console.snapshots.knows_queues(), groups, l })
 }
 
-fn row(queue: &QueueState, by_management: bool) -> Row {
+fn row(queue: &QueueState, attended: &BTreeSet<String>, by_management: bool) -> Row {
     let unknown = || "–".to_owned();
     let ttl_ms = queue.ttl_ms().or_else(|| ttl_by_name(&queue.name));
-    let is_alone = queue.consumers == 0 && queue.messages > 0 && is_consumed(&queue.name);
+    let is_alone = queue.consumers == 0 && queue.messages > 0 && is_consumed(&queue.name, attended);
     Row {
         name: queue.name.clone(),
         ttl: ttl_ms.map_or_else(unknown, |ms| duration(Duration::from_millis(ms))),

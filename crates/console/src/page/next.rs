@@ -1,6 +1,6 @@
 //! What happens next to an order, and when, as far as it can be foretold.
 
-use book::{ParkedRow, RefundRecord, TrailRow};
+use book::{ParkedEntry, RefundRecord, TrailRow};
 use order::{Deadline, Hop, Lanes};
 use outbox::Timer;
 use shop::OrderView;
@@ -25,7 +25,7 @@ pub(crate) struct KnownOrder<'a> {
     pub(crate) in_outbox: (i64, i64),
     pub(crate) trail: &'a [TrailRow],
     pub(crate) refunds: &'a [RefundRecord],
-    pub(crate) parked: &'a [ParkedRow],
+    pub(crate) parked: &'a [ParkedEntry],
     pub(crate) timers: &'a [Timer],
     /// Whether a relay, and a worker, is at work; `None`: nobody knows.
     pub(crate) relay: Option<bool>,
@@ -53,7 +53,7 @@ pub(crate) fn next(known: &KnownOrder<'_>, lanes: &Lanes, now: OffsetDateTime, t
         add(None, t.n_no_relay.to_owned(), Some("/console/processes".to_owned()));
     }
     for row in known.parked.iter().filter(|row| row.state == "held") {
-        let text = fill(t.n_parked, &[&row.id, &row.parking.reason]);
+        let text = fill(t.n_parked, &[&row.id, &row.reason]);
         add(None, text, Some(format!("/console/parked/{}", row.id)));
     }
     let is_pending = known.view.is_some_and(|view| view.status == "pending");

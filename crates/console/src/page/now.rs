@@ -1,5 +1,6 @@
 //! Whether anything is wrong, what, since when, and where to press.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,7 +81,7 @@ pub(crate) fn concerns(snapshot: &Snapshot, ask: &Ask, t: &Texts, now: OffsetDat
         of_books(books, ask, t, now, &mut found);
     }
     if let Some(queues) = snapshot.queues.value() {
-        of_queues(queues, ask, t, &mut found);
+        of_queues(queues, snapshot.books.value(), ask, t, &mut found);
     }
     found.sort_by_key(|concern| (u8::MAX - concern.weight, concern.since.unwrap_or(now)));
     found
@@ -149,7 +150,8 @@ fn of_books(books: &Books, ask: &Ask, t: &Texts, now: OffsetDateTime, found: &mu
     }
 }
 
-fn of_queues(queues: &[QueueState], ask: &Ask, t: &Texts, found: &mut Vec<Concern>) {
+fn of_queues(queues: &[QueueState], books: Option<&Books>, ask: &Ask, t: &Texts, found: &mut Vec<Concern>) {
+    let attended = books.map(attended_endpoints).unwrap_or_default();
     for queue in queues {
         let mut add = |text: String| {
             let href = ask.link("/console/lanes");
@@ -159,15 +161,27 @@ fn of_queues(queues: &[QueueState], ask: &Ask, t: &Texts, found: &mut Vec<Concer
         if queue.held() > 0 && queue.ttl_ms().is_some() && queue.messages_ready == 0 {
             add(fill(t.c_letters, &[&queue.name, &number(queue.held())]));
         }
-        if queue.consumers == 0 && queue.messages > 0 && is_consumed(&queue.name) {
+        if queue.consumers == 0 && queue.messages > 0 && is_consumed(&queue.name, &attended) {
             add(fill(t.c_no_consumer, &[&queue.name]));
         }
     }
 }
 
-/// Whether a process is to consume it whenever there is anything in it. An endpoint that is stopped is not consumed.
-pub(crate) fn is_consumed(queue: &str) -> bool {
-    queue.starts_with("overdue.v1.due.") || matches!(queue, "overdue.v1.commands" | "overdue.v1.parked")
+/// Whether a process is to consume it whenever there is anything in it. The queue of an endpoint that somebody attends to is left alone
+/// while the endpoint rests.
+pub(crate) fn is_consumed(queue: &str, attended: &BTreeSet<String>) -> bool {
+    queue.starts_with("overdue.v1.due.")
+        || matches!(queue, "overdue.v1.commands" | "overdue.v1.parked")
+        || queue.strip_prefix("overdue.v1.webhook.").is_some_and(|endpoint| !attended.contains(endpoint))
+}
+
+/// Endpoints that are stopped, or that a living process delivers to.
+pub(crate) fn attended_endpoints(books: &Books) -> BTreeSet<String> {
+    let stopped = books.stopped.iter().map(|stopped| stopped.name.clone());
+    let served =
+        books.processes.iter().filter(|process| !process.is_silent()).flat_map(|process| &process.said.circuits);
+    let served = served.filter(|circuit| circuit.of == CircuitOf::Endpoint).map(|circuit| circuit.name.clone());
+    stopped.chain(served).collect()
 }
 
 /// Gateways and endpoints whose circuit is open in a process that is alive: since when first, and why.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use askama::Template;
 use axum::extract::{Extension, State};
 use axum::response::Response;
-use book::{ParkedFilter, ParkedGroup, ParkedRow, ParkedState, ParkedTable};
+use book::{ParkedEntry, ParkedFilter, ParkedGroup, ParkedState, ParkedTable};
 use time::OffsetDateTime;
 use worker::ParkedChoice;
 
@@ -130,7 +130,7 @@ pub(crate) async fn list(State(console): State<Arc<Console>>, Extension(ask): Ex
     let filter = ParkedFilter { reason: wanted(&reason), ..ParkedFilter::default() };
     let after = ask.query.optional("after").and_then(|after| after.parse().ok()).unwrap_or(0);
     let rows = match order.as_str() {
-        "" => table.page(&filter, state, (after, i64::MAX), ROWS).await,
+        "" => table.entries(&filter, state, (after, i64::MAX), ROWS).await,
         // All that there are of an order are few.
         order => table.of_order(order, OF_ORDER_MAX).await.map(|mut rows| {
             rows.retain(|row| row.state == state.as_str());
@@ -138,7 +138,7 @@ pub(crate) async fn list(State(console): State<Arc<Console>>, Extension(ask): Ex
         }),
     };
     let rows = rows.map_err(|error| error.to_string());
-    let is_full = |rows: &&Vec<ParkedRow>| order.is_empty() && rows.len() as i64 == ROWS;
+    let is_full = |rows: &&Vec<ParkedEntry>| order.is_empty() && rows.len() as i64 == ROWS;
     let last = rows.as_ref().ok().filter(is_full).and_then(|rows| rows.last());
     let next = last.map(|last| ask.here_with("after", &last.id.to_string()));
     let title = ask.texts().parked;
@@ -147,17 +147,17 @@ pub(crate) async fn list(State(console): State<Arc<Console>>, Extension(ask): Ex
     render(&ListPage { reason, order, is_dropped, rows, next, has_broker: console.broker.is_some(), l })
 }
 
-fn row(row: ParkedRow) -> Row {
-    let mut orders: Vec<String> = row.parking.orders;
+fn row(row: ParkedEntry) -> Row {
+    let mut orders = row.orders;
     let more_orders = orders.len().saturating_sub(ORDERS_SHOWN);
     orders.truncate(ORDERS_SHOWN);
     Row {
         id: row.id,
-        reason: plain(&row.parking.reason),
-        detail: plain(row.parking.detail.as_deref().unwrap_or_default()),
+        reason: plain(&row.reason),
+        detail: plain(row.detail.as_deref().unwrap_or_default()),
         orders,
         more_orders,
-        first_at: row.parking.at,
+        first_at: row.first_at,
         last_at: row.last_at,
         times: row.times,
         changed_by: plain(row.changed_by.as_deref().unwrap_or_default()),

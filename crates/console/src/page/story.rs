@@ -5,7 +5,7 @@ use std::sync::Arc;
 use askama::Template;
 use axum::extract::{Extension, Path, State};
 use axum::response::Response;
-use book::{ActionRow, OperatorActions, ParkedRow, ParkedTable, RefundRecord, Refunds, TrailRow};
+use book::{ActionRow, OperatorActions, ParkedEntry, ParkedTable, RefundRecord, Refunds, TrailRow};
 use http::StatusCode;
 use order::OrderId;
 use outbox::{Timer, TimerFilter};
@@ -66,7 +66,7 @@ struct Found {
     timers: Vec<Timer>,
     trail: Vec<TrailRow>,
     actions: Vec<ActionRow>,
-    parked: Vec<ParkedRow>,
+    parked: Vec<ParkedEntry>,
     refunds: Vec<RefundRecord>,
     in_outbox: (i64, i64),
 }
@@ -224,8 +224,8 @@ fn steps(found: &Found, l: &Layout) -> Vec<Step> {
     }
     for row in &found.parked {
         let href = Some(l.link(&format!("/console/parked/{}", row.id)));
-        let detail = row.parking.detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
-        let parked = step(row.parking.at, t.s_parked, &format!("{}{detail}", row.parking.reason), "", "bad");
+        let detail = row.detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
+        let parked = step(row.first_at, t.s_parked, &format!("{}{detail}", row.reason), "", "bad");
         steps.push(Step { href: href.clone(), ..parked });
         let ended = if row.state == "dropped" { t.s_dropped } else { t.s_requeued };
         if let Some(at) = row.changed_at.filter(|_| row.state != "held") {

@@ -93,7 +93,7 @@ texts! {
     c_not_swept: "No process sweeps: an order whose message is lost stays open", "没有进程在清扫：丢失消息的订单不会关闭";
     c_letters: "Queue {} holds {} expired messages that nobody takes", "队列 {} 滞留 {} 条无人接收的过期消息";
     c_no_consumer: "Queue {} has messages and no consumer", "队列 {} 有消息却没有消费者";
-    c_abandoned: "An action of {} broke off: {}", "{} 的操作中断了：{}";
+    c_abandoned: "How an action of {} ended is not known: {}", "{} 的操作结果未知：{}";
     lateness: "How late orders close", "订单关闭的延迟";
     lateness_help: "From the deadline to the close, by the database's clock. A bound: so many were no later.", "从截止时间到关闭，以数据库时钟为准。数值为上界。";
     span: "Span", "时段";
@@ -326,7 +326,7 @@ texts! {
     before: "Before", "之前";
     after: "After", "之后";
     a_begun: "under way", "进行中";
-    a_abandoned: "broke off", "中断";
+    a_abandoned: "end not known", "结果未知";
     a_done: "done", "完成";
     a_failed: "failed", "失败";
     a_refused: "refused", "被拒绝";

@@ -49,19 +49,23 @@ pub(crate) struct Report {
     unchecked: Vec<String>,
 }
 
-/// Looks at everything. A server that cannot be asked is a finding itself.
-pub(crate) async fn examine(scope: &Scope) -> Result<Report, Failure> {
+/// Looks at everything. A server that cannot be asked is a finding itself. Where the process need know no broker, that is not looked at.
+pub(crate) async fn examine(scope: &Scope, needs_broker: bool) -> Result<Report, Failure> {
     let mut report = Report::default();
     let entries = gateways(&scope.gateways)?.entries();
     let has_endpoints = scope.webhooks.webhooks.is_some();
     let here = database::SettingsHere { entries: &entries, default: scope.gateways.default, has_endpoints };
     let clock = database::examine(&scope.database, &here, &mut report.findings).await?;
-    examine_broker(scope, clock, &mut report).await?;
+    if needs_broker || scope.broker.is_set() {
+        examine_broker(scope, clock, &mut report).await?;
+    } else {
+        report.unchecked.push("RabbitMQ: this process does not know its URL (OVERDUE_AMQP_URL)".to_owned());
+    }
     Ok(report)
 }
 
 pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
-    let report = examine(&args.scope).await?;
+    let report = examine(&args.scope, true).await?;
     if args.json {
         print_json(&report)?;
     } else {

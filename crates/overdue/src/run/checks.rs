@@ -14,7 +14,7 @@ pub(super) struct Checks(pub(super) Scope);
 #[async_trait]
 impl CheckRunner for Checks {
     async fn doctor(&self) -> Result<String, String> {
-        let report = doctor::examine(&self.0).await.map_err(|failure| failure.to_string())?;
+        let report = doctor::examine(&self.0, false).await.map_err(|failure| failure.to_string())?;
         serde_json::to_string(&report).map_err(|error| error.to_string())
     }
 

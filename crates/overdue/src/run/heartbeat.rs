@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use book::{CircuitOf, HEARTBEAT_EVERY, Heartbeat, Lateness, OperatorActions, Probe, Processes, TrailWriter};
+use book::{CircuitOf, HEARTBEAT_EVERY, Heartbeat, Lateness, Probe, Processes, TrailWriter};
 use database::Client;
 use relay::RelayMetrics;
 use time::OffsetDateTime;
@@ -34,7 +34,6 @@ pub(crate) struct Beating {
 pub(crate) struct Writing(Beating);
 
 struct Heart {
-    client: Client,
     processes: Processes,
     told: Told,
     id: String,
@@ -43,7 +42,6 @@ struct Heart {
     /// The probes that were made, and when they were asked for.
     probed: HashMap<(CircuitOf, String), OffsetDateTime>,
     warnings: Throttle,
-    beats: u64,
     /// Whether the database knows it.
     is_known: bool,
 }
@@ -51,25 +49,17 @@ struct Heart {
 /// How long the database may take to hear the last word.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
-/// So many chunks of old steps are deleted at a time.
-const CHUNKS_MAX: usize = 5;
-
-/// After so many heartbeats the process that leads the sweep deletes what is too old.
-const TIDY_EVERY: u64 = 12;
-
 /// Begins at once.
 pub(super) fn begin(client: Client, told: Told) -> Beating {
     let stop = CancellationToken::new();
     let heart = Heart {
-        processes: Processes::new(client.clone()),
-        client,
+        processes: Processes::new(client),
         told,
         id: Uuid::now_v7().to_string(),
         host: whoami::hostname().unwrap_or_else(|_| "unknown".to_owned()),
         started_at: OffsetDateTime::now_utc(),
         probed: HashMap::new(),
         warnings: Throttle::default(),
-        beats: 0,
         is_known: false,
     };
     let task = tokio::spawn(heart.beat(stop.clone()));
@@ -127,30 +117,6 @@ impl Heart {
                     tracing::warn!(%error, more, "the process cannot say that it is at work");
                 }
             }
-        }
-        if beat.sweep_leader && self.beats.is_multiple_of(TIDY_EVERY) {
-            self.tidy().await;
-        }
-        self.beats += 1;
-    }
-
-    /// What cannot be deleted now is deleted later.
-    async fn tidy(&self) {
-        let tidied = async {
-            self.processes.tidy().await?;
-            // Bounded: heartbeats wait for it.
-            for _ in 0..CHUNKS_MAX {
-                if !book::tidy_trail(&self.client).await? {
-                    break;
-                }
-            }
-            OperatorActions::new(self.client.clone()).tidy().await?;
-            Ok::<(), book::BookError>(())
-        };
-        if let Err(error) = tidied.await
-            && let Some(more) = self.warnings.lets_through("tidy")
-        {
-            tracing::warn!(%error, more, "what is too old cannot be deleted");
         }
     }
 

@@ -13,6 +13,7 @@ use order::Lanes;
 use prometheus_client::registry::Registry;
 use relay::RelayMetrics;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use webhook::WebhookMetrics;
 use worker::{Gateways, Notifications, PassiveClose, SharedBook, SharedTimers};
 
@@ -203,7 +204,8 @@ impl Http {
             management: self.management.zip(vhost),
         };
         let tidying = service.as_ref().map(|service| api::delete_old_answers(service.pool.clone(), shutdown.clone()));
-        let pages = console.map(|console| pages(console, database)).transpose()?;
+        let begun = TaskTracker::new();
+        let pages = console.map(|console| pages(console, database, &begun, &shutdown)).transpose()?;
         let router = api::router(vitals, service, pages);
         Ok(async move {
             let tidy = async move {
@@ -214,18 +216,28 @@ impl Http {
             };
             let served = api::serve(self.listener, router, shutdown);
             tokio::pin!(served);
-            tokio::select! {
-                () = &mut served => return,
-                () = sampler.run(samples) => {}
-                () = tidy => {}
+            let is_over = tokio::select! {
+                () = &mut served => true,
+                () = sampler.run(samples) => false,
+                () = tidy => false,
+            };
+            if !is_over {
+                served.await;
             }
-            served.await;
+            // What operators have begun ends soon, now that the process is to stop.
+            begun.close();
+            begun.wait().await;
         })
     }
 }
 
 /// The console.
-fn pages(parts: ConsoleParts<'_>, database: &DatabaseSettings) -> Result<api::Router, Failure> {
+fn pages(
+    parts: ConsoleParts<'_>,
+    database: &DatabaseSettings,
+    begun: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> Result<api::Router, Failure> {
     let ConsoleParts { access, scope, broker, topology, lanes, passive } = parts;
     let bounded = database.within(CONSOLE_STATEMENT_TIMEOUT);
     let management = scope.management.management()?.zip(broker.as_ref().map(|broker| broker.vhost().to_owned()));
@@ -240,6 +252,8 @@ fn pages(parts: ConsoleParts<'_>, database: &DatabaseSettings) -> Result<api::Ro
         lanes: lanes.clone(),
         checks: Arc::new(Checks(scope)),
         access,
+        tasks: begun.clone(),
+        shutdown: shutdown.clone(),
     }))
 }
 

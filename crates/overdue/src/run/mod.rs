@@ -6,6 +6,7 @@ mod http;
 mod report;
 mod roles;
 mod samples;
+mod tidy;
 
 use std::time::{Duration, Instant};
 

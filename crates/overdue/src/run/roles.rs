@@ -19,6 +19,7 @@ use super::heartbeat::{self, Beating, Told, Writing};
 use super::http::{ConsoleParts, Http, Parts};
 use super::report;
 use super::samples::Samples;
+use super::tidy::{self, Tidying};
 use crate::doctor::Scope;
 use crate::failure::{Failure, Kind};
 use crate::gateways::{agree, gateways};
@@ -37,6 +38,7 @@ pub(crate) struct Roles {
     endpoints: EndpointStates,
     heartbeat: Option<Beating>,
     trail: Option<Writing>,
+    tidying: Option<Tidying>,
     shutdown: CancellationToken,
 }
 
@@ -50,6 +52,9 @@ struct Books {
 
 /// How many connections there are for looking at which endpoints are stopped.
 const WEBHOOK_CONNECTIONS: usize = 1;
+
+/// How many connections there are for writing down the way of orders, and for deleting what is too old of it.
+const TRAIL_CONNECTIONS: usize = 1;
 
 /// How many connections there are for heartbeats, health and samples.
 const VITAL_CONNECTIONS: usize = 2;
@@ -116,6 +121,7 @@ impl Roles {
             endpoints: EndpointStates::default(),
             heartbeat: None,
             trail: None,
+            tidying: None,
             shutdown: shutdown.clone(),
         };
         let vitals = servers::client(&settings.database, VITAL_CONNECTIONS, Purpose::Shop)?;
@@ -184,9 +190,18 @@ impl Roles {
                     gateways: settings.gateways.clone(),
                 };
                 let passive = orders.as_ref().map(|(passive, ..)| passive.clone());
-                let (topology, lanes) = (topology.clone(), &console_lanes);
-                ConsoleParts { access, scope, broker: console_broker, topology, lanes, passive }
+                // Whether it delivers to them or not, it shows the endpoints' queues.
+                let topology = settings.webhooks.topology(&console_lanes)?;
+                Ok::<_, Failure>(ConsoleParts {
+                    access,
+                    scope,
+                    broker: console_broker,
+                    topology,
+                    lanes: &console_lanes,
+                    passive,
+                })
             });
+            let console = console.transpose()?;
             let parts = Parts {
                 database: &settings.database,
                 vitals: vitals.clone(),
@@ -205,9 +220,12 @@ impl Roles {
             };
             roles.spawn(http.start(parts).await?);
         }
-        if let Some(writer) = gateways.trail().writer(vitals.clone()) {
+        // Apart: whatever becomes of it, the process can still say that it is at work. It waits for no lock, and reads no table as a whole.
+        let trail = servers::client(&settings.database, TRAIL_CONNECTIONS, Purpose::Settle)?;
+        if let Some(writer) = gateways.trail().writer(trail.clone()) {
             roles.trail = Some(Writing::begin(writer));
         }
+        roles.tidying = roles.worker.clone().filter(|_| wanted(Role::Sweep)).map(|leads| tidy::begin(trail, leads));
         let told = Told {
             roles: roles.names.iter().map(|role| (*role).to_owned()).collect(),
             relay: roles.relay.clone(),

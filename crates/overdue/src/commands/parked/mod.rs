@@ -3,7 +3,6 @@
 mod view;
 
 use std::io::{IsTerminal, Write, stderr, stdin};
-use std::sync::atomic::AtomicU64;
 
 use book::{KEPT_FOR, ParkedFilter, ParkedState, ParkedTable};
 use broker::Publisher;
@@ -11,7 +10,7 @@ use clap::Subcommand;
 use database::Purpose;
 use order::{OrderId, ParkReason, TimerId};
 use tokio_util::sync::CancellationToken;
-use worker::{Attendant, ParkedChoice, Requeued};
+use worker::{Attendant, ParkedChoice, Progress, Requeued};
 
 use crate::failure::Failure;
 use crate::output::{complain, print, print_json};
@@ -236,7 +235,7 @@ async fn list(
 async fn requeue(table: &ParkedTable, mut publisher: Publisher, selection: &Selection) -> Result<(), Failure> {
     let choice = choice(table, selection, ParkedState::Held).await?;
     let Requeued { count, unknown, ended } =
-        worker::requeue(table, &mut publisher, &choice, &operator(), &AtomicU64::default()).await;
+        worker::requeue(table, &mut publisher, &choice, &operator(), &Progress::default()).await;
     publisher.close().await;
     if count > 0 {
         tell(count, "sent in again", "")?;
@@ -265,7 +264,7 @@ async fn change(
     states: (ParkedState, ParkedState),
 ) -> Result<u64, Failure> {
     let choice = choice(table, selection, states.0).await?;
-    Ok(worker::move_parked(table, &choice, states, &operator(), &AtomicU64::default()).await?)
+    Ok(worker::move_parked(table, &choice, states, &operator(), &Progress::default()).await?)
 }
 
 /// The messages that there are now. What comes, or comes back, meanwhile is left alone.
