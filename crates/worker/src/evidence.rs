@@ -167,8 +167,8 @@ impl<I: Clone + Eq + Hash + Send + Sync + 'static> Evidence<I> {
         self.state().is_holding = true;
     }
 
-    /// Whose fault it is that calls about each of these orders fail, the last of which began then, and that others went through before
-    /// it, or none of those that came with them did.
+    /// Whose fault it is that calls about these orders fail; each comes with the begin of its last call. `others_went_through`: whether
+    /// orders that came with them went through before that.
     pub(crate) fn judge(&self, failed: &[(&I, Begun)], others_went_through: bool) -> Vec<Fault> {
         if others_went_through {
             failed.iter().for_each(|(id, _)| self.failed.invalidate(*id));
