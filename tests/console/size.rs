@@ -131,7 +131,8 @@ async fn no_page_counts_to_the_end_or_reads_a_table_as_a_whole() {
     while may_be_more {
         let tidy = async { may_be_more = book::tidy_trail(&settle).await.unwrap() };
         let (rows, entries) = read_by(&world, &settle, "order_trail", tidy).await;
-        assert!(rows == 0 && entries <= 20_100, "{rows} {entries}");
+        // Those that are deleted, twice, and once more those that were deleted just before.
+        assert!(rows == 0 && entries <= 30_100, "{rows} {entries}");
     }
     assert_eq!(world.number(old).await, 0);
     snapshot(&world).await;
