@@ -106,7 +106,7 @@ impl OperatorActions {
                 return Ok(Begun::New(id));
             }
             // There is one. It may be dead, or end at this moment.
-            self.end_dead("action = $1 and", ACTION_DEAD_AFTER, &[&action.action]).await?;
+            self.end_dead(Some(&action.action), ACTION_DEAD_AFTER).await?;
             let which = "where state = 'begun' and action = $1 order by id desc limit 1";
             if let Some(row) = self.rows(which, &[&action.action]).await?.pop() {
                 return Ok(Begun::UnderWay(row.id));
@@ -203,7 +203,7 @@ impl OperatorActions {
     /// # Errors
     /// [`BookError`].
     pub async fn tidy(&self) -> Result<i64, BookError> {
-        self.end_dead("", DEAD_SHOWN_FOR, &[]).await?;
+        self.end_dead(None, DEAD_SHOWN_FOR).await?;
         // The oldest have the lowest numbers: where the first of them stays, all do.
         let delete = format!(
             "with deleted as (
@@ -216,20 +216,14 @@ impl OperatorActions {
         one(&self.client, &delete, &[]).await
     }
 
-    /// Of those for which `which` holds, ends those that were not heard of for so long.
-    async fn end_dead(
-        &self,
-        which: &str,
-        silent_for: Duration,
-        values: &[&(dyn ToSql + Sync)],
-    ) -> Result<(), BookError> {
+    /// Ends those that were not heard of for so long; of this name, or all.
+    async fn end_dead(&self, action: Option<&str>, silent_for: Duration) -> Result<(), BookError> {
+        let seconds = silent_for.as_secs_f64();
         let ended = self.client.within(is_bad, async |client| {
-            let end = format!(
-                "update operator_actions set state = 'failed', after = '{END_UNKNOWN}', changed_at = clock_timestamp()
-                 where state = 'begun' and {which} changed_at < statement_timestamp() - interval '{} seconds'",
-                silent_for.as_secs()
-            );
-            client.execute(&end, values).await
+            let end = "update operator_actions set state = 'failed', after = $3, changed_at = clock_timestamp()
+                       where state = 'begun' and ($1::text is null or action = $1)
+                         and changed_at < statement_timestamp() - $2 * interval '1 second'";
+            client.execute(end, &[&action, &seconds, &END_UNKNOWN]).await
         });
         ended.await?;
         Ok(())

@@ -6,7 +6,7 @@ use tokio_postgres::types::ToSql;
 
 use crate::BookError;
 use crate::parked::{COLUMNS, ParkedRow, ParkedTable, parked_row};
-use crate::parked_filter::{CHOSEN, ParkedFilter, ParkedState};
+use crate::parked_filter::{ParkedFilter, ParkedState, chosen_page};
 use crate::postgres::is_bad;
 
 /// What became of some messages.
@@ -47,8 +47,8 @@ impl ParkedTable {
             let idle = format!("set local idle_in_transaction_session_timeout = {}", SEND_MAX.as_millis());
             transaction.batch_execute(&idle).await?;
             let take = format!(
-                "select id, octet_length(body)::bigint from parked where {CHOSEN} and id > $10 and id <= $11
-                 order by id limit $12 for update skip locked"
+                "select id, octet_length(body)::bigint from parked where {} for update skip locked",
+                chosen_page()
             );
             let mut values = filter.values(&ages, &state);
             values.extend([&after as &(dyn ToSql + Sync), &until, &count_max]);

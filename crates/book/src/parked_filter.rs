@@ -42,6 +42,11 @@ pub(crate) const CHOSEN: &str = "state = $8 and ($1::bigint[] = '{}' or id = any
     and ($5::text is null or headers->>'x-overdue-endpoint' = $5) and ($6::text is null or headers->>'x-overdue-event' = $6)
     and ($7::float8 is null or last_at > clock_timestamp() - $7 * interval '1 second') and ($9::text is null or changed_by = $9)";
 
+/// [`CHOSEN`], in the order of their numbers: those after `$10`, up to `$11`, at most `$12`.
+pub(crate) fn chosen_page() -> String {
+    format!("{CHOSEN} and id > $10 and id <= $11 order by id limit $12")
+}
+
 impl ParkedFilter {
     /// The older and the newer bound, in seconds.
     pub(crate) fn ages(&self) -> [Option<f64>; 2] {

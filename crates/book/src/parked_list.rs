@@ -6,7 +6,7 @@ use tokio_postgres::types::ToSql;
 
 use crate::BookError;
 use crate::parked::ParkedTable;
-use crate::parked_filter::{CHOSEN, ParkedFilter, ParkedState};
+use crate::parked_filter::{ParkedFilter, ParkedState, chosen_page};
 use crate::postgres::is_bad;
 
 /// What a list shows of a message.
@@ -95,8 +95,7 @@ impl ParkedTable {
     ) -> Result<Vec<Row>, BookError> {
         let (ages, state) = (filter.ages(), state.as_str());
         let rows = self.client.within(is_bad, async |client| {
-            let page =
-                format!("select {columns} from parked where {CHOSEN} and id > $10 and id <= $11 order by id limit $12");
+            let page = format!("select {columns} from parked where {}", chosen_page());
             let mut values = filter.values(&ages, &state);
             values.extend([&after as &(dyn ToSql + Sync), &until, &count_max]);
             client.query(&page, &values).await

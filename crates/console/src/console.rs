@@ -78,38 +78,23 @@ pub(crate) struct Console {
 
 impl Console {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts {
-            client,
-            pool,
-            broker,
-            topology,
-            management,
-            confirm_timeout,
-            passive,
-            lanes,
-            checks,
-            access,
-            tasks,
-            shutdown,
-        } = parts;
-        let queues = match (management, &broker) {
+        let queues = match (parts.management, &parts.broker) {
             (Some((management, vhost)), _) => Queues::Management(management, vhost),
-            (None, Some(broker)) => Queues::Amqp(Box::new((broker.clone(), topology))),
+            (None, Some(broker)) => Queues::Amqp(Box::new((broker.clone(), parts.topology))),
             (None, None) => Queues::Nowhere,
         };
-        let snapshots = Snapshots::new(client.clone(), queues);
         Self {
-            client,
-            pool,
-            broker,
-            confirm_timeout,
-            passive,
-            lanes,
-            checks,
-            access,
-            tasks,
-            shutdown,
-            snapshots,
+            snapshots: Snapshots::new(parts.client.clone(), queues),
+            client: parts.client,
+            pool: parts.pool,
+            broker: parts.broker,
+            confirm_timeout: parts.confirm_timeout,
+            passive: parts.passive,
+            lanes: parts.lanes,
+            checks: parts.checks,
+            access: parts.access,
+            tasks: parts.tasks,
+            shutdown: parts.shutdown,
             refusals: Refusals::default(),
             warnings: trace::Throttle::default(),
         }

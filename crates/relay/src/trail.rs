@@ -2,7 +2,7 @@
 //! depends on it.
 
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
@@ -48,7 +48,7 @@ impl TrailLimit {
         *self.paused_until() = Some(Instant::now() + PAUSE);
     }
 
-    fn paused_until(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+    fn paused_until(&self) -> MutexGuard<'_, Option<Instant>> {
         self.0.paused_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use axum::response::Response;
 use book::Checks;
 use tokio::time::timeout;
+use worker::HandlingError;
 
 use super::deed::{Deed, by_itself};
 use crate::action::Action;
@@ -29,7 +30,7 @@ pub(super) async fn run(console: Arc<Console>, ask: Ask, action: Action) -> Resp
             Some(Ok(Ok(report))) => report,
             Some(Ok(Err(why))) => return (Err(why), 0),
             Some(Err(_)) => return (Err(format!("not done within {} s", CHECK_TIMEOUT.as_secs())), 0),
-            None => return (Err("the process was told to stop".to_owned()), 0),
+            None => return (Err(HandlingError::Stopped.to_string()), 0),
         };
         match checks.keep(name, &by, begun.elapsed(), &report).await {
             Ok(()) => (Ok("its report is below".to_owned()), 1),

@@ -95,11 +95,9 @@ pub(super) async fn at_once(
     work: impl Future<Output = Result<String, String>>,
 ) -> Response {
     let actions = OperatorActions::new(console.client.clone());
-    let id = match actions.begin(&deed.record(&ask)).await {
-        Ok(Begun::New(id)) => id,
-        Ok(Begun::UnderWay(id)) => return shown(console, &ask, &deed.back, id).await,
-        // What cannot be written down is not done.
-        Err(error) => return failure::failed(console, ask, &error.to_string(), &deed.back).await,
+    let id = match begin(console, &actions, &ask, &deed).await {
+        Ok(id) => id,
+        Err(instead) => return instead,
     };
     let (end, after) = match work.await {
         Ok(after) => (ActionEnd::Done, after),
@@ -115,6 +113,15 @@ pub(super) async fn at_once(
     );
     write_end(&actions, id, end, &after, i64::from(end == ActionEnd::Done)).await;
     shown(console, &ask, &deed.back, id).await
+}
+
+/// Writes down that it begins. What cannot be written down is not done, nor is what is under way already: then that is shown instead.
+async fn begin(console: &Console, actions: &OperatorActions, ask: &Ask, deed: &Deed) -> Result<i64, Response> {
+    match actions.begin(&deed.record(ask)).await {
+        Ok(Begun::New(id)) => Ok(id),
+        Ok(Begun::UnderWay(id)) => Err(shown(console, ask, &deed.back, id).await),
+        Err(error) => Err(failure::failed(console, ask.clone(), &error.to_string(), &deed.back).await),
+    }
 }
 
 /// It was done, or not, and that is to be known: a database that is away for a moment is waited for.
@@ -139,10 +146,9 @@ where
     F: Future<Output = Ended> + Send + 'static,
 {
     let actions = OperatorActions::new(console.client.clone());
-    let id = match actions.begin(&deed.record(&ask)).await {
-        Ok(Begun::New(id)) => id,
-        Ok(Begun::UnderWay(id)) => return shown(&console, &ask, &deed.back, id).await,
-        Err(error) => return failure::failed(&console, ask, &error.to_string(), &deed.back).await,
+    let id = match begin(&console, &actions, &ask, &deed).await {
+        Ok(id) => id,
+        Err(instead) => return instead,
     };
     let progress = Arc::new(Progress::until(console.shutdown.clone()));
     let work = work(id, Arc::clone(&progress));

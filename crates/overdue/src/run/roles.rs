@@ -9,6 +9,7 @@ use order::Lanes;
 use relay::{Relay, RelayMetrics};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use webhook::{Endpoint, EndpointStates, WebhookMetrics, Webhooks};
 use worker::{
     Attendant, Commander, Gateways, Notifications, PassiveClose, PipelineSettings, Refunder, SharedBook, SharedTimers,
@@ -19,7 +20,7 @@ use super::heartbeat::{self, Beating, Told, Writing};
 use super::http::{ConsoleParts, Http, Parts};
 use super::report;
 use super::samples::Samples;
-use super::tidy::{self, Tidying};
+use super::tidy;
 use crate::doctor::Scope;
 use crate::failure::{Failure, Kind};
 use crate::gateways::{agree, gateways};
@@ -38,7 +39,7 @@ pub(crate) struct Roles {
     endpoints: EndpointStates,
     heartbeat: Option<Beating>,
     trail: Option<Writing>,
-    tidying: Option<Tidying>,
+    tidying: Option<AbortOnDropHandle<()>>,
     shutdown: CancellationToken,
 }
 
@@ -90,6 +91,8 @@ impl Roles {
             Some(http) => http.console_access(http_settings, only.contains(&Role::Console))?,
             None => None,
         };
+        // Whether it delivers to them or not, the console shows the endpoints' queues.
+        let shown = access.as_ref().map(|_| settings.webhooks.topology(&lanes)).transpose()?;
         // Whatever the roles are, the database is looked at through the relay's connections: then its first is there already.
         let relay_pool = servers::migrated_pool(&settings.database, Relay::CONNECTIONS, Purpose::Relay).await?;
         if settles {
@@ -179,7 +182,7 @@ impl Roles {
                 let (trades, refunds) = (Trades::new(client.clone()), Refunds::new(client));
                 orders = Some((passive, timers, Notifications::new(gateways.clone(), book, trades, refunds)));
             }
-            let console = access.map(|access| {
+            let console = access.zip(shown).map(|(access, topology)| {
                 roles.names.push("console");
                 let scope = Scope {
                     database: settings.database.clone(),
@@ -190,18 +193,8 @@ impl Roles {
                     gateways: settings.gateways.clone(),
                 };
                 let passive = orders.as_ref().map(|(passive, ..)| passive.clone());
-                // Whether it delivers to them or not, it shows the endpoints' queues.
-                let topology = settings.webhooks.topology(&console_lanes)?;
-                Ok::<_, Failure>(ConsoleParts {
-                    access,
-                    scope,
-                    broker: console_broker,
-                    topology,
-                    lanes: &console_lanes,
-                    passive,
-                })
+                ConsoleParts { access, scope, broker: console_broker, topology, lanes: &console_lanes, passive }
             });
-            let console = console.transpose()?;
             let parts = Parts {
                 database: &settings.database,
                 vitals: vitals.clone(),

@@ -4,21 +4,18 @@ use std::time::Duration;
 
 use book::{BookError, OperatorActions, Processes};
 use database::Client;
-use tokio::task::AbortHandle;
+use tokio_util::task::AbortOnDropHandle;
 use trace::Throttle;
 use worker::WorkerMetrics;
-
-/// The task, as long as this lives.
-pub(super) struct Tidying(AbortHandle);
 
 const EVERY: Duration = Duration::from_secs(60);
 
 /// Between two parts of what is deleted, others come to their turn.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Begins at once. `leads`: where it is told whether this process leads the sweep.
-pub(super) fn begin(client: Client, leads: WorkerMetrics) -> Tidying {
-    let task = tokio::spawn(async move {
+/// Begins at once, and goes on as long as what it returns lives. `leads`: where it is told whether this process leads the sweep.
+pub(super) fn begin(client: Client, leads: WorkerMetrics) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(async move {
         let warnings = Throttle::default();
         loop {
             tokio::time::sleep(EVERY).await;
@@ -29,14 +26,7 @@ pub(super) fn begin(client: Client, leads: WorkerMetrics) -> Tidying {
                 tracing::warn!(%error, more, "what is too old cannot be deleted");
             }
         }
-    });
-    Tidying(task.abort_handle())
-}
-
-impl Drop for Tidying {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    }))
 }
 
 /// All that is too old, part by part.
