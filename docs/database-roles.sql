@@ -75,7 +75,7 @@ grant select (at), delete on order_trail to overdue_worker;
 grant select on probes to overdue_relay, overdue_worker, overdue_webhooks;
 grant select on processes, process_minutes, probes, order_trail, operator_actions, checks to overdue_operator;
 -- What operators did is kept for a year.
-grant select (id, at, state, changed_at), update (state, after, changed_at), delete on operator_actions to overdue_worker;
+grant select (id, at, action, state, changed_at), update (state, after, changed_at), delete on operator_actions to overdue_worker;
 
 -- Console: what the operator may; and it closes and extends orders, fires timers, has gateways probed, and writes down who did it.
 grant overdue_operator to overdue_console;
