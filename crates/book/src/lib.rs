@@ -1,5 +1,6 @@
-//! The order book: a trait with the calls by which orders are looked up and settled, and PostgreSQL behind it. Beside it,
-//! each in a file of its own: timers, trades, refunds, the lead of the sweep, the audit, and facts for doctor and metrics.
+//! The order book: a trait with the calls by which orders are looked up and settled, and PostgreSQL behind it. Beside
+//! it, each in a file of its own: timers, trades, refunds, the lead of the sweep, the audit, and facts for doctor and
+//! metrics.
 
 mod audit;
 mod checks;

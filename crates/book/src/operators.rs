@@ -74,7 +74,8 @@ pub enum Begun {
     UnderWay(i64),
 }
 
-/// An action that is under way and was not heard of for so long has died with its process, or its end could not be written down.
+/// An action that is under way and was not heard of for so long has died with its process, or its end could not be
+/// written down.
 pub const ACTION_DEAD_AFTER: Duration = Duration::from_secs(30);
 
 /// What stands on record of such an action after a day.
@@ -198,7 +199,8 @@ impl OperatorActions {
         self.rows("where state = 'begun' order by id desc limit $1", &[&count_max]).await
     }
 
-    /// Deletes what is too old, and calls what has begun a day ago and was not heard of since failed. Returns how much was deleted.
+    /// Deletes what is too old, and calls what has begun a day ago and was not heard of since failed. Returns how much
+    /// was deleted.
     ///
     /// # Errors
     /// [`BookError`].

@@ -101,8 +101,8 @@ impl ParkedTable {
         Ok(tried.await?)
     }
 
-    /// Adds messages, all or none. The same message again only counts. It may have to wait for a moment: messages are added in turn,
-    /// and one that comes again while it is being sent in waits until that is done.
+    /// Adds messages, all or none. The same message again only counts. It may have to wait for a moment: messages are
+    /// added in turn, and one that comes again while it is being sent in waits until that is done.
     ///
     /// # Errors
     /// [`BookError`]: none was added, or it is not known.
@@ -133,8 +133,8 @@ impl ParkedTable {
         rows.await?.iter().map(group).collect()
     }
 
-    /// As [`ParkedTable::groups`], in the order of the reasons, and each counted up to a bound: of a group that has more than
-    /// `count_max`, one more is told. The times are those of the message that was parked first, and last.
+    /// As [`ParkedTable::groups`], in the order of the reasons, and each counted up to a bound: of a group that has
+    /// more than `count_max`, one more is told. The times are those of the message that was parked first, and last.
     ///
     /// # Errors
     /// [`BookError`] where the database cannot be asked.
@@ -147,8 +147,8 @@ impl ParkedTable {
         rows.await?.iter().map(group).collect()
     }
 
-    /// The messages that are chosen and in this state, with all that there is of them, in the order of their numbers: those after the
-    /// first number of the range, up to its last, at most `count_max`.
+    /// The messages that are chosen and in this state, with all that there is of them, in the order of their numbers:
+    /// those after the first number of the range, up to its last, at most `count_max`.
     ///
     /// # Errors
     /// [`BookError`] where the database cannot be asked.
@@ -237,9 +237,9 @@ impl ParkedTable {
         Ok(changed.await?)
     }
 
-    /// Looks at messages that were parked for reasons that end with their orders, `count_max` of them after the message `after`,
-    /// and drops those whose orders have all settled in another way. Returns how many were dropped, and where to go on; `None`:
-    /// these were the last.
+    /// Looks at messages that were parked for reasons that end with their orders, `count_max` of them after the message
+    /// `after`, and drops those whose orders have all settled in another way. Returns how many were dropped, and where
+    /// to go on; `None`: these were the last.
     ///
     /// # Errors
     /// [`BookError`]: none was dropped, or it is not known.

@@ -1,4 +1,5 @@
-//! How parked messages are sent in again: whoever does it holds them meanwhile, so that nobody else sends or drops them.
+//! How parked messages are sent in again: whoever does it holds them meanwhile, so that nobody else sends or drops
+//! them.
 
 use std::time::Duration;
 
@@ -25,9 +26,9 @@ const SEND_MAX: Duration = Duration::from_secs(60);
 const BYTES_MAX: i64 = 8 * 1024 * 1024;
 
 impl ParkedTable {
-    /// Takes messages that are chosen and held, as [`ParkedTable::page`] does, has them sent, and notes of those whose numbers `send`
-    /// returns that they were sent in again. Until then nobody else can have them: those that another holds are passed over.
-    /// `None`: there are no more.
+    /// Takes messages that are chosen and held, as [`ParkedTable::page`] does, has them sent, and notes of those whose
+    /// numbers `send` returns that they were sent in again. Until then nobody else can have them: those that another
+    /// holds are passed over. `None`: there are no more.
     ///
     /// # Errors
     /// [`BookError`]: of none of them it was noted, or it is not known.

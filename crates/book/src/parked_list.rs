@@ -68,7 +68,8 @@ impl ParkedTable {
         rows.iter().map(|row| Ok(row.try_get("id")?)).collect()
     }
 
-    /// What a list shows of the messages that name an order, or a timer, in whatever state, in the order of their numbers.
+    /// What a list shows of the messages that name an order, or a timer, in whatever state, in the order of their
+    /// numbers.
     ///
     /// # Errors
     /// [`BookError`] where the database cannot be asked.

@@ -32,8 +32,8 @@ pub struct Heartbeat {
     pub roles: Vec<String>,
     /// Since when it is at work.
     pub started_at: OffsetDateTime,
-    /// Whether it has said nothing before: then all that it has done since its start is new. If its row is gone and this is not its
-    /// first word, nobody knows what is new, and nothing of it counts.
+    /// Whether it has said nothing before: then all that it has done since its start is new. If its row is gone and
+    /// this is not its first word, nobody knows what is new, and nothing of it counts.
     pub is_first: bool,
     /// Whether it has the lead of the sweep.
     pub sweep_leader: bool,
@@ -185,8 +185,8 @@ impl Processes {
         rows.await?.iter().map(process).collect()
     }
 
-    /// What was done in each of the last `minutes` minutes, and in this one so far, the oldest first, from `since` on where it is later.
-    /// Minutes in which nothing was done are left out. A minute that is over stays as it is.
+    /// What was done in each of the last `minutes` minutes, and in this one so far, the oldest first, from `since` on
+    /// where it is later. Minutes in which nothing was done are left out. A minute that is over stays as it is.
     ///
     /// # Errors
     /// [`BookError`].
@@ -214,7 +214,8 @@ impl Processes {
         Ok(found)
     }
 
-    /// How many orders and timers the sweep has settled in each hour of the last day, the newest first. Hours without are left out.
+    /// How many orders and timers the sweep has settled in each hour of the last day, the newest first. Hours without
+    /// are left out.
     ///
     /// # Errors
     /// [`BookError`].

@@ -1,5 +1,5 @@
-//! What happened to orders on their way, for those who look. It decides nothing, and nothing waits for it: steps are written down
-//! together, some moments later, and what there is too much of is left out.
+//! What happened to orders on their way, for those who look. It decides nothing, and nothing waits for it: steps are
+//! written down together, some moments later, and what there is too much of is left out.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -78,7 +78,8 @@ pub struct TrailRow {
     pub detail: String,
 }
 
-/// How many steps of the usual way are written down: so many a second, and so many at once. In a burst others are left out.
+/// How many steps of the usual way are written down: so many a second, and so many at once. In a burst others are left
+/// out.
 const USUAL_PER_SECOND: NonZeroU32 = NonZeroU32::new(100).unwrap();
 const USUAL_AT_ONCE: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
 
@@ -118,7 +119,8 @@ impl TrailStep {
         }
     }
 
-    /// Whether it happens to every order or event: in a burst such steps may be left out. What is said of money is always told.
+    /// Whether it happens to every order or event: in a burst such steps may be left out. What is said of money is
+    /// always told.
     fn is_usual(self) -> bool {
         matches!(self, Self::Came | Self::SentOn | Self::Delivered)
     }
@@ -246,7 +248,8 @@ pub async fn trail_of(client: &Client, subject: &str, count_max: i64) -> Result<
 /// [`BookError`].
 pub async fn tidy_trail(client: &Client) -> Result<bool, BookError> {
     let deleted = client.within(is_bad, async |client| {
-        // By the statement's time: PostgreSQL searches no index by clock_timestamp(), which may be another for each row.
+        // By the statement's time: PostgreSQL searches no index by clock_timestamp(), which may be another for each
+        // row.
         let oldest = format!(
             "select max(at) from (
                  select at from order_trail where at < statement_timestamp() - interval '{KEPT_FOR}' order by at limit $1) oldest"

@@ -9,7 +9,8 @@ use http::header::{AUTHORIZATION, HOST, ORIGIN};
 
 use crate::users::{Role, TooMany, Users};
 
-/// Who may come: people with passwords, people for whom a proxy vouches, or, where there are neither, whoever is at this machine.
+/// Who may come: people with passwords, people for whom a proxy vouches, or, where there are neither, whoever is at
+/// this machine.
 pub struct Access {
     users: Users,
     proxy: Option<TrustedProxy>,
@@ -100,8 +101,9 @@ impl Access {
     }
 }
 
-/// Why a request does not come from this machine itself, where there are no users. A proxy of this machine may tell nothing of itself: that
-/// it speaks HTTP/1.0, and that a browser's page has another name than it asks us by, gives some of them away.
+/// Why a request does not come from this machine itself, where there are no users. A proxy of this machine may tell
+/// nothing of itself: that it speaks HTTP/1.0, and that a browser's page has another name than it asks us by, gives
+/// some of them away.
 fn from_elsewhere(version: Version, headers: &HeaderMap) -> Option<String> {
     let (host, origin) = (text(headers, &HOST), text(headers, &ORIGIN));
     let header = PROXIES_HEADERS.into_iter().find(|header| headers.contains_key(*header));

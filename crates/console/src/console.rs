@@ -46,13 +46,15 @@ pub struct Parts {
 /// Runs the checks of the program.
 #[async_trait]
 pub trait CheckRunner: Send + Sync {
-    /// What is wrong with the deployment, as JSON: `findings`, each with `object`, `problem` and `advice`, and `unchecked`.
+    /// What is wrong with the deployment, as JSON: `findings`, each with `object`, `problem` and `advice`, and
+    /// `unchecked`.
     ///
     /// # Errors
     /// A sentence.
     async fn doctor(&self) -> Result<String, String>;
 
-    /// How the books stand, as JSON: `clean`, `orders` and `checks`, each with `name`, `rule`, `violations` and `examples`.
+    /// How the books stand, as JSON: `clean`, `orders` and `checks`, each with `name`, `rule`, `violations` and
+    /// `examples`.
     ///
     /// # Errors
     /// A sentence.

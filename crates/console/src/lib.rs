@@ -1,5 +1,5 @@
-//! The console: pages for whoever is on call. They are made on the server, and work without JavaScript; with it they renew
-//! themselves.
+//! The console: pages for whoever is on call. They are made on the server, and work without JavaScript; with it they
+//! renew themselves.
 
 mod access;
 mod act;

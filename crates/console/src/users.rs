@@ -36,15 +36,15 @@ struct User {
 /// The people of the file.
 pub struct Users {
     by_name: BTreeMap<String, User>,
-    /// Credentials that came before, by their hash, and whose they are; `None`: they are wrong. A password is hashed slowly, and comes
-    /// with every request, also from a page that somebody has left open with an old one.
+    /// Credentials that came before, by their hash, and whose they are; `None`: they are wrong. A password is hashed
+    /// slowly, and comes with every request, also from a page that somebody has left open with an old one.
     known: Mutex<HashMap<[u8; 32], Option<String>>>,
     /// A secret of this process for those hashes.
     pepper: [u8; 32],
     /// Hashing takes a processor; others are to have some as well.
     hashing: Arc<Semaphore>,
-    /// How often a name may be tried from an address: nobody guesses fast. Behind a proxy all have the same address, and one who guesses
-    /// keeps nobody else out.
+    /// How often a name may be tried from an address: nobody guesses fast. Behind a proxy all have the same address,
+    /// and one who guesses keeps nobody else out.
     tries: DefaultKeyedRateLimiter<(Option<IpAddr>, String)>,
 }
 

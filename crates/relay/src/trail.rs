@@ -1,5 +1,5 @@
-//! That orders were sent, and events announced, for those who look. In a burst some of it is left out: nothing waits for it, and nothing
-//! depends on it.
+//! That orders were sent, and events announced, for those who look. In a burst some of it is left out: nothing waits
+//! for it, and nothing depends on it.
 
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use sqlx::{Connection as _, PgConnection};
 
-/// Lets so much through a second, and so much at once; and nothing for a while after it could not be written down. Copies are the same.
+/// Lets so much through a second, and so much at once; and nothing for a while after it could not be written down.
+/// Copies are the same.
 #[derive(Clone)]
 pub(crate) struct TrailLimit(Arc<Limit>);
 

@@ -32,8 +32,8 @@ pub struct Request {
     changed: bool,
 }
 
-/// A change of orders for a request. Its transaction also marks the request as changed, so that the change is not made a
-/// second time.
+/// A change of orders for a request. Its transaction also marks the request as changed, so that the change is not made
+/// a second time.
 pub struct Change<'a> {
     transaction: Transaction<'a, Postgres>,
     request: Option<&'a Request>,
@@ -79,8 +79,8 @@ impl<'a> Change<'a> {
     }
 }
 
-/// Claims a request, unless another caller has. `fingerprint` tells it from others. A caller that does not finish within
-/// `lease` is presumed dead, and the next one may claim it.
+/// Claims a request, unless another caller has. `fingerprint` tells it from others. A caller that does not finish
+/// within `lease` is presumed dead, and the next one may claim it.
 ///
 /// # Errors
 /// Errors of the database.

@@ -118,8 +118,9 @@ impl Attendant {
         }
     }
 
-    /// All of them at once; where the database refuses that, one by one. What it refuses even alone goes into a queue of its own,
-    /// unless the table takes nothing: then all stay where they are. What has to wait for another transaction stays, too.
+    /// All of them at once; where the database refuses that, one by one. What it refuses even alone goes into a queue
+    /// of its own, unless the table takes nothing: then all stay where they are. What has to wait for another
+    /// transaction stays, too.
     async fn store(&mut self, messages: &[ParkedMessage]) -> Result<(), BookError> {
         let parkings: Vec<Parking> = messages.iter().map(parking).collect();
         match self.table.add(&parkings).await {

@@ -18,8 +18,8 @@ pub(crate) trait Ready: Sync {
     fn ready(&self) -> BoxFuture<'_, Result<ServerTime, BookError>>;
 }
 
-/// What calls of one kind have shown: whether it is the order, or the timer, or the book that is at fault when a call fails. An error's code
-/// does not tell, since a trigger may raise any; what succeeds beside it does.
+/// What calls of one kind have shown: whether it is the order, or the timer, or the book that is at fault when a call
+/// fails. An error's code does not tell, since a trigger may raise any; what succeeds beside it does.
 #[derive(Clone)]
 pub(crate) struct Evidence<I = OrderId> {
     state: Arc<Mutex<State<I>>>,
@@ -111,7 +111,8 @@ impl<I: Clone + Eq + Hash + Send + Sync + 'static> Evidence<I> {
         self.state().trouble.clone().filter(|trouble| trouble.met_at.elapsed() < TROUBLE_LASTS)
     }
 
-    /// A call begins. If it fails, and others go through, that tells something of its orders only where it began after those.
+    /// A call begins. If it fails, and others go through, that tells something of its orders only where it began after
+    /// those.
     pub(crate) fn begin(&self) -> Begun {
         Begun { at: Instant::now(), succeeded_before: self.state().succeeded_at }
     }
@@ -133,8 +134,8 @@ impl<I: Clone + Eq + Hash + Send + Sync + 'static> Evidence<I> {
         }
     }
 
-    /// Waits until calls can be made, whatever they are about; `trouble` is what the log says meanwhile. Returns the database's
-    /// time, if it tells.
+    /// Waits until calls can be made, whatever they are about; `trouble` is what the log says meanwhile. Returns the
+    /// database's time, if it tells.
     pub(crate) async fn wait_until_ready(
         &self,
         to: &dyn Ready,
@@ -167,8 +168,8 @@ impl<I: Clone + Eq + Hash + Send + Sync + 'static> Evidence<I> {
         self.state().is_holding = true;
     }
 
-    /// Whose fault it is that calls about these orders fail; each comes with the begin of its last call. `others_went_through`: whether
-    /// orders that came with them went through before that.
+    /// Whose fault it is that calls about these orders fail; each comes with the begin of its last call.
+    /// `others_went_through`: whether orders that came with them went through before that.
     pub(crate) fn judge(&self, failed: &[(&I, Begun)], others_went_through: bool) -> Vec<Fault> {
         if others_went_through {
             failed.iter().for_each(|(id, _)| self.failed.invalidate(*id));

@@ -1,5 +1,5 @@
-//! The worker: takes orders that are due from the broker, looks them up, decides, asks payment gateways, closes, and only
-//! then acks. The sweep, passive close, notifications and refunds are here, too.
+//! The worker: takes orders that are due from the broker, looks them up, decides, asks payment gateways, closes, and
+//! only then acks. The sweep, passive close, notifications and refunds are here, too.
 
 mod answer;
 mod arrival;

@@ -1,4 +1,5 @@
-//! What a person does with many parked messages at once: some at a time, those that there are now and not those that come meanwhile.
+//! What a person does with many parked messages at once: some at a time, those that there are now and not those that
+//! come meanwhile.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -70,8 +71,9 @@ impl Progress {
     }
 }
 
-/// Sends messages in again that are held, with no attempts made. What somebody else is sending in at this moment is passed over. A row says
-/// that it was sent only when the broker has confirmed it: at worst, if the process dies in between, a message is sent twice.
+/// Sends messages in again that are held, with no attempts made. What somebody else is sending in at this moment is
+/// passed over. A row says that it was sent only when the broker has confirmed it: at worst, if the process dies in
+/// between, a message is sent twice.
 pub async fn requeue(
     table: &ParkedTable,
     publisher: &mut Publisher,

@@ -150,8 +150,8 @@ impl Settler {
         }
     }
 
-    /// Makes sure that there are orders to be loaded: those that have changed in the last round, or those whose gateways have
-    /// answered meanwhile. `false`: nothing is open any more.
+    /// Makes sure that there are orders to be loaded: those that have changed in the last round, or those whose
+    /// gateways have answered meanwhile. `false`: nothing is open any more.
     async fn begin_round(&self, progress: &mut Progress<'_>, patience: &Patience) -> Result<bool, Interrupted> {
         loop {
             if progress.open.is_empty() {
@@ -225,8 +225,8 @@ impl Settler {
         Ok(())
     }
 
-    /// Records money that cannot be credited, and waits out a book that is away. Returns the orders of which the book does not
-    /// take it, and why.
+    /// Records money that cannot be credited, and waits out a book that is away. Returns the orders of which the book
+    /// does not take it, and why.
     async fn set_aside(&self, plan: &Plan, patience: &Patience) -> Result<Vec<(OrderId, String)>, Interrupted> {
         const TROUBLE: &str = "money that cannot be credited cannot be recorded";
         let mut refused = Vec::new();

@@ -138,13 +138,13 @@ const BUSY: Policy = Policy { initial: Duration::from_millis(50), max: Duration:
 const BUSY_TRIES: u32 = 3;
 
 impl<I: Clone + Eq + Hash + Display + Send + Sync + 'static> Calls<'_, I> {
-    /// Calls the book about all of these, and waits out a book that is away. Where the book refuses the whole, or is too slow
-    /// with it, the whole is split, and split again: until the order that breaks a rule stands alone, and the rest is quick
-    /// enough. The parts take turns, so that good orders do not wait for the last bad one. The reply has an item for each, and
-    /// the book's time, or the one that was `known` before.
+    /// Calls the book about all of these, and waits out a book that is away. Where the book refuses the whole, or is
+    /// too slow with it, the whole is split, and split again: until the order that breaks a rule stands alone, and the
+    /// rest is quick enough. The parts take turns, so that good orders do not wait for the last bad one. The reply has
+    /// an item for each, and the book's time, or the one that was `known` before.
     ///
-    /// What fails alone is the order's own fault if others go through. If none does, it is the book's: then nothing is refused;
-    /// all are tried again later.
+    /// What fails alone is the order's own fault if others go through. If none does, it is the book's: then nothing is
+    /// refused; all are tried again later.
     pub(crate) async fn in_parts<'a, T: About<Id = I>, R>(
         &self,
         whole: &'a [T],
@@ -253,8 +253,8 @@ impl<I: Clone + Eq + Hash + Display + Send + Sync + 'static> Calls<'_, I> {
         self.patience.pause(delays, self.trouble, error).await
     }
 
-    /// Decides what becomes of orders about which calls fail; and, if every order fails alike, of those that were not tried.
-    /// An error: every order is too slow, or the book too busy for any, and all are to be tried again.
+    /// Decides what becomes of orders about which calls fail; and, if every order fails alike, of those that were not
+    /// tried. An error: every order is too slow, or the book too busy for any, and all are to be tried again.
     fn conclude<T: About<Id = I>, R>(&self, parts: &mut Parts<'_, T, R>) -> Option<BookError> {
         let failed: Vec<(&I, Begun)> =
             parts.suspects.iter().map(|suspect| (suspect.about.id(), suspect.begun)).collect();
@@ -294,7 +294,8 @@ impl<'a, T: About, R> Parts<'a, T, R> {
         Self { open, suspects: Vec::new(), failures: 0, some_done: false, some_refused: false, replies }
     }
 
-    /// What failed before the first went through may have failed as all did at that moment: it is tried once more. Says whether there is any.
+    /// What failed before the first went through may have failed as all did at that moment: it is tried once more. Says
+    /// whether there is any.
     fn give_another_chance(&mut self) -> bool {
         if !self.some_done {
             return false;

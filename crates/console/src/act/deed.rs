@@ -1,4 +1,5 @@
-//! Something that an operator does: written down before, done, written down after. One that many things are about goes on by itself.
+//! Something that an operator does: written down before, done, written down after. One that many things are about goes
+//! on by itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,7 +116,8 @@ pub(super) async fn at_once(
     shown(console, &ask, &deed.back, id).await
 }
 
-/// Writes down that it begins. What cannot be written down is not done, nor is what is under way already: then that is shown instead.
+/// Writes down that it begins. What cannot be written down is not done, nor is what is under way already: then that is
+/// shown instead.
 async fn begin(console: &Console, actions: &OperatorActions, ask: &Ask, deed: &Deed) -> Result<i64, Response> {
     match actions.begin(&deed.record(ask)).await {
         Ok(Begun::New(id)) => Ok(id),
@@ -138,8 +140,8 @@ async fn write_end(actions: &OperatorActions, id: i64, end: ActionEnd, after: &s
     }
 }
 
-/// Something that takes as long as it takes: the page waits for a moment, and then shows how far it has come. The work is told the number
-/// of the action, and tells how far it is. It ends before the process does.
+/// Something that takes as long as it takes: the page waits for a moment, and then shows how far it has come. The work
+/// is told the number of the action, and tells how far it is. It ends before the process does.
 pub(super) async fn by_itself<W, F>(console: Arc<Console>, ask: Ask, deed: Deed, work: W) -> Response
 where
     W: FnOnce(i64, Arc<Progress>) -> F,

@@ -167,8 +167,8 @@ fn of_queues(queues: &[QueueState], books: Option<&Books>, ask: &Ask, t: &Texts,
     }
 }
 
-/// Whether a process is to consume it whenever there is anything in it. The queue of an endpoint that somebody attends to is left alone
-/// while the endpoint rests.
+/// Whether a process is to consume it whenever there is anything in it. The queue of an endpoint that somebody attends
+/// to is left alone while the endpoint rests.
 pub(crate) fn is_consumed(queue: &str, attended: &BTreeSet<String>) -> bool {
     queue.starts_with("overdue.v1.due.")
         || matches!(queue, "overdue.v1.commands" | "overdue.v1.parked")
@@ -236,8 +236,8 @@ fn begin_of_minute(now: OffsetDateTime) -> OffsetDateTime {
         - time::Duration::nanoseconds(now.nanosecond().into())
 }
 
-/// Four rows: the minutes in seconds since 1970; half, ninety-nine of a hundred, and the worst in milliseconds. A minute without a close has
-/// none of them.
+/// Four rows: the minutes in seconds since 1970; half, ninety-nine of a hundred, and the worst in milliseconds. A
+/// minute without a close has none of them.
 fn points(books: &Books, now: OffsetDateTime) -> String {
     let last = begin_of_minute(now);
     let minutes: Vec<OffsetDateTime> =

@@ -49,7 +49,8 @@ pub(crate) struct Report {
     unchecked: Vec<String>,
 }
 
-/// Looks at everything. A server that cannot be asked is a finding itself. Where the process need know no broker, that is not looked at.
+/// Looks at everything. A server that cannot be asked is a finding itself. Where the process need know no broker, that
+/// is not looked at.
 pub(crate) async fn examine(scope: &Scope, needs_broker: bool) -> Result<Report, Failure> {
     let mut report = Report::default();
     let entries = gateways(&scope.gateways)?.entries();

@@ -1,4 +1,5 @@
-//! A process says every five seconds that it is at work, and what it has done; and does what operators have asked of all processes.
+//! A process says every five seconds that it is at work, and what it has done; and does what operators have asked of
+//! all processes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;

@@ -110,7 +110,8 @@ impl Http {
         Ok(Some(Self { listener, address, serves_orders, token, management, read_database }))
     }
 
-    /// Who may open the console; `None`: nobody could be told from anybody else, and others than this machine can connect.
+    /// Who may open the console; `None`: nobody could be told from anybody else, and others than this machine can
+    /// connect.
     pub(super) fn console_access(
         &self,
         settings: &HttpSettings,

@@ -93,7 +93,8 @@ impl Roles {
         };
         // Whether it delivers to them or not, the console shows the endpoints' queues.
         let shown = access.as_ref().map(|_| settings.webhooks.topology(&lanes)).transpose()?;
-        // Whatever the roles are, the database is looked at through the relay's connections: then its first is there already.
+        // Whatever the roles are, the database is looked at through the relay's connections: then its first is there
+        // already.
         let relay_pool = servers::migrated_pool(&settings.database, Relay::CONNECTIONS, Purpose::Relay).await?;
         if settles {
             let client = servers::client(&settings.database, 1, Purpose::Shop)?;
@@ -142,7 +143,8 @@ impl Roles {
             let PipelineSettings { pipelines, gateway_pipelines, timer_pipelines, .. } = settings.pipelines();
             let pipelines = [pipelines, gateway_pipelines, timer_pipelines];
             let pipelines: usize = pipelines.map(|count| count.max(lanes.shards().count())).iter().sum();
-            // One for each pipeline, the refunds, parked messages and commands; for the sweep two, which asks gateways beside its rounds.
+            // One for each pipeline, the refunds, parked messages and commands; for the sweep two, which asks gateways
+            // beside its rounds.
             let connections = [(Role::Worker, pipelines + 3), (Role::Sweep, 2)];
             let connections = connections.iter().filter(|(role, _)| wanted(*role)).map(|(_, count)| count).sum();
             let client = client(&settings.database, connections, "worker", &mut samples)?;
@@ -213,7 +215,8 @@ impl Roles {
             };
             roles.spawn(http.start(parts).await?);
         }
-        // Apart: whatever becomes of it, the process can still say that it is at work. It waits for no lock, and reads no table as a whole.
+        // Apart: whatever becomes of it, the process can still say that it is at work. It waits for no lock, and reads
+        // no table as a whole.
         let trail = servers::client(&settings.database, TRAIL_CONNECTIONS, Purpose::Settle)?;
         if let Some(writer) = gateways.trail().writer(trail.clone()) {
             roles.trail = Some(Writing::begin(writer));

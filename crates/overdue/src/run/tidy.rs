@@ -1,4 +1,5 @@
-//! Deletes what is too old of what processes and operators write down. The process that leads the sweep does it, beside everything else.
+//! Deletes what is too old of what processes and operators write down. The process that leads the sweep does it, beside
+//! everything else.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ const EVERY: Duration = Duration::from_secs(60);
 /// Between two parts of what is deleted, others come to their turn.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Begins at once, and goes on as long as what it returns lives. `leads`: where it is told whether this process leads the sweep.
+/// Begins at once, and goes on as long as what it returns lives. `leads`: where it is told whether this process leads
+/// the sweep.
 pub(super) fn begin(client: Client, leads: WorkerMetrics) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         let warnings = Throttle::default();
